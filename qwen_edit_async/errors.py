@@ -31,7 +31,9 @@ from __future__ import annotations
 
 import copy
 from decimal import Decimal
-from typing import Self
+from typing import Final, Self
+
+_MAX_SUMMARY_CHARACTERS: Final = 200
 
 
 class QwenEditError(Exception):
@@ -293,6 +295,17 @@ class JournalError(QwenEditError):
 
 class SessionClosedError(QwenEditError):
     """The session is not open yet, is closed, or belongs to another event loop or process."""
+
+
+def summary_of(error: Exception) -> str:
+    """Return the summary of an error of any kind, cut off if it is long."""
+    if isinstance(error, QwenEditError):
+        text = error.summary
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"a file can't be written: {error.strerror}"
+    else:
+        text = str(error) or type(error).__name__
+    return text[:_MAX_SUMMARY_CHARACTERS]
 
 
 class EditWarning(UserWarning):

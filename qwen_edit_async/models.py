@@ -115,10 +115,6 @@ def requested_pictures(parameters: EditParameters) -> int:
     return parameters.n or MIN_N
 
 
-def _to_images(value: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ...]:
-    return as_image_tuple(value)
-
-
 @attrs.frozen
 class EditRequest:
     """One edit: the pictures and the instruction.
@@ -139,7 +135,9 @@ class EditRequest:
         InvalidEditError: The request breaks a rule of the contract that can be checked without reading a file.
     """
 
-    images: tuple[ImageInput, ...] = attrs.field(converter=_to_images, repr=lambda images: f"<{len(images)} images>")
+    images: tuple[ImageInput, ...] = attrs.field(
+        converter=as_image_tuple, repr=lambda images: f"<{len(images)} images>"
+    )
     instruction: str
     parameters: EditParameters = EditParameters()
     key: str | None = attrs.field(default=None, kw_only=True)

@@ -18,7 +18,6 @@ from urllib.parse import unquote, urlsplit
 import attrs
 
 from qwen_edit_async.batch.signatures import unsigned
-from qwen_edit_async.errors import QwenEditError
 from qwen_edit_async.files import safe_stem
 from qwen_edit_async.images.kinds import is_data_uri, is_url
 from qwen_edit_async.models import EditParameters, EditRequest
@@ -26,7 +25,6 @@ from qwen_edit_async.models import EditParameters, EditRequest
 _PARAMETERS: Final = tuple(field.name for field in attrs.fields(EditParameters))
 _STEM_CHARACTERS: Final = 100
 _IDENTITY_CHARACTERS: Final = 16
-_MAX_REASON_CHARACTERS: Final = 200
 _NAMELESS: Final = "edit"
 
 
@@ -122,17 +120,6 @@ def describe(request: EditRequest) -> str:
         "parameters": _given(request.parameters),
     }
     return json.dumps(members, ensure_ascii=False)
-
-
-def reason_of(error: Exception) -> str:
-    """Return the reason that an error shares with similar errors."""
-    if isinstance(error, QwenEditError):
-        text = error.summary
-    elif isinstance(error, OSError) and error.strerror:
-        text = f"a file can't be written: {error.strerror}"
-    else:
-        text = str(error) or type(error).__name__
-    return text[:_MAX_REASON_CHARACTERS]
 
 
 def _given(parameters: EditParameters) -> dict[str, object]:

@@ -20,8 +20,8 @@ from qwen_edit_async.batch.sources import (
     Reading,
     Source,
     SourceItem,
-    has_keys,
     is_source,
+    is_table,
     item_of,
     read_source,
     table_folder,
@@ -116,7 +116,7 @@ class BatchInput:
                 if (item := self._claim(item_of(given, self.reading.defaults, self.count))) is not None:
                     yield item
             return
-        if not has_keys(source, self.reading.base) and self._is_output(source):
+        if not is_table(source, self.reading.base) and self._is_output(source):
             raise ConfigurationError(
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
             )
@@ -158,7 +158,7 @@ class BatchInput:
             left -= 1
             yield item
         # A table row that became invalid after the survey has no identity, but still exists.
-        if left > 0 or not has_keys(source, self.reading.base):
+        if left > 0 or not is_table(source, self.reading.base):
             for identity in self._counts.missing():
                 yield SourceItem(problem="it has disappeared since the run began", place=identity)
 

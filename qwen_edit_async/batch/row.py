@@ -17,7 +17,6 @@ import attrs
 from qwen_edit_async.batch.budget import Verdict
 from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, state_after
 from qwen_edit_async.batch.fingerprint import digest_of
-from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.run import Run
 from qwen_edit_async.errors import (
@@ -29,6 +28,7 @@ from qwen_edit_async.errors import (
     QwenEditError,
     SessionClosedError,
     SubmitUncertainError,
+    summary_of,
 )
 from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.log import about, log
@@ -279,7 +279,7 @@ class Row:
     async def _record(self, state: State, error: Exception, **columns: Any) -> None:
         """Journal an error, and the edit's state."""
         self._count_failure(error)
-        await self._move(state, reason=reason_of(error), problem=str(error), **columns)
+        await self._move(state, reason=summary_of(error), problem=str(error), **columns)
 
     def _count_saved(self, pictures: int) -> None:
         self._run.progress.saved += 1
@@ -287,7 +287,7 @@ class Row:
 
     def _count_unsaved(self, error: Exception) -> None:
         budget = self._run.budget
-        if budget.unsaved(reason_of(error), earlier=self._was_completed_before):
+        if budget.unsaved(summary_of(error), earlier=self._was_completed_before):
             log.warning("%s; nothing more is submitted until one is saved", budget.held)
 
     def _count_failure(self, error: Exception) -> None:

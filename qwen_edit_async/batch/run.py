@@ -70,17 +70,6 @@ class RunOptions:
         if self.deadline is not None:
             check_positive(self.deadline, "deadline")
 
-    def budget(self, slots: int) -> Budget:
-        """Return a fresh budget with these limits, for a session with this many slots."""
-        return Budget(
-            max_cost=self.max_cost,
-            price=self.price,
-            max_tasks=self.max_tasks,
-            stop_after_failures=self.stop_after_failures,
-            slots=slots,
-            on_demand=self.on_demand,
-        )
-
 
 @attrs.define(eq=False)
 class Run:
@@ -289,7 +278,14 @@ async def open_run(
         journal=await Journal.open(output.home, service or origin_of(session.base_url)),
         disk=Worker(ThreadPoolExecutor(1, "qwen-edit-batch")),
         thumbnails=ThumbnailStore(output.home),
-        budget=options.budget(session.max_in_flight),
+        budget=Budget(
+            max_cost=options.max_cost,
+            price=options.price,
+            max_tasks=options.max_tasks,
+            stop_after_failures=options.stop_after_failures,
+            slots=session.max_in_flight,
+            on_demand=options.on_demand,
+        ),
         room=asyncio.Semaphore(2 * session.max_in_flight + _SPARE_ROWS),
     )
     try:

@@ -228,7 +228,7 @@ def is_bare_base64(image: object) -> bool:
     return len(image) > _LONGEST_PATH or sniff(base64.urlsafe_b64decode(image[:_BASE64_HEAD])) is not None
 
 
-def as_image_tuple(images: object) -> tuple[Any, ...]:
+def as_image_tuple(images: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ...]:
     """Return one image, or a sequence of images, as a tuple. The images are not checked."""
     if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
         if is_pair(images):

@@ -13,10 +13,9 @@ import attrs
 
 from qwen_edit_async.batch import BatchOutcome
 from qwen_edit_async.batch.fingerprint import ImageHash, hash_image, identify
-from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.sources import EditDefaults, Reading
 from qwen_edit_async.batch.sources.rows import Rows
-from qwen_edit_async.errors import ConfigurationError, InvalidEditError, QwenEditError
+from qwen_edit_async.errors import ConfigurationError, InvalidEditError, QwenEditError, summary_of
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
@@ -160,7 +159,7 @@ class EditRows:
                     raise InvalidEditError("another file has the name of the result", hint="move it, or change the key")
             return map_images(functools.partial(_sendable, inline=wanted.inline), request.images)
         except (QwenEditError, OSError) as error:  # also of a worker that lacks an extra
-            return error if isinstance(error, InvalidEditError) else InvalidEditError(reason_of(error))
+            return error if isinstance(error, InvalidEditError) else InvalidEditError(summary_of(error))
 
     async def _save(self, outcome: BatchOutcome) -> list[str]:
         """Save the pictures of an edit unless they are saved, and return their paths."""
@@ -170,7 +169,7 @@ class EditRows:
         try:
             paths = await self._download(outcome)
         except (QwenEditError, OSError) as error:  # also of a worker that lacks an extra
-            await self._hub.ask("record", outcome.name, (), reason_of(error))
+            await self._hub.ask("record", outcome.name, (), summary_of(error))
             raise
         sizes = await self._threads.run(lambda: [*map(_size, paths)])
         await self._hub.ask("record", outcome.name, [*zip((path.name for path in paths), sizes, strict=True)], None)

@@ -16,10 +16,10 @@ from qwen_edit_async.batch.identity import (
     folded,
     identity_of,
     image_stem,
-    reason_of,
     stamp_of,
     stem_of,
 )
+from qwen_edit_async.errors import summary_of
 from qwen_edit_async.images.findings import ImageError
 
 REQUEST = EditRequest("photos/cat.jpg", "make it snow", EditParameters(n=2, seed=7))
@@ -185,4 +185,4 @@ def test_the_description_names_what_can_be_found():
     ],
 )
 def test_reasons_do_not_name_the_single_edit(error, reason):
-    assert reason_of(error) == reason
+    assert summary_of(error) == reason

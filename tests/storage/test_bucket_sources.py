@@ -15,7 +15,7 @@ from bulk_runs import PHOTO, service, states
 from obstore.store import MemoryStore
 
 from qwen_edit_async import BucketPath, ConfigurationError, EditBatch, EditRequest
-from qwen_edit_async.batch.sources import EditDefaults, Reading, SourceItem, has_keys, read_source, table_folder, tagged
+from qwen_edit_async.batch.sources import EditDefaults, Reading, SourceItem, is_table, read_source, table_folder, tagged
 from qwen_edit_async.cli import main
 
 SNOW = EditDefaults("make it snow")
@@ -50,7 +50,7 @@ def test_paths_in_a_table_are_relative_to_it(bucket, name):
     table = put(bucket / "tables" / name, TABLES[name])
     items = list(read_source(str(table), Reading(SNOW)))
     assert images(items) == [f"{bucket}/tables/x.png", "/y.png", "s3://other/z.png", "https://host/w.png"]
-    assert has_keys(table)
+    assert is_table(table)
     assert table_folder(table) == f"{bucket}/tables"
 
 

@@ -22,7 +22,7 @@ from qwen_edit_async.batch.sources.item import SourceItem as SourceItem
 from qwen_edit_async.batch.sources.item import item_of as item_of
 from qwen_edit_async.batch.sources.item import request_of as request_of
 from qwen_edit_async.batch.sources.read import Source as Source
-from qwen_edit_async.batch.sources.read import has_keys as has_keys
 from qwen_edit_async.batch.sources.read import is_source as is_source
+from qwen_edit_async.batch.sources.read import is_table as is_table
 from qwen_edit_async.batch.sources.read import read_source as read_source
 from qwen_edit_async.batch.sources.read import table_folder as table_folder

@@ -75,7 +75,7 @@ def is_source(value: object) -> TypeGuard[Source]:
     return isinstance(value, str | os.PathLike | DataFrameLike | DatasetLike)
 
 
-def has_keys(source: Source, base: str = "") -> bool:
+def is_table(source: Source, base: str = "") -> bool:
     """Return whether a source is a table, whose rows can have keys. ``base`` is as in :class:`Reading`."""
     return not isinstance(source, str | os.PathLike) or bool(_tables_of(source, base))
 
@@ -83,12 +83,12 @@ def has_keys(source: Source, base: str = "") -> bool:
 def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
     """Return the file of a table, or the Parquet files of a folder or a pattern; none if the source is not a table."""
     path = BucketPath.of(source) or Path(base, source)
-    is_table = path.suffix.lower() in _TABLE_ENDINGS
+    has_ending = path.suffix.lower() in _TABLE_ENDINGS
     if isinstance(path, BucketPath):
         is_pattern = glob.has_magic(path.name)
         parts = _parts(path.parent if is_pattern else path, (name for name, _ in files_of(path)))
-        return [path] if is_table and not is_pattern and not parts else parts
-    if is_table and os.path.isfile(path):
+        return [path] if has_ending and not is_pattern and not parts else parts
+    if has_ending and os.path.isfile(path):
         return [path]
     if not os.path.isdir(path):
         return _parts(Path(base), glob.iglob(str(source), root_dir=base or None))

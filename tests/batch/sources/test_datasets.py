@@ -11,7 +11,7 @@ from emulator_calls import encode
 from PIL import Image
 
 from qwen_edit_async import ConfigurationError, EditBatch
-from qwen_edit_async.batch.sources import EditDefaults, Reading, has_keys, read_source, table_folder
+from qwen_edit_async.batch.sources import EditDefaults, Reading, is_table, read_source, table_folder
 
 SNOW = EditDefaults("make it snow")
 
@@ -45,7 +45,7 @@ def test_a_row_is_an_edit_and_its_image_is_not_decoded(photos, make):
     assert second.request.metadata == {"label": 1}
     assert (third.row, third.problem) == (2, "there is no image")
     assert notes == ["columns that are not used: label"]
-    assert (has_keys(photos), table_folder(photos)) == (True, "")
+    assert (is_table(photos), table_folder(photos)) == (True, "")
 
 
 def test_a_format_for_tensors_does_not_matter(photos):

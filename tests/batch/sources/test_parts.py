@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from qwen_edit_async import ConfigurationError
-from qwen_edit_async.batch.sources import EditDefaults, Reading, has_keys, read_source, table_folder
+from qwen_edit_async.batch.sources import EditDefaults, Reading, is_table, read_source, table_folder
 
 SNOW = EditDefaults("make it snow")
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
@@ -39,7 +39,7 @@ def test_the_parts_are_read_in_order(parts, tmp_path, source):
     ]
     assert items[3].problem == "there is no image"
     assert notes == ["columns that are not used: extra"]
-    assert has_keys(source, str(tmp_path))
+    assert is_table(source, str(tmp_path))
     assert table_folder(source, str(tmp_path)) == str(parts)
 
 
@@ -70,7 +70,7 @@ def test_parts_without_rows_are_refused(parts):
 
 def test_a_folder_with_a_picture_is_no_table(parts):
     (parts / "a.png").write_bytes(PNG)
-    assert not has_keys(parts)
+    assert not is_table(parts)
     (item,) = read_source(parts, Reading(SNOW))
     assert item.identity == "a.png"
 
@@ -80,4 +80,4 @@ def test_a_folder_that_cannot_be_listed_is_no_table(parts, monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr("os.listdir", refuse)
-    assert not has_keys(parts)
+    assert not is_table(parts)
