@@ -101,8 +101,8 @@ def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerpr
 
 def digest_of(request: EditRequest, uploads: Sequence[Upload]) -> str:
     """Return the hash of a request whose images are files or URLs, from the hashes of its uploads."""
-    images = zip(request.images, uploads, strict=True)
-    return content_hash([upload.digest or hash_image(image) for image, upload in images], request)
+    each = iter(uploads)
+    return content_hash(map_images(lambda image: next(each).digest or hash_image(image), request.images), request)
 
 
 def _located(image: Any, folder: str) -> Any:

@@ -16,7 +16,7 @@ LACKS_SCANS: Final = "it lacks some of its scans"
 SAVE_ANEW: Final = "Save it as a new PNG file, or let the session do so with fit=True"
 
 
-class ImageError(InvalidEditError):
+class ImageError(ValueError):
     """An image can't be used. The message is the predicate of a sentence about it."""
 
     def named(self, name: str, position: int) -> InvalidEditError:

@@ -73,10 +73,10 @@ def prepare(
         uploads = map_images(prepare_one, images)
         undo.pop_all()
     each = enumerate(zip(uploads, images, strict=True), 1)
-    return tuple(_named(upload, image_name(image, position), position) for position, (upload, image) in each)
+    return tuple(named(upload, image_name(image, position), position) for position, (upload, image) in each)
 
 
-def _named(upload: Upload, name: str, position: int) -> Upload:
+def named(upload: Upload, name: str, position: int) -> Upload:
     """Return an upload whose warnings, notes and errors begin with the image's name."""
 
     def read(start: int, size: int) -> bytes | memoryview:

@@ -9,10 +9,9 @@ import random
 import pytest
 from PIL import Image
 
-from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images import pillow as _pillow
 from qwen_edit_async.images.decoders import JpegFile
-from qwen_edit_async.images.findings import DamageError, Findings
+from qwen_edit_async.images.findings import DamageError, Findings, ImageError
 from qwen_edit_async.images.integrity import find_cut, find_damage
 from qwen_edit_async.images.jpeg import check_jpeg, coefficient_bytes
 from qwen_edit_async.images.prepare import prepare
@@ -201,7 +200,7 @@ def test_broken_tables_are_found_by_decoding() -> None:
     tables = data.index(b"\xff\xc4")
     data[tables + 5 : tables + 21] = b"\xff" * 16
     assert damage(bytes(data)) == ""
-    with pytest.raises(InvalidEditError, match="is damaged or of an unsupported kind"):
+    with pytest.raises(ImageError, match="is damaged or of an unsupported kind"):
         _pillow.check(io.BytesIO(data), Findings())
 
 
@@ -284,7 +283,7 @@ def test_one_restart_marker_too_many_is_no_damage() -> None:
 def test_a_jpeg_that_lacks_most_of_its_data_is_refused(file) -> None:
     found = find_damage(io.BytesIO(file), len(file), "image/jpeg")
     assert found.doubtful_end == len(file) - 2
-    with pytest.raises(InvalidEditError, match=r"^is damaged: some of its pixels are missing"):
+    with pytest.raises(ImageError, match=r"^is damaged: some of its pixels are missing"):
         _pillow.check(io.BytesIO(file), found)
 
 
@@ -292,7 +291,7 @@ def test_a_scan_that_lacks_most_of_its_data_is_not_made_whole_by_another() -> No
     data = smooth(500, 400)
     cut = cut_and_closed(data, 0.4)[:-2] + data[data.index(SCAN) :]
     found = find_damage(io.BytesIO(cut), len(cut), "image/jpeg")
-    with pytest.raises(InvalidEditError, match=r"^is damaged: some of its pixels are missing"):
+    with pytest.raises(ImageError, match=r"^is damaged: some of its pixels are missing"):
         _pillow.check(io.BytesIO(cut), found)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES
 from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.images.kinds import (
     as_image_tuple,
     base64_start,
@@ -275,17 +276,17 @@ def test_a_file_may_have_ten_mebibytes_and_no_more(size: int, refused: bool) -> 
 
 
 def test_a_file_that_fit_could_shrink_is_refused_with_that_advice() -> None:
-    with pytest.raises(InvalidEditError, match="fit=True"):
+    with pytest.raises(ImageError, match="fit=True"):
         check_size(MAX_IMAGE_BYTES + 1)
 
 
 def test_a_file_that_is_too_large_even_for_fit_is_refused_without_that_advice() -> None:
-    with pytest.raises(InvalidEditError, match=r"shrink it$"):
+    with pytest.raises(ImageError, match=r"shrink it$"):
         check_size(101, 100)
 
 
 def test_an_unknown_format_is_refused_with_its_beginning() -> None:
-    with pytest.raises(InvalidEditError, match="b'just som'"):
+    with pytest.raises(ImageError, match="b'just som'"):
         check_format(b"just some text")
 
 

@@ -34,6 +34,7 @@ from qwen_edit_async.images import pillow as _pillow
 from qwen_edit_async.images import prepare as _prepare
 from qwen_edit_async.images import source as _source
 from qwen_edit_async.images.encode import Upload
+from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.images.prepare import prepare
 
 FORMATS = ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"]
@@ -669,7 +670,7 @@ def test_a_picture_of_a_turned_tiff_is_turned_once(loaded) -> None:
 def test_a_picture_of_which_nothing_can_be_decoded_is_refused() -> None:
     data = with_shade("L", 8, 0)
     start = data.index(b"IDAT") + 4
-    with pytest.raises(InvalidEditError, match=r"^is damaged"):
+    with pytest.raises(ImageError, match=r"^is damaged"):
         _pillow.decode(data[:start] + b"junk" + data[start + 4 :])
 
 
