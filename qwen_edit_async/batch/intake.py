@@ -24,7 +24,7 @@ from qwen_edit_async.batch.row import Row
 from qwen_edit_async.batch.run import Run
 from qwen_edit_async.batch.sources import SourceItem
 from qwen_edit_async.batch.survey import make_plan
-from qwen_edit_async.errors import InvalidEditError, JournalError
+from qwen_edit_async.errors import InvalidEditError, JournalError, summary_of
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
@@ -189,7 +189,7 @@ async def take(
     if action in {Action.REPORT_PROBLEM, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight
         problem = problem or refusal(consent)
         run.changed += 1
-        run.refuse(problem.summary, entry.key)
+        run.refuse(summary_of(problem), entry.key)
         return problem
     if action is Action.RECORD_PROBLEM and problem is not None:
         await Row(entry, run).fail(problem)

@@ -19,7 +19,7 @@ from qwen_edit_async.batch.plan import BatchPlan, Tally
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.batch.run import RunOptions
 from qwen_edit_async.batch.sources import SourceItem, tagged
-from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.errors import InvalidEditError, summary_of
 from qwen_edit_async.images.kinds import map_images
 from qwen_edit_async.images.prepare import check_ends
 from qwen_edit_async.models import EditRequest
@@ -70,7 +70,7 @@ class _Survey:
             try:
                 self._look_at(item)
             except InvalidEditError as error:
-                self.tally.problem(item.label, str(error), error.summary)
+                self.tally.problem(item.label, str(error), summary_of(error))
         if self._renamed:
             self.tally.note(f"{counted(self._renamed, 'result')} renamed, because the name is taken: {self._example}")
         summary = JournalSummary() if self.store is None else self.store.summary()
