@@ -31,7 +31,9 @@ from __future__ import annotations
 
 import copy
 from decimal import Decimal
-from typing import Self
+from typing import Final, Self
+
+_MAX_SUMMARY_CHARACTERS: Final = 200
 
 
 class QwenEditError(Exception):
@@ -84,6 +86,11 @@ class ConfigurationError(QwenEditError):
 
 class InvalidEditError(QwenEditError, ValueError):
     """The edit breaks the documented contract. Nothing was sent, and nothing is charged."""
+
+    @property
+    def summary(self) -> str:
+        """The message without the names of images, and the hint, which is the same for all errors of a kind."""
+        return f"{super().summary}; {self.hint}" if self.hint else super().summary
 
 
 class APIConnectionError(QwenEditError):
@@ -290,5 +297,24 @@ class SessionClosedError(QwenEditError):
     """The session is not open yet, is closed, or belongs to another event loop or process."""
 
 
+def summary_of(error: Exception) -> str:
+    """Return the summary of an error of any kind, cut off if it is long."""
+    if isinstance(error, QwenEditError):
+        text = error.summary
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"a file can't be written: {error.strerror}"
+    else:
+        text = str(error) or type(error).__name__
+    return text[:_MAX_SUMMARY_CHARACTERS]
+
+
 class EditWarning(UserWarning):
-    """The result of an edit may disappoint, for example because text is cut off, or the picture is damaged."""
+    """The result of an edit may disappoint, for example because text is cut off, or the picture is damaged.
+
+    Attributes:
+        summary: The reason without the names of images, so that warnings of one kind can be counted.
+    """
+
+    def __init__(self, message: str, summary: str = "") -> None:
+        super().__init__(message)
+        self.summary = summary or message

@@ -39,7 +39,7 @@ from qwen_edit_async import (
 from qwen_edit_async.batch.budget import to_money
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.price import price_of_picture
-from qwen_edit_async.batch.sources.read import has_keys
+from qwen_edit_async.batch.sources.read import is_table
 from qwen_edit_async.display.thumbnails import make_thumbnail
 from qwen_edit_async.files import safe_stem
 from qwen_edit_async.images.kinds import is_url
@@ -122,7 +122,7 @@ class ServerState:
                 pictures. Or one of its links leads out of the server's folder.
         """
         full = self.inside(folder)
-        if not full.is_dir() or has_keys(full):
+        if not full.is_dir() or is_table(full):
             raise ToolError(f"{folder!r} is not a folder of pictures: give one")
         for path in full.rglob("*") if recursive else full.iterdir():
             if path.is_symlink():

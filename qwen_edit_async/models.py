@@ -25,7 +25,7 @@ from qwen_edit_async.contract import (
     MIN_SIDE,
 )
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.kinds import ImageInput, as_image_tuple, check_image, copyable, image_name, is_plain_url
+from qwen_edit_async.images.kinds import ImageInput, as_image_tuple, check_image, copyable, is_plain_url, map_images
 from qwen_edit_async.text import quoted
 
 _SIZE_TEXT = re.compile(r"\s*(\d{1,9})\s*[*xX×]\s*(\d{1,9})\s*", re.ASCII)
@@ -115,10 +115,6 @@ def requested_pictures(parameters: EditParameters) -> int:
     return parameters.n or MIN_N
 
 
-def _to_images(value: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ...]:
-    return as_image_tuple(value)
-
-
 @attrs.frozen
 class EditRequest:
     """One edit: the pictures and the instruction.
@@ -139,7 +135,9 @@ class EditRequest:
         InvalidEditError: The request breaks a rule of the contract that can be checked without reading a file.
     """
 
-    images: tuple[ImageInput, ...] = attrs.field(converter=_to_images, repr=lambda images: f"<{len(images)} images>")
+    images: tuple[ImageInput, ...] = attrs.field(
+        converter=as_image_tuple, repr=lambda images: f"<{len(images)} images>"
+    )
     instruction: str
     parameters: EditParameters = EditParameters()
     key: str | None = attrs.field(default=None, kw_only=True)
@@ -156,9 +154,8 @@ class EditRequest:
             raise InvalidEditError(f"parameters is {type(self.parameters).__name__!r}: give EditParameters")
         if self.key is not None and not isinstance(self.key, str):
             raise InvalidEditError(f"key is {type(self.key).__name__!r}: give text")
-        for position, image in enumerate(self.images, 1):
-            if not is_plain_url(image):
-                check_image(image, image_name(image, position))
+        if not all(map(is_plain_url, self.images)):
+            map_images(check_image, self.images)
 
     def __getstate__(self) -> dict[str, Any]:
         return attrs.asdict(self, recurse=False) | {"images": copyable(self.images)}

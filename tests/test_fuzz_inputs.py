@@ -15,8 +15,8 @@ from PIL import Image
 from qwen_edit_async import ConfigurationError, EditRequest, InvalidEditError
 from qwen_edit_async.batch.fingerprint import fingerprint_of, identify
 from qwen_edit_async.batch.input import BatchInput
-from qwen_edit_async.batch.sources import EditDefaults
-from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.batch.output import BatchOutput
+from qwen_edit_async.batch.sources import EditDefaults, Reading
 from qwen_edit_async.images.integrity import judge
 from qwen_edit_async.images.prepare import prepare
 
@@ -140,8 +140,8 @@ def test_any_table_is_edits_and_problems_or_a_clear_error(table, instruction):
         path = Path(folder) / f"table{suffix}"
         path.write_bytes(content)
         try:
-            targets = Targets(Path(folder) / "out", overwrite=False)
-            given = BatchInput(path, EditDefaults(instruction), recursive=False, targets=targets, folder=folder)
+            output = BatchOutput(Path(folder) / "out", overwrite=False)
+            given = BatchInput(path, Reading(EditDefaults(instruction), base=folder), output)
             items = list(given.survey(lambda _: None))
         except ConfigurationError as error:
             assert str(error)  # noqa: PT017  # either way is right

@@ -57,7 +57,7 @@ async def test_a_row_gets_its_pictures_and_costs_nothing_when_it_is_run_again(tm
 async def test_without_a_key_the_place_of_the_image_counts_and_the_hub_needs_no_file(tmp_path, photo):
     async with cluster(tmp_path) as (emulator, _, rows):
         _, identified = await asyncio.to_thread(rows._requests_of, row(photo, None, owner="me"))
-        assert (identified.images, identified.metadata) == ((ImageHash(hash_image(PHOTO, "")),), {})
+        assert (identified.images, identified.metadata) == ((ImageHash(hash_image(PHOTO)),), {})
         first = await rows.edit(row(photo, None))
         assert await rows.edit(row(photo, None)) == first
         assert Path(first["files"][0]).name.startswith("photo-")

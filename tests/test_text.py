@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, QwenEditError, TaskFailure
-from qwen_edit_async.batch.sources import EditDefaults, read_source
+from qwen_edit_async.batch.sources import EditDefaults, Reading, read_source
 from qwen_edit_async.cli import main
 from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.protocol.replies import error_from_reply
@@ -37,7 +37,7 @@ def test_base64_without_a_data_uri_is_explained(text):
 def test_base64_in_a_table_is_that_row_s_problem(tmp_path, text, name):
     row = f"image\n{text}\n" if name == "edits.csv" else json.dumps({"image": text})
     (tmp_path / name).write_text(row, encoding="utf-8")
-    [item] = read_source(tmp_path / name, EditDefaults("snow"))
+    [item] = read_source(tmp_path / name, Reading(EditDefaults("snow")))
     assert item.problem == f"image 1 {ADVICE}"
 
 
@@ -79,8 +79,8 @@ def test_a_path_is_not_taken_for_base64(path):
         lambda _: EditSession("key", default_headers={f"{LONG} x": "x"}),
         lambda folder: EditBatch(["a.png"], folder, max_tasks=LONG),
         lambda folder: EditBatch(["a.png"], folder, max_cost=LONG),
-        lambda folder: list(read_source(folder / LONG, EditDefaults("snow"))),
-        lambda folder: list(read_source(folder / "edits.csv", EditDefaults("snow"))),
+        lambda folder: list(read_source(folder / LONG, Reading(EditDefaults("snow")))),
+        lambda folder: list(read_source(folder / "edits.csv", Reading(EditDefaults("snow")))),
     ],
 )
 def test_a_long_value_is_cut(make, tmp_path):

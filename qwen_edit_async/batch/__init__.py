@@ -8,7 +8,7 @@
     survey      reads the input and the journal before anything is sent
     run         the state that the edits of one run share
     row         one edit: submit, wait, save; each step is journalled before anything relies on it
-    publish     report.html and report.json      targets   files that results may not replace
+    publish     report.html and report.json      output    files that results may not replace
     fingerprint   hashes of images               counts    equal and missing rows of a source
     worker      blocking calls on one thread
     journal/    SQLite, the run lock             sources/  folders, tables, data frames

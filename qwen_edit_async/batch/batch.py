@@ -18,12 +18,12 @@ from qwen_edit_async.batch.intake import edit_all
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.outcomes import read_page
 from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress
+from qwen_edit_async.batch.output import output_at
 from qwen_edit_async.batch.plan import BatchPlan
 from qwen_edit_async.batch.report import BatchReport
 from qwen_edit_async.batch.run import Run, RunOptions, open_run
-from qwen_edit_async.batch.sources import EditDefaults
+from qwen_edit_async.batch.sources import EditDefaults, Reading
 from qwen_edit_async.batch.survey import make_plan
-from qwen_edit_async.batch.targets import targets_at
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.models import EditParameters
 from qwen_edit_async.session.session import EditSession
@@ -118,9 +118,9 @@ class EditBatch:
         overwrite: bool = False,
     ) -> None:
         here = os.getcwd()
-        targets = targets_at(out_dir, journal, here, overwrite=overwrite)
+        output = output_at(out_dir, journal, here, overwrite=overwrite)
         defaults = EditDefaults(instruction, parameters or EditParameters())
-        self._input = BatchInput(requests, defaults, recursive, targets, here)
+        self._input = BatchInput(requests, Reading(defaults, base=here, recursive=recursive), output)
         if strict and not self._input.repeatable:
             raise ConfigurationError(f"strict {_NEEDS_REPEATABLE}")
         self._options = RunOptions(
@@ -138,7 +138,7 @@ class EditBatch:
     @property
     def journal(self) -> Path:
         """The path of the journal."""
-        return self._input.targets.home / JOURNAL_NAME
+        return self._input.output.home / JOURNAL_NAME
 
     @property
     def progress(self) -> BatchProgress:
@@ -158,7 +158,7 @@ class EditBatch:
         Raises:
             JournalError: If there is no journal, or it can't be read.
         """
-        last, folder = 0, self._input.targets.folder
+        last, folder = 0, self._input.output.folder
         while page := await asyncio.to_thread(read_page, self.journal, last, folder):
             for _, outcome in page:
                 yield outcome
@@ -221,7 +221,7 @@ class EditBatch:
         given = self._input.anew(fit=session.fit)
         if self._run is not None and self._run.closed:
             self._run = None  # if the folder can't be locked, ``progress`` is empty
-        async with open_run(session, given.targets, self._options, service) as run:
+        async with open_run(session, given.output, self._options, service) as run:
             self._run = run
             return await edit_all(run, given, on_plan)
 

@@ -11,7 +11,9 @@ from qwen_edit_async.errors import ConfigurationError
 _SETUP = """
     PRAGMA journal_mode = OFF;
     PRAGMA synchronous = OFF;
-    CREATE TABLE rows (identity TEXT PRIMARY KEY, before INTEGER NOT NULL, now INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE rows (
+        identity TEXT PRIMARY KEY, content TEXT NOT NULL, before INTEGER NOT NULL, now INTEGER NOT NULL
+    ) WITHOUT ROWID;
     BEGIN;
 """
 
@@ -25,20 +27,22 @@ class RowCounts:
         self._connection.executescript(_SETUP)
         weakref.finalize(self, self._connection.close)
 
-    def add(self, identity: str) -> int:
-        """Count a row, and return the number of rows with its identity so far.
+    def add(self, identity: str, content: str = "") -> tuple[int, str]:
+        """Count a row. Return the number of rows with its identity so far, and the content of the first of them.
 
         Raises:
             ConfigurationError: If the temporary file can't be written.
         """
-        statement = "INSERT INTO rows VALUES (?, 0, 1) ON CONFLICT DO UPDATE SET now = now + 1 RETURNING now"
+        statement = (
+            "INSERT INTO rows VALUES (?, ?, 0, 1) ON CONFLICT DO UPDATE SET now = now + 1 RETURNING now, content"
+        )
         try:
-            count: int = self._connection.execute(statement, (identity,)).fetchone()[0]
+            counted: tuple[int, str] = self._connection.execute(statement, (identity, content)).fetchone()
         except sqlite3.Error as error:
             raise ConfigurationError(
                 f"the rows can't be counted in a temporary file: {error}", hint="set SQLITE_TMPDIR to another folder"
             ) from error
-        return count
+        return counted
 
     def start_again(self) -> None:
         """Begin to count the next reading of the source."""

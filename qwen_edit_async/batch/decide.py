@@ -206,7 +206,7 @@ def refusal(consent: Consent) -> InvalidEditError:
         "the picture, the instruction or a parameter has changed since an earlier run",
         hint="its task is still in flight: run the batch again later"
         if consent.edit_changed
-        else "give it another key or folder, or edit it anew in a bulk run with edit_changed=True (--edit-changed)",
+        else "give it another key or folder, or edit it anew in a bulk run with edit_changed=True",
     )
 
 

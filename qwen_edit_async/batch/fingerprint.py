@@ -14,11 +14,12 @@ from typing import Any, Final
 import attrs
 
 from qwen_edit_async.batch.decide import Entry, Fingerprint
-from qwen_edit_async.batch.identity import content_hash, identity_of, stamp_of
+from qwen_edit_async.batch.identity import content_hash, identity_of, stamp_of, storable
 from qwen_edit_async.batch.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.encode import Upload
-from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, image_name, is_data_uri, is_url
+from qwen_edit_async.images.findings import ImageError
+from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, is_data_uri, is_url, map_images
 from qwen_edit_async.images.source import (
     check_regular,
     exclusive_access,
@@ -62,10 +63,16 @@ def identify(request: EditRequest, folder: str = "") -> str:
     return identity_of(request, _hash_or_nothing, folder)
 
 
-def _hash_or_nothing(image: object, position: int) -> str:
+def identities_of(request: EditRequest) -> tuple[str, str]:
+    """Return the identity of a request, and its identity without the key. Blocking if an image is in memory."""
+    content = identify(attrs.evolve(request, key=None) if request.key else request)
+    return storable(request.key) if request.key else content, content
+
+
+def _hash_or_nothing(image: object) -> str:
     try:
-        return hash_image(image, image_name(image, position))
-    except InvalidEditError:  # the edit fails later, with the reason
+        return hash_image(image)
+    except ImageError:  # the edit fails later, with the reason
         return ""
 
 
@@ -86,7 +93,7 @@ def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerpr
     if entry is not None and stamped and stamped == entry.stamp:
         return Fingerprint(entry.digest, stamped)
     try:
-        hashes = [hash_image(image, image_name(image, position)) for position, image in enumerate(request.images, 1)]
+        hashes = map_images(hash_image, request.images)
     except InvalidEditError as error:
         return Fingerprint(problem=error)
     return Fingerprint(content_hash(hashes, request), stamped)
@@ -94,8 +101,8 @@ def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerpr
 
 def digest_of(request: EditRequest, uploads: Sequence[Upload]) -> str:
     """Return the hash of a request whose images are files or URLs, from the hashes of its uploads."""
-    images = zip(request.images, uploads, strict=True)
-    return content_hash([upload.digest or hash_image(image, "") for image, upload in images], request)
+    each = iter(uploads)
+    return content_hash(map_images(lambda image: next(each).digest or hash_image(image), request.images), request)
 
 
 def _located(image: Any, folder: str) -> Any:
@@ -118,25 +125,25 @@ def _stamp(image: Any) -> str | None:
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
-def hash_image(image: Any, name: str) -> str:
+def hash_image(image: Any) -> str:
     """Return the hash of an image's content, of its tag in a bucket, or of its URL without the signature.
 
     Raises:
-        InvalidEditError: If the image can't be read, or can't be read twice.
+        ImageError: If the image can't be read, or can't be read twice.
     """
     if isinstance(image, ImageHash):
         return image.digest
     digest = new_digest()
     try:
-        _feed(digest, image, name)
-    except InvalidEditError:
+        _feed(digest, image)
+    except ImageError:
         raise
     except Exception as error:  # noqa: BLE001  # an object of another library can raise anything
-        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
+        raise ImageError(reason_unread(error)) from None
     return digest.hexdigest()
 
 
-def _feed(digest: hashlib.blake2b, image: Any, name: str) -> None:
+def _feed(digest: hashlib.blake2b, image: Any) -> None:
     if isinstance(image, str) and (is_url(image) or is_data_uri(image)):
         digest.update(unsigned(image).encode())
     elif isinstance(image, bytes | bytearray | memoryview):
@@ -144,15 +151,15 @@ def _feed(digest: hashlib.blake2b, image: Any, name: str) -> None:
     elif isinstance(image, BucketPath):
         digest.update(image.tag().encode())
     elif (path := local_path(image)) is not None:
-        check_regular(path, name)
+        check_regular(path)
         with open(path, "rb", buffering=0) as file:
-            _feed_file(digest, file, name)
+            _feed_file(digest, file)
     else:
         with exclusive_access(image):
-            _feed_object(digest, image, name)
+            _feed_object(digest, image)
 
 
-def _feed_object(digest: hashlib.blake2b, image: Any, name: str) -> None:
+def _feed_object(digest: hashlib.blake2b, image: Any) -> None:
     if isinstance(image, PillowImage):
         digest.update(f"{image.size} {getattr(image, 'mode', '')}".encode())
         digest.update(image.tobytes())
@@ -160,24 +167,24 @@ def _feed_object(digest: hashlib.blake2b, image: Any, name: str) -> None:
         digest.update(str(image.__array_interface__["shape"]).encode())
         digest.update(_array_bytes(image))
     elif isinstance(image, BinaryReader):
-        _feed_reader(digest, image, name)
+        _feed_reader(digest, image)
     else:
         with contextlib.closing(open_remote(image)) as file, exclusive_access(file):
-            _feed_file(digest, file, name)
+            _feed_file(digest, file)
 
 
-def _feed_file(digest: hashlib.blake2b, file: Any, name: str) -> None:
-    while piece := read_piece(file, _PIECE_BYTES, name):
+def _feed_file(digest: hashlib.blake2b, file: Any) -> None:
+    while piece := read_piece(file, _PIECE_BYTES):
         digest.update(piece)
 
 
-def _feed_reader(digest: hashlib.blake2b, image: Any, name: str) -> None:
+def _feed_reader(digest: hashlib.blake2b, image: Any) -> None:
     try:
         start = image.tell()
-        _feed_file(digest, image, name)
+        _feed_file(digest, image)
         image.seek(start)
     except (AttributeError, OSError, TypeError):
-        raise InvalidEditError(f"{name} is a stream that can't be read twice: give its path, or its bytes") from None
+        raise ImageError("is a stream that can't be read twice: give its path, or its bytes") from None
 
 
 def _array_bytes(image: Any) -> bytes:

@@ -16,14 +16,14 @@ import attrs
 
 from qwen_edit_async.batch.budget import to_money
 from qwen_edit_async.batch.decide import Consent, Entry, State
-from qwen_edit_async.batch.fingerprint import identify, located
+from qwen_edit_async.batch.fingerprint import identities_of, located
 from qwen_edit_async.batch.identity import image_locator
 from qwen_edit_async.batch.intake import ImageLoader, resume, take, unfinished
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress, BatchStatus
+from qwen_edit_async.batch.output import BatchOutput, local_folder
 from qwen_edit_async.batch.report import BatchReport
 from qwen_edit_async.batch.run import Run, RunOptions, open_run
-from qwen_edit_async.batch.targets import Targets, local_folder
 from qwen_edit_async.errors import InvalidEditError, JournalError, SessionClosedError
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, RequestInput, request_from_fields
@@ -81,7 +81,7 @@ class EditHub:
         save: bool = True,
     ) -> None:
         self._working_folder = os.getcwd()
-        self._targets = Targets(local_folder(out_dir, self._working_folder, "a hub"), overwrite=False)
+        self._output = BatchOutput(local_folder(out_dir, self._working_folder, "a hub"), overwrite=False)
         self._session = session
         self._service = service
         self._options = RunOptions(
@@ -101,7 +101,7 @@ class EditHub:
     @property
     def folder(self) -> Path:
         """The folder of the pictures and the journal."""
-        return self._targets.home
+        return self._output.home
 
     @property
     def progress(self) -> BatchProgress:
@@ -127,7 +127,7 @@ class EditHub:
         if self._run is not None:
             raise SessionClosedError("a hub can be opened only once: create another")
         async with contextlib.AsyncExitStack() as opening:
-            opened = open_run(self._session, self._targets, self._options, self._service)
+            opened = open_run(self._session, self._output, self._options, self._service)
             run = self._run = await opening.enter_async_context(opened)
             opening.push_async_callback(lambda: wait_shielded(_close(run)))
             await run.begin()
@@ -174,7 +174,7 @@ class EditHub:
         except InvalidEditError as error:
             return BatchOutcome(key="", status="failed", instruction="", error=str(error))
         in_memory = None in map(image_locator, request.images)
-        identity, content = await run.disk.call(_identities_of, request) if in_memory else _identities_of(request)
+        identity, content = await run.disk.call(identities_of, request) if in_memory else identities_of(request)
         self._require_open()
         row = self._asked.get((identity, content))
         if row is None:
@@ -269,12 +269,6 @@ async def _close(run: Run) -> None:
     await run.cancel_rows()
     with contextlib.suppress(JournalError), anyio.move_on_after(run.options.reporting_seconds):
         await run.write_reports(stopped, preview_seconds=0)
-
-
-def _identities_of(request: EditRequest) -> tuple[str, str]:
-    """Return the identity of a request, and its identity without the key. Blocking if an image is in memory."""
-    content = identify(attrs.evolve(request, key=None))
-    return identify(request) if request.key else content, content
 
 
 def _outcome_of(request: EditRequest, status: BatchStatus, error: str | None = None) -> BatchOutcome:

@@ -18,34 +18,30 @@ from urllib.parse import unquote, urlsplit
 import attrs
 
 from qwen_edit_async.batch.signatures import unsigned
-from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.files import safe_stem
-from qwen_edit_async.images.kinds import image_name, is_data_uri, is_url
+from qwen_edit_async.images.kinds import is_data_uri, is_url
 from qwen_edit_async.models import EditParameters, EditRequest
 
 _PARAMETERS: Final = tuple(field.name for field in attrs.fields(EditParameters))
 _STEM_CHARACTERS: Final = 100
 _IDENTITY_CHARACTERS: Final = 16
-_MAX_REASON_CHARACTERS: Final = 200
 _NAMELESS: Final = "edit"
 
 
-def identity_of(request: EditRequest, hash_of: Callable[[object, int], str], folder: str = "") -> str:
+def identity_of(request: EditRequest, hash_of: Callable[[object], str], folder: str = "") -> str:
     """Return the identity of a request: its key, or else a readable stem and a hash.
 
     Args:
         request: The request.
-        hash_of: Called with each image in memory and its position from 1; returns the hash of its content.
+        hash_of: Called with each image in memory; returns the hash of its content.
         folder: The folder of the source. Its path is removed from the images' paths, so the source can be moved.
     """
     if request.key:
         return storable(request.key)
     prefix = f"{folder}/" if "://" in folder else os.path.join(folder, "")
     names = [
-        hash_of(image, position)
-        if (locator := image_locator(image)) is None
-        else unsigned(locator.removeprefix(prefix))
-        for position, image in enumerate(request.images, 1)
+        hash_of(image) if (locator := image_locator(image)) is None else unsigned(locator.removeprefix(prefix))
+        for image in request.images
     ]
     return f"{stem_of(request)}-{_hash(names, request.instruction, _given(request.parameters))[:_IDENTITY_CHARACTERS]}"
 
@@ -124,19 +120,6 @@ def describe(request: EditRequest) -> str:
         "parameters": _given(request.parameters),
     }
     return json.dumps(members, ensure_ascii=False)
-
-
-def reason_of(error: Exception, request: EditRequest | None = None) -> str:
-    """Return an error's summary without file names, so that similar failures share a reason."""
-    if isinstance(error, OSError) and error.strerror:
-        text = f"a file can't be written: {error.strerror}"
-    else:
-        text = getattr(error, "summary", "") or str(error) or type(error).__name__
-    if isinstance(error, InvalidEditError) and error.hint:  # the hint is the same for all errors of this kind
-        text = f"{text}; {error.hint}"
-    for position, image in enumerate(request.images if request is not None else (), 1):
-        text = text.replace(image_name(image, position), f"image {position}")
-    return text[:_MAX_REASON_CHARACTERS]
 
 
 def _given(parameters: EditParameters) -> dict[str, object]:

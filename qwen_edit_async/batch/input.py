@@ -12,22 +12,21 @@ from typing import Final, TypeAlias, cast
 import attrs
 
 from qwen_edit_async.batch.counts import RowCounts
-from qwen_edit_async.batch.fingerprint import identify, located
-from qwen_edit_async.batch.identity import image_locator
-from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
+from qwen_edit_async.batch.fingerprint import identify, identities_of, located
+from qwen_edit_async.batch.output import BatchOutput
 from qwen_edit_async.batch.sources import (
     NO_DEFAULTS,
     EditDefaults,
+    Reading,
     Source,
     SourceItem,
-    has_keys,
     is_source,
+    is_table,
     item_of,
     read_source,
     table_folder,
     tagged,
 )
-from qwen_edit_async.batch.targets import Targets
 from qwen_edit_async.batch.worker import Worker
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import BinaryReader, ImageInput, PillowImage, is_bare_base64, is_data_uri
@@ -51,25 +50,18 @@ class BatchInput:
 
     Attributes:
         source: The input as the user gave it.
-        defaults: The instruction and the parameters for pictures and rows without them.
-        recursive: Whether to read subfolders.
-        targets: The folder of the results, which is not input.
-        folder: The folder that relative paths start from.
-        fit: Whether to convert images that the service would refuse.
+        reading: The way in which it is read.
+        output: The folder of the results, which is not input.
         count: The number of rows that the last survey read.
         nothing_to_do: Whether a plan found nothing to do for any row, so that the run need not read the rows again.
     """
 
     source: BatchSource
-    defaults: EditDefaults
-    recursive: bool
-    targets: Targets
-    folder: str
-    fit: bool = False
-    count: int = 0
+    reading: Reading
+    output: BatchOutput
+    count: int = attrs.field(default=0, init=False)
     nothing_to_do: bool = attrs.field(default=False, init=False)
     _counts: RowCounts = attrs.field(init=False)
-    _contents: dict[str, str] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         if is_bare_base64(self.source) or is_data_uri(self.source):
@@ -87,9 +79,9 @@ class BatchInput:
                 f"the input is {type(self.source).__name__!r}: give a folder, a table, a data frame, or a list of "
                 "requests or images"
             )
-        if self.recursive:
+        if self.reading.recursive:
             raise ConfigurationError("recursive is for a folder: leave it out")
-        if self.defaults == EditDefaults() or not isinstance(self.source, Sequence):
+        if self.reading.defaults == EditDefaults() or not isinstance(self.source, Sequence):
             return
         if any(isinstance(each, EditRequest) for each in self.source):
             raise ConfigurationError(NO_DEFAULTS)
@@ -106,8 +98,7 @@ class BatchInput:
 
     def anew(self, *, fit: bool) -> BatchInput:
         """Return the same input for another plan or run, not read yet."""
-        targets = Targets(self.targets.folder, self.targets.overwrite, self.targets.home)
-        return BatchInput(self.source, self.defaults, self.recursive, targets, self.folder, fit)
+        return attrs.evolve(self, output=attrs.evolve(self.output), reading=attrs.evolve(self.reading, fit=fit))
 
     def survey(self, note: Callable[[str], None]) -> Iterator[SourceItem]:
         """Yield each row with its identity, and count the rows. Blocking.
@@ -120,20 +111,19 @@ class BatchInput:
         """
         source, self.count, self._counts = self.source, 0, RowCounts()
         if not is_source(source):
-            self._contents.clear()
             for given in cast("Iterable[object]", source):
                 self.count += 1
-                if (item := self._claim(item_of(given, self.defaults, self.count))) is not None:
+                if (item := self._claim(item_of(given, self.reading.defaults, self.count))) is not None:
                     yield item
             return
-        if not has_keys(source, self.folder) and self._is_output(source):
+        if not is_table(source, self.reading.base) and self._is_output(source):
             raise ConfigurationError(
                 "the results would be among the pictures, and be edited by the next run: use another output folder"
             )
         for item in self._items(source, note):
             self.count += 1
             if item.request is not None:
-                self.targets.note_inputs(item.request)
+                self.output.note_inputs(item.request)
             yield item
 
     def feed(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
@@ -141,17 +131,13 @@ class BatchInput:
         return self._pages(thread) if self.described else self._requests(thread)
 
     async def _requests(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
-        self._contents.clear()
-        number = 0
+        number, self._counts = 0, await thread.call(RowCounts)
         requests = iterate(cast("Iterable[object] | AsyncIterable[object]", self.source))
         async with contextlib.aclosing(requests):
             async for given in requests:
                 number += 1
-                item = item_of(given, self.defaults, number)
-                in_memory = item.request is not None and None in map(image_locator, item.request.images)
-                claimed = await thread.call(self._claim, item) if in_memory else self._claim(item)
-                if claimed is not None:
-                    yield claimed
+                if (item := await thread.call(self._claim, item_of(given, self.reading.defaults, number))) is not None:
+                    yield item
 
     async def _pages(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
         """Yield each row of a source, and then a problem for each row that has disappeared since the survey."""
@@ -172,7 +158,7 @@ class BatchInput:
             left -= 1
             yield item
         # A table row that became invalid after the survey has no identity, but still exists.
-        if left > 0 or not has_keys(source, self.folder):
+        if left > 0 or not is_table(source, self.reading.base):
             for identity in self._counts.missing():
                 yield SourceItem(problem="it has disappeared since the run began", place=identity)
 
@@ -181,50 +167,35 @@ class BatchInput:
 
         Return ``None`` if an earlier item was the same request.
         """
-        request = item.request
-        if request is None:
+        if item.request is None:
             return item
-        identity = identify(request)
-        content = identify(attrs.evolve(request, key=None)) if request.key else identity
-        known = self._contents.get(identity)
-        if known is None:
-            self._contents[identity] = content
-            return attrs.evolve(item, request=located(request, self.folder), identity=identity)
-        if known == content:
-            return None
-        return attrs.evolve(item, request=None, problem="the key belongs to another request")
+        identity, content = identities_of(item.request)
+        number, first = self._counts.add(identity, content)
+        if number == 1:
+            return attrs.evolve(item, request=located(item.request, self.reading.base), identity=identity)
+        return None if first == content else item.refused("the key belongs to another request")
 
     def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
         """Yield each row with its identity. Equal rows get numbered identities. A repeated key is a problem."""
-        folder = table_folder(source, self.folder)
+        folder = table_folder(source, self.reading.base)
         for item in self._read(source, note):
             request = item.request
             if request is None:
                 yield item
                 continue
             identity = item.identity or identify(request, folder)
-            number = self._counts.add(identity)
+            number, _ = self._counts.add(identity)
             if number > 1 and request.key:
-                problem = f"the key {quoted(request.key)} belongs to another row"
-                yield SourceItem(row=item.row, place=item.place, problem=problem)
+                yield item.refused(f"the key {quoted(request.key)} belongs to another row")
                 continue
             identity = identity if number == 1 else f"{identity}-{number}"
-            request = located(request, self.folder)
-            yield SourceItem(row=item.row, place=item.place, request=request, identity=identity)
+            yield attrs.evolve(item, request=located(request, self.reading.base), identity=identity)
 
     def _is_output(self, source: Source) -> bool:
         if isinstance(source, BucketPath):
-            return source == self.targets.folder
-        return Path(self.folder, str(source)).resolve() == self.targets.home.resolve()
+            return source == self.output.folder
+        return Path(self.reading.base, str(source)).resolve() == self.output.home.resolve()
 
     def _read(self, source: Source, note: Callable[[str], None]) -> Iterator[SourceItem]:
-        return read_source(
-            source,
-            self.defaults,
-            base=self.folder,
-            recursive=self.recursive,
-            exclude=str(self.targets.folder) if isinstance(source, BucketPath) else os.path.realpath(self.targets.home),
-            journal=JOURNAL_NAME,
-            fit=self.fit,
-            note=note,
-        )
+        exclude = str(self.output.folder) if isinstance(source, BucketPath) else os.path.realpath(self.output.home)
+        return read_source(source, attrs.evolve(self.reading, note=note, exclude=exclude))

@@ -1,4 +1,7 @@
-"""Works on a bounded number of edits at a time: first unfinished edits of the journal, then the rows of the input."""
+"""Works on a bounded number of edits at a time: first unfinished edits of the journal, then the rows of the input.
+
+All functions raise :class:`JournalError` if the journal fails.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ import attrs
 
 from qwen_edit_async.batch.decide import SENDS, Action, Entry, Fingerprint, decide, instead, refusal
 from qwen_edit_async.batch.fingerprint import fingerprint_of
-from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
@@ -22,7 +24,7 @@ from qwen_edit_async.batch.row import Row
 from qwen_edit_async.batch.run import Run
 from qwen_edit_async.batch.sources import SourceItem
 from qwen_edit_async.batch.survey import make_plan
-from qwen_edit_async.errors import InvalidEditError, JournalError
+from qwen_edit_async.errors import InvalidEditError, JournalError, summary_of
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
@@ -50,7 +52,7 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
         await _survey(run, given, on_plan)
         await run.begin()
         try:
-            await Intake(run, given).work()
+            await _work(run, given)
         except (Exception, asyncio.CancelledError) as error:
             with (
                 contextlib.suppress(JournalError),  # the error that ended the run matters more
@@ -62,7 +64,7 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
     except asyncio.CancelledError as cancelled:
         note = (
             f"the run was stopped with {counted(run.progress.saved, 'edit')} done; run it again to go on: nothing that "
-            f"has a task is submitted twice (journal: {run.home / JOURNAL_NAME})"
+            f"has a task is submitted twice (journal: {run.output.home / JOURNAL_NAME})"
         )
         log.warning("%s", note)
         cancelled.add_note(note)
@@ -89,74 +91,63 @@ def _log_problems(plan: BatchPlan) -> None:
         log.warning("%s", line)
 
 
-class Intake:
-    """Works on the edits of a run, and limits the number in progress.
+async def _work(run: Run, given: BatchInput) -> None:
+    """Work on all edits until they are done or the run stops submitting. A stopped run reads no further input.
 
-    Args:
-        run: The opened run.
-        given: The input.
+    Raises:
+        JournalError: If the journal fails.
+        Exception: Any exception that the input raises, after the work on the rows before it has ended.
     """
-
-    def __init__(self, run: Run, given: BatchInput) -> None:
-        self._run = run
-        self._given = given
-        self._resumed: set[int] = set()  # at most the edits that were in flight or unsaved when the last run ended
-
-    async def work(self) -> None:
-        """Work on all edits until they are done or the run stops submitting. A stopped run reads no further input.
-
-        Raises:
-            JournalError: If the journal fails.
-            Exception: Any exception that the input raises, after the work on the rows before it has ended.
-        """
-        run = self._run
-        feeding = asyncio.create_task(self._feed_all())
-        feeding.add_done_callback(lambda _: run.notify())
-        try:
-            while not (feeding.done() or run.budget.stopped):
-                await run.wait_for_change()
-            feeding.cancel()
-            await asyncio.wait([feeding])
-            while run.rows:
-                await asyncio.wait(run.rows)
-        finally:
-            await wait_shielded(self._end(feeding))
-        run.raise_crash()
-        if not feeding.cancelled():
-            feeding.result()
-
-    async def _feed_all(self) -> None:
-        await self._feed(unfinished(self._run), self._resume)
-        await self._feed(self._given.feed(self._run.disk), self._take)
-
-    async def _feed(self, items: AsyncGenerator[T, None], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:
-        """Start the work on each item as soon as fewer than the maximum are in progress."""
-        run = self._run
-        async with contextlib.aclosing(items):
-            async for item in items:
-                await run.room.acquire()
-                if run.budget.stopped:
-                    return
-                run.start(work(item)).add_done_callback(lambda _: run.room.release())
-
-    async def _end(self, feeding: asyncio.Task[None]) -> None:
+    feeding = asyncio.create_task(_feed_all(run, given))
+    feeding.add_done_callback(lambda _: run.notify())
+    try:
+        while not (feeding.done() or run.budget.stopped):
+            await run.wait_for_change()
         feeding.cancel()
         await asyncio.wait([feeding])
-        if not feeding.cancelled():
-            feeding.exception()  # marks it as retrieved, so that asyncio does not report it
-        await self._run.cancel_rows()
+        while run.rows:
+            await asyncio.wait(run.rows)
+    finally:
+        await wait_shielded(_end(run, feeding))
+    run.raise_crash()
+    if not feeding.cancelled():
+        feeding.result()
 
-    async def _resume(self, entry: Entry) -> None:
-        await resume(self._run, entry)
-        self._resumed.add(entry.number)
 
-    async def _take(self, item: SourceItem) -> None:
-        """Work on a row of the input."""
+async def _end(run: Run, feeding: asyncio.Task[None]) -> None:
+    feeding.cancel()
+    await asyncio.wait([feeding])
+    if not feeding.cancelled():
+        feeding.exception()  # marks it as retrieved, so that asyncio does not report it
+    await run.cancel_rows()
+
+
+async def _feed_all(run: Run, given: BatchInput) -> None:
+    resumed: set[int] = set()  # at most the edits that were in flight or unsaved when the last run ended
+
+    async def finish(entry: Entry) -> None:
+        await resume(run, entry)
+        resumed.add(entry.number)
+
+    async def begin(item: SourceItem) -> None:
         if item.request is None:
-            self._run.refuse(item.problem or "it is not an edit", item.label)
+            run.refuse(item.problem or "it is not an edit", item.label)
             return
-        async with self._run.row_lock(item.identity):
-            await take(self._run, item.identity, item.request, self._resumed)
+        async with run.row_lock(item.identity):
+            await take(run, item.identity, item.request, resumed)
+
+    await _feed(run, unfinished(run), finish)
+    await _feed(run, given.feed(run.disk), begin)
+
+
+async def _feed(run: Run, items: AsyncGenerator[T, None], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:
+    """Start the work on each item as soon as fewer than the maximum are in progress."""
+    async with contextlib.aclosing(items):
+        async for item in items:
+            await run.room.acquire()
+            if run.budget.stopped:
+                return
+            run.start(work(item)).add_done_callback(lambda _: run.room.release())
 
 
 async def unfinished(run: Run) -> AsyncGenerator[Entry, None]:
@@ -169,11 +160,7 @@ async def unfinished(run: Run) -> AsyncGenerator[Entry, None]:
 
 
 async def resume(run: Run, entry: Entry) -> None:
-    """Work on an edit that has a task, even if the input no longer has its row.
-
-    Raises:
-        JournalError: If the journal fails.
-    """
+    """Work on an edit that has a task, even if the input no longer has its row."""
     async with run.row_lock(entry.identity):
         await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
 
@@ -189,9 +176,6 @@ async def take(
         request: The row.
         resumed: The numbers of edits from the journal that this run has already worked on.
         load_images: Called just before the edit is submitted. Returns the images to send.
-
-    Raises:
-        JournalError: If the journal fails.
     """
     consent = run.options.consent
     entry, fingerprint = await _planned(run, identity, request)
@@ -205,10 +189,10 @@ async def take(
     if action in {Action.REPORT_PROBLEM, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight
         problem = problem or refusal(consent)
         run.changed += 1
-        run.refuse(reason_of(problem, request), entry.key)
+        run.refuse(summary_of(problem), entry.key)
         return problem
     if action is Action.RECORD_PROBLEM and problem is not None:
-        await Row(entry, run).fail(problem, request)
+        await Row(entry, run).fail(problem)
     elif action in SENDS or entry.number not in resumed:
         await Row(entry, run).carry_out(action, request)
     return None
@@ -248,5 +232,5 @@ async def _loaded(run: Run, entry: Entry, request: EditRequest, load_images: Ima
     Raises:
         InvalidEditError: If such a file exists, or if an image can't be loaded.
     """
-    await run.disk.call(run.targets.existing, request, entry.name)
+    await run.disk.call(run.output.existing, request, entry.name)
     return request if load_images is None else attrs.evolve(request, images=await load_images(entry.name))

@@ -17,7 +17,6 @@ import attrs
 from qwen_edit_async.batch.budget import Verdict
 from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, state_after
 from qwen_edit_async.batch.fingerprint import digest_of
-from qwen_edit_async.batch.identity import reason_of
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.run import Run
 from qwen_edit_async.errors import (
@@ -29,6 +28,7 @@ from qwen_edit_async.errors import (
     QwenEditError,
     SessionClosedError,
     SubmitUncertainError,
+    summary_of,
 )
 from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.log import about, log
@@ -57,27 +57,20 @@ class Row:
         self._state = entry.state
         self._request: EditRequest | None = None
 
-    async def fail(self, problem: InvalidEditError, request: EditRequest) -> None:
-        """Journal why the edit can't be submitted.
-
-        Raises:
-            JournalError: If the journal fails.
-        """
-        await self._record(State.FAILED, problem, request)
+    async def fail(self, problem: InvalidEditError) -> None:
+        """Journal why the edit can't be submitted."""
+        await self._record(State.FAILED, problem)
 
     async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
-        """Carry out an action other than ``FAIL``, until the pictures are saved. Journal every error.
+        """Carry out an action other than a problem, until the pictures are saved. Journal every error.
 
         Args:
             action: The action.
             request: The request; required for a submission.
-
-        Raises:
-            JournalError: If the journal fails.
         """
         entry, run = self._entry, self._run
         if action is Action.VERIFY:
-            if not run.options.saves or await run.disk.call(run.targets.are_whole, entry.files):
+            if not run.options.saves or await run.disk.call(run.output.are_whole, entry.files):
                 self._count_saved(len(entry.files))
                 run.progress.found += 1
                 return
@@ -178,7 +171,7 @@ class Row:
             except JournalError:
                 raise
             except Exception as error:  # noqa: BLE001  # it is journalled, and must not end other edits
-                await self._not_submitted(error, request)
+                await self._not_submitted(error)
                 if not isinstance(error, _StoppedError):
                     return
             else:
@@ -188,22 +181,22 @@ class Row:
             finally:
                 self._leave_flight()
 
-    async def _not_submitted(self, error: Exception, request: EditRequest) -> None:
+    async def _not_submitted(self, error: Exception) -> None:
         budget, pictures = self._run.budget, self._entry.pictures
         is_fatal = self._run.stop_if_fatal(error)
         if self._state in {State.SUBMITTED, State.COMPLETED}:  # accepted while the session was closing
             budget.ended(pictures, chargeable=True)
-            await self._record(self._state, error, request)
+            await self._record(self._state, error)
             return
         is_certain = isinstance(error, QwenEditError | _StoppedError) and not isinstance(error, SubmitUncertainError)
         if self._state is State.SUBMITTING and not is_certain:
             budget.created()
             budget.ended(pictures, chargeable=True)
-            await self._record(State.UNCERTAIN, error, request)
+            await self._record(State.UNCERTAIN, error)
             return
         budget.rejected(pictures)
         if not (is_fatal or isinstance(error, _StoppedError)):  # otherwise the edit keeps its earlier state
-            await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error, request)
+            await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error)
 
     async def _attach(self, task_id: str) -> None:
         task = self._run.session.attach(task_id, deadline=self._run.options.deadline)
@@ -264,7 +257,7 @@ class Row:
             )
         try:
             saved = [
-                await image._save(run.folder / f"{name}-{place}.png")  # noqa: SLF001  # private to the package
+                await image._save(run.output.folder / f"{name}-{place}.png")  # noqa: SLF001  # private to the package
                 for place, image in zip(_places_of(images, asked), images, strict=False)
             ]
         except (DownloadError, SessionClosedError, OSError) as error:
@@ -283,10 +276,10 @@ class Row:
             self._count_saved(len(paths))
             run.preview_soon(self._entry.number, paths)
 
-    async def _record(self, state: State, error: Exception, request: EditRequest | None = None, **columns: Any) -> None:
+    async def _record(self, state: State, error: Exception, **columns: Any) -> None:
         """Journal an error, and the edit's state."""
         self._count_failure(error)
-        await self._move(state, reason=reason_of(error, request), problem=str(error), **columns)
+        await self._move(state, reason=summary_of(error), problem=str(error), **columns)
 
     def _count_saved(self, pictures: int) -> None:
         self._run.progress.saved += 1
@@ -294,7 +287,7 @@ class Row:
 
     def _count_unsaved(self, error: Exception) -> None:
         budget = self._run.budget
-        if budget.unsaved(reason_of(error), earlier=self._was_completed_before):
+        if budget.unsaved(summary_of(error), earlier=self._was_completed_before):
             log.warning("%s; nothing more is submitted until one is saved", budget.held)
 
     def _count_failure(self, error: Exception) -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -21,10 +20,10 @@ from qwen_edit_async.batch.decide import Consent, error_of_run
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
 from qwen_edit_async.batch.outcome import BatchProgress
+from qwen_edit_async.batch.output import BatchOutput, sweep
 from qwen_edit_async.batch.plan import Reasons
 from qwen_edit_async.batch.publish import publish
 from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport, make_report
-from qwen_edit_async.batch.targets import Targets, sweep
 from qwen_edit_async.batch.worker import Worker
 from qwen_edit_async.checks import check_not_negative, check_positive
 from qwen_edit_async.display.store import ThumbnailStore
@@ -32,7 +31,6 @@ from qwen_edit_async.http.options import origin_of
 from qwen_edit_async.log import log
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.shield import wait_shielded
-from qwen_edit_async.storage.paths import FilePath
 
 T = TypeVar("T")
 
@@ -72,17 +70,6 @@ class RunOptions:
         if self.deadline is not None:
             check_positive(self.deadline, "deadline")
 
-    def budget(self, slots: int) -> Budget:
-        """Return a fresh budget with these limits, for a session with this many slots."""
-        return Budget(
-            max_cost=self.max_cost,
-            price=self.price,
-            max_tasks=self.max_tasks,
-            stop_after_failures=self.stop_after_failures,
-            slots=slots,
-            on_demand=self.on_demand,
-        )
-
 
 @attrs.define(eq=False)
 class Run:
@@ -90,7 +77,7 @@ class Run:
 
     Attributes:
         session: The session that edits.
-        targets: The folder of the results.
+        output: The folder of the results.
         options: The options.
         journal: The open journal.
         disk: The thread that reads and writes files.
@@ -111,7 +98,7 @@ class Run:
     """
 
     session: EditSession
-    targets: Targets
+    output: BatchOutput
     options: RunOptions
     journal: Journal
     disk: Worker
@@ -133,16 +120,6 @@ class Run:
     _locked: set[str] = attrs.field(factory=set)
     _started_at: float = attrs.field(factory=time.monotonic)
 
-    @property
-    def folder(self) -> FilePath:
-        """The folder of the results."""
-        return self.targets.folder
-
-    @property
-    def home(self) -> Path:
-        """The folder of the journal."""
-        return self.targets.home
-
     def progress_now(self) -> BatchProgress:
         """Return the current progress."""
         return attrs.evolve(self.progress, in_flight=len(self.in_flight), cost=self.budget.spent, held=self.budget.held)
@@ -150,7 +127,7 @@ class Run:
     async def begin(self) -> None:
         """Recover from earlier runs: delete their part files, mark uncertain edits, and add up their costs."""
         journal = self.journal
-        await self.disk.call(sweep, self.home, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
+        await self.disk.call(sweep, self.output.home, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
         self.progress.begun = True
         if count := await journal.do(Store.recover):
             log.warning("edits that were being submitted when the last run ended: %d; their tasks may exist", count)
@@ -244,7 +221,7 @@ class Run:
             await self.journal.do(Store.summary),
             refused=self.refused.all(),
             changed=self.changed,
-            folder=str(self.folder) if self.options.saves else "",
+            folder=str(self.output.folder) if self.options.saves else "",
             elapsed=time.monotonic() - self._started_at,
             stopped=stopped,
             limit=self.budget.limit,
@@ -256,8 +233,8 @@ class Run:
         write = functools.partial(
             publish,
             report,
-            self.home / JOURNAL_NAME,
-            self.folder,
+            self.output.home / JOURNAL_NAME,
+            self.output.folder,
             self.thumbnails,
             limit=self.options.gallery_limit,
             preview_seconds=preview_seconds,
@@ -281,13 +258,13 @@ class Run:
 
 @contextlib.asynccontextmanager
 async def open_run(
-    session: EditSession, targets: Targets, options: RunOptions, service: str
+    session: EditSession, output: BatchOutput, options: RunOptions, service: str
 ) -> AsyncGenerator[Run, None]:
     """Lock a folder, and yield a run on it. Call :meth:`Run.begin` before the first edit.
 
     Args:
         session: The session that edits.
-        targets: The folder of the results.
+        output: The folder of the results.
         options: The options.
         service: The name of the service that has the tasks; empty for the session's address.
 
@@ -296,12 +273,19 @@ async def open_run(
     """
     run = Run(
         session,
-        targets,
+        output,
         options,
-        journal=await Journal.open(targets.home, service or origin_of(session.base_url)),
+        journal=await Journal.open(output.home, service or origin_of(session.base_url)),
         disk=Worker(ThreadPoolExecutor(1, "qwen-edit-batch")),
-        thumbnails=ThumbnailStore(targets.home),
-        budget=options.budget(session.max_in_flight),
+        thumbnails=ThumbnailStore(output.home),
+        budget=Budget(
+            max_cost=options.max_cost,
+            price=options.price,
+            max_tasks=options.max_tasks,
+            stop_after_failures=options.stop_after_failures,
+            slots=session.max_in_flight,
+            on_demand=options.on_demand,
+        ),
         room=asyncio.Semaphore(2 * session.max_in_flight + _SPARE_ROWS),
     )
     try:

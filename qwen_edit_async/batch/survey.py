@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
-from typing import Any
 
 import attrs
 
 from qwen_edit_async.batch.decide import PAYS, Action, Entry, Fingerprint, State, decide, instead, refusal
 from qwen_edit_async.batch.fingerprint import fingerprint_of
-from qwen_edit_async.batch.identity import allot, folded, reason_of, stem_of
+from qwen_edit_async.batch.identity import allot, folded, stem_of
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
-from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
-from qwen_edit_async.batch.journal.loss import check_not_lost
+from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, check_not_lost
 from qwen_edit_async.batch.plan import BatchPlan, Tally
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.batch.run import RunOptions
 from qwen_edit_async.batch.sources import SourceItem, tagged
-from qwen_edit_async.contract import MAX_IMAGE_BYTES
-from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.integrity import find_cut
-from qwen_edit_async.images.kinds import (
-    HEAD_BYTES,
-    MAX_SOURCE_BYTES,
-    check_format,
-    check_size,
-    image_name,
-    sniff,
-)
-from qwen_edit_async.images.source import check_regular, local_path, reason_unread
+from qwen_edit_async.errors import InvalidEditError, summary_of
+from qwen_edit_async.images.kinds import map_images
+from qwen_edit_async.images.prepare import check_ends
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.text import counted
 
@@ -52,7 +42,7 @@ async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
 
 
 def _survey(given: BatchInput, options: RunOptions, given_up: threading.Event) -> BatchPlan:
-    journal = given.targets.home / JOURNAL_NAME
+    journal = given.output.home / JOURNAL_NAME
     check_not_lost(journal)
     if not journal.exists():
         return _Survey(given, None, options).plan(given_up)
@@ -80,11 +70,11 @@ class _Survey:
             try:
                 self._look_at(item)
             except InvalidEditError as error:
-                self.tally.problem(item.label, str(error), reason_of(error, item.request))
+                self.tally.problem(item.label, str(error), summary_of(error))
         if self._renamed:
             self.tally.note(f"{counted(self._renamed, 'result')} renamed, because the name is taken: {self._example}")
         summary = JournalSummary() if self.store is None else self.store.summary()
-        plan = self.tally.plan(str(self.given.targets.folder), self.given.count, summary)
+        plan = self.tally.plan(str(self.given.output.folder), self.given.count, summary)
         self.given.nothing_to_do = not (plan.submit or plan.download or plan.problem_count or self._touched)
         return plan
 
@@ -112,7 +102,7 @@ class _Survey:
             raise problem or refusal(self.options.consent)
         elif entry is None or entry.state in {State.SUBMITTED, State.COMPLETED}:
             return  # the journal's totals already count this edit
-        elif action is Action.VERIFY and self.given.targets.are_whole(entry.files):
+        elif action is Action.VERIFY and self.given.output.are_whole(entry.files):
             tally.counts["saved"] += 1
             tally.counts["files"] += len(entry.files)
         elif action is Action.VERIFY:
@@ -138,9 +128,8 @@ class _Survey:
     def _problem_of(self, request: EditRequest, name: str) -> InvalidEditError | None:
         """Return the reason why a request can't be submitted; ``None`` if it can."""
         try:
-            for position, image in enumerate(request.images, 1):
-                _check_image(image, position, fit=self.given.fit)
-            for existing in self.given.targets.existing(request, name):
+            map_images(functools.partial(check_ends, fit=self.given.reading.fit), request.images)
+            for existing in self.given.output.existing(request, name):
                 self.tally.counts["existing"] += 1
                 self.tally.existing_example = self.tally.existing_example or existing
         except InvalidEditError as error:
@@ -150,27 +139,3 @@ class _Survey:
                 return InvalidEditError(cut)
             self.tally.note("some texts exceed the service's limit: it ignores the rest of them")
         return None
-
-
-def _check_image(image: Any, position: int, *, fit: bool) -> None:
-    """Check a file's size, its beginning and its end.
-
-    Raises:
-        InvalidEditError: If the file is not an image that can be sent.
-    """
-    path = local_path(image)
-    if path is None:
-        return
-    name = image_name(image, position)
-    try:
-        size = check_regular(path, name)
-        with open(path, "rb", buffering=0) as file:
-            head = file.read(HEAD_BYTES)
-            media_type = sniff(head)
-            problem = "" if media_type is None else find_cut(file, size, media_type).problem(media_type, fit=fit)
-    except OSError as error:
-        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
-    check_size(size, name, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
-    check_format(head, name, path, fit=fit)
-    if problem:
-        raise InvalidEditError(f"{name} {problem}")

@@ -82,12 +82,12 @@ class Screen:
         """Print a warning about a possible cost."""
         self.line(f"warning: {text}", "yellow")
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, kind: str = "") -> None:
         """Print a note once, and only the first few notes of a kind. :meth:`close` counts the omitted notes."""
         if text in self._notes:
             return
         self._notes.add(text)
-        kind = text.partition(": ")[2] or text
+        kind = kind or text
         self._kinds[kind] = count = self._kinds.get(kind, 0) + 1
         if count <= _NOTES_OF_A_KIND:
             self.line(f"note: {text}", "dim")
@@ -107,8 +107,8 @@ class Screen:
             python_shows = warnings.showwarning
 
             def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-                if issubclass(category, EditWarning):
-                    self.note(str(message))
+                if isinstance(message, EditWarning):
+                    self.note(str(message), message.summary)
                 else:
                     python_shows(message, category, *rest, **more)
 

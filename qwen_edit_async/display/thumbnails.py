@@ -90,13 +90,13 @@ def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
 
         if isinstance(image, PillowImage | ArrayLike) and not isinstance(image, os.PathLike):
             with exclusive_access(image):
-                encoded = pillow.thumbnail(image, side, "the picture")
+                encoded = pillow.thumbnail(image, side)
         else:
             file = _open(image)
             if file is None:
                 return None
             with file:
-                encoded = pillow.thumbnail(file, side, "the picture")
+                encoded = pillow.thumbnail(file, side)
         with encoded.file as content:
             content.seek(0)
             width, height = encoded.sides
@@ -111,7 +111,7 @@ def _open(image: Any) -> IO[bytes] | None:
     if (bucket := BucketPath.of(image)) is not None:
         return bucket.open()
     if is_data_uri(image):
-        return io.BytesIO(base64.b64decode(image[base64_start(image, "the picture") :]))
+        return io.BytesIO(base64.b64decode(image[base64_start(image) :]))
     path = local_path(image)
     if path is None or not os.path.isfile(path):  # noqa: PTH113  # a str; opening a named pipe would block
         return None

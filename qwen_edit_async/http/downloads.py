@@ -206,4 +206,4 @@ def _report_flaw(verdict: Verdict, task_id: str, index: int) -> None:
     about(task_id).warning("%s", report)
     if verdict.damaged:
         with contextlib.suppress(EditWarning):  # a filter that makes warnings exceptions must not lose the picture
-            warnings.warn(report, EditWarning, stacklevel=2)
+            warnings.warn(EditWarning(report, f"a picture {verdict.flaw}"), stacklevel=2)

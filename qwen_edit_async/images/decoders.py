@@ -16,8 +16,7 @@ from typing import IO, Final
 
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
-from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.findings import SAVE_ANEW
+from qwen_edit_async.images.findings import SAVE_ANEW, ImageError
 from qwen_edit_async.images.jpeg import coefficient_bytes
 from qwen_edit_async.images.kinds import HEAD_BYTES, MAX_PIXELS, sniff, sniff_other
 from qwen_edit_async.images.png import essentials
@@ -101,64 +100,64 @@ class PngEssentials(PngImagePlugin.PngImageFile):
     lost: tuple[str, ...] = ()
 
 
-def open_file(file: IO[bytes], name: str, path: str = "", *, fit: bool = False) -> ImageFile.ImageFile:
+def open_file(file: IO[bytes], path: str = "", *, fit: bool = False) -> ImageFile.ImageFile:
     """Open an image file with the plugin for its format. If the content does not show the format, the path does.
 
     With ``fit``, damaged PNG metadata is accepted, because the file will be converted. A JPEG may have more pixels than
     otherwise, because it is decoded at a reduced scale.
 
     Raises:
-        InvalidEditError: The file can't be opened, or has too many pixels.
+        ImageError: The file can't be opened, or has too many pixels.
         Warning: Pillow warned, and the user's filters turn warnings into exceptions.
     """
     file.seek(0)
     head = file.read(HEAD_BYTES)
-    plugin = _plugin(head, name, path)
+    plugin = _plugin(head, path)
     if plugin == "WEBP":  # its plugin allocates memory for all pixels when it opens a file
-        check_pixels(_webp_sides(head), name, plugin)
+        check_pixels(_webp_sides(head), plugin)
     file.seek(0)
     try:
         image = JpegFile(file) if plugin == "JPEG" else Image.OPEN[plugin][0](file, "")
     except Warning:
         raise
     except Exception as error:  # noqa: BLE001  # plugins raise any kind of error for a broken file
-        log.debug("%s can't be opened: %r", name, error)
+        log.debug("an image can't be opened: %r", error)
         if plugin != "PNG":
             kind = "an" if plugin == "TIFF" else "damaged or an"  # a TIFF file was already checked for damage
-            raise InvalidEditError(f"{name} is {kind} unsupported kind of {plugin}: convert it to PNG") from None
+            raise ImageError(f"is {kind} unsupported kind of {plugin}: convert it to PNG") from None
         if not fit:
-            raise InvalidEditError(f"{name} is a PNG file with damaged metadata. {SAVE_ANEW}") from None
-        image = _open_essentials(file, name)
+            raise ImageError(f"is a PNG file with damaged metadata. {SAVE_ANEW}") from None
+        image = _open_essentials(file)
     if isinstance(image, JpegFile):
-        _check_jpeg(image, file, name, fit=fit)
+        _check_jpeg(image, file, fit=fit)
     else:
-        check_pixels(image.size, name, plugin)
+        check_pixels(image.size, plugin)
     if plugin in _READ_LATE:
         image.load_read = functools.partial(_read, file)  # type: ignore[attr-defined]  # an optional hook that Pillow doesn't declare
     return image
 
 
-def check_pixels(sides: tuple[int, int], name: str, plugin: str = "") -> None:
+def check_pixels(sides: tuple[int, int], plugin: str = "") -> None:
     """Check the number of pixels: at most 89,478,485, or half of that for formats that need more memory.
 
     Raises:
-        InvalidEditError: The picture has more pixels.
+        ImageError: The picture has more pixels.
     """
     limit = MAX_PIXELS // 2 if plugin in _GREEDY else MAX_PIXELS
     if sides[0] * sides[1] > limit:
-        raise InvalidEditError(f"{name} is {sides[0]}×{sides[1]}, more than {limit:,} pixels: shrink it")
+        raise ImageError(f"is {sides[0]}×{sides[1]}, more than {limit:,} pixels: shrink it")
 
 
-def check_tiles(image: ImageFile.ImageFile, name: str) -> None:
+def check_tiles(image: ImageFile.ImageFile) -> None:
     """Check that the strips or tiles of a TIFF file cover its area. The decoder accepts files that lack some.
 
     Raises:
-        InvalidEditError: A part of the area is not covered.
+        ImageError: A part of the area is not covered.
     """
     areas = {tile.extents for tile in image.tile if tile.extents}  # each colour plane repeats the areas
     covered = sum((right - left) * (bottom - top) for left, top, right, bottom in areas)
     if image.format == "TIFF" and covered < image.width * image.height:
-        raise InvalidEditError(f"{name} is damaged: some of its pixels are missing")
+        raise ImageError("is damaged: some of its pixels are missing")
 
 
 def loses_colours(file: IO[bytes]) -> bool:
@@ -168,7 +167,7 @@ def loses_colours(file: IO[bytes]) -> bool:
     return b"colr" in header and not _READ_COLOURS.search(header)
 
 
-def load_despite_damage(file: IO[bytes], name: str, side: int | None = None) -> ImageFile.ImageFile:
+def load_despite_damage(file: IO[bytes], side: int | None = None) -> ImageFile.ImageFile:
     """Open and decode a picture, even if it is damaged or incomplete. The missing part is black or gray.
 
     With ``side``, a JPEG is decoded at a reduced scale, but its sides keep at least this number of pixels.
@@ -177,13 +176,13 @@ def load_despite_damage(file: IO[bytes], name: str, side: int | None = None) -> 
         Exception: No pixel can be decoded.
     """
     with contextlib.suppress(Exception):  # decoders raise any kind of error for a broken file
-        image = _open_small(file, name, side)
+        image = _open_small(file, side)
         image.load()
         return image
     file.seek(0)
     content = file.read(_MAX_PADDED_BYTES)
     padding = _JPEG_END if content.startswith(b"\xff\xd8") else bytes(len(content))
-    image = _open_small(io.BytesIO(content + padding), name, side)
+    image = _open_small(io.BytesIO(content + padding), side)
     try:
         image.load()
     except Exception as error:  # decoders raise any kind of error
@@ -195,11 +194,11 @@ def load_despite_damage(file: IO[bytes], name: str, side: int | None = None) -> 
     return image
 
 
-def _open_small(file: IO[bytes], name: str, side: int | None) -> ImageFile.ImageFile:
-    image = open_file(file, name, fit=True)
+def _open_small(file: IO[bytes], side: int | None) -> ImageFile.ImageFile:
+    image = open_file(file, fit=True)
     if side is not None:
         image.draft(None, (side, side))
-    check_pixels(image.size, name)
+    check_pixels(image.size)
     return image
 
 
@@ -211,7 +210,7 @@ def decoded_share(file: IO[bytes]) -> float:
     file.seek(0)
     content = file.read().removesuffix(b"\xff")  # the first half of a JPEG marker
     try:
-        end = _JPEG_END if open_file(file, "it", fit=True).info.get("progressive") else b""
+        end = _JPEG_END if open_file(file, fit=True).info.get("progressive") else b""
         rows = [_rows(io.BytesIO(content + filler * _FILLER_BYTES + end), *filler) for filler in (b"\0", b"\x55")]
     except Exception as error:  # noqa: BLE001  # decoders raise any kind of error
         log.debug("no row of a picture can be decoded: %r", error)
@@ -221,7 +220,7 @@ def decoded_share(file: IO[bytes]) -> float:
 
 def _rows(file: IO[bytes], shade: int) -> list[int]:
     """Return a hash of each row of a picture. Rows that can't be decoded keep the initial shade."""
-    image = _open_small(file, "it", 1)
+    image = _open_small(file, 1)
     image.load_prepare()
     image.im = Image.new(image.im.mode, image.size, shade).im
     image.load_prepare = lambda: None  # type: ignore[method-assign]  # load() calls it again, which would replace the shade
@@ -241,7 +240,7 @@ def _read(file: IO[bytes], size: int) -> bytes:
     raise EOFError
 
 
-def _plugin(head: bytes, name: str, path: str) -> str:
+def _plugin(head: bytes, path: str) -> str:
     """Load the plugin for a file, and return its name."""
     media_type = sniff(head)
     plugin = media_type.removeprefix("image/").upper() if media_type else sniff_other(head, path)
@@ -254,13 +253,13 @@ def _plugin(head: bytes, name: str, path: str) -> str:
 
             pillow_heif.register_heif_opener()
         except ImportError:
-            raise InvalidEditError(f"{name} is in HEIF format: pip install pillow-heif, or convert it") from None
+            raise ImageError("is in HEIF format: pip install pillow-heif, or convert it") from None
     if plugin is None or plugin not in Image.OPEN:
-        raise InvalidEditError(f"{name} is not an image of a supported kind")
+        raise ImageError("is not an image of a supported kind")
     return plugin
 
 
-def _open_essentials(file: IO[bytes], name: str) -> PngEssentials:
+def _open_essentials(file: IO[bytes]) -> PngEssentials:
     file.seek(0)
     data = file.read()
     for broken in ((), ("iCCP",), ("tRNS",), ("iCCP", "tRNS")):
@@ -268,11 +267,11 @@ def _open_essentials(file: IO[bytes], name: str) -> PngEssentials:
             intact, lost = essentials(data, broken)
             image = PngEssentials(io.BytesIO(intact))
         except Exception as error:  # noqa: BLE001  # decoders raise any kind of error
-            log.debug("%s can't be opened without its chunks %s: %r", name, broken, error)
+            log.debug("a PNG file can't be opened without its chunks %s: %r", broken, error)
         else:
             image.lost = lost
             return image
-    raise InvalidEditError(f"{name} is a damaged PNG file: save it as a new file")
+    raise ImageError("is a damaged PNG file: save it as a new file")
 
 
 def _webp_sides(head: bytes) -> tuple[int, int]:
@@ -285,7 +284,7 @@ def _webp_sides(head: bytes) -> tuple[int, int]:
     return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
 
 
-def _check_jpeg(image: JpegFile, file: IO[bytes], name: str, *, fit: bool) -> None:
+def _check_jpeg(image: JpegFile, file: IO[bytes], *, fit: bool) -> None:
     """Refuse a JPEG with too many pixels, unless it can be shrunk during decoding."""
     if image.width * image.height <= MAX_PIXELS:
         return
@@ -296,4 +295,4 @@ def _check_jpeg(image: JpegFile, file: IO[bytes], name: str, *, fit: bool) -> No
     if too_much:
         advice = "it is progressive, and shrinking it would take too much memory. Save it as a baseline JPEG"
     if too_much or not fit:
-        raise InvalidEditError(f"{name} is {image.width}×{image.height}, more than {MAX_PIXELS:,} pixels: {advice}")
+        raise ImageError(f"is {image.width}×{image.height}, more than {MAX_PIXELS:,} pixels: {advice}")

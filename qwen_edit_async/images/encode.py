@@ -15,16 +15,13 @@ from typing import IO, Final
 
 import attrs
 
-from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.errors import EditWarning
+from qwen_edit_async.images.findings import ImageError
 
-_encode: Callable[[bytes | memoryview], bytes]
 try:
-    import pybase64
+    from pybase64 import b64encode as encode_base64
 except ImportError:  # without the extra ``fast``, encoding takes about thirty times as long
-    _encode = functools.partial(binascii.b2a_base64, newline=False)
-else:
-    _encode = pybase64.b64encode
-
+    encode_base64 = functools.partial(binascii.b2a_base64, newline=False)
 
 RAW_CHUNK: Final = 384 * 1024
 """Bytes of an image per chunk. This is a multiple of 3, so only the last chunk is padded."""
@@ -40,11 +37,6 @@ class _Buffer(threading.local):
 _buffer = _Buffer()
 
 
-def encode_base64(data: bytes | memoryview) -> bytes:
-    """Return the data's Base64 text."""
-    return _encode(data)
-
-
 @attrs.frozen(kw_only=True)
 class Upload:
     """An image as the text of a JSON string, without the quotes.
@@ -57,7 +49,7 @@ class Upload:
         file: The temporary file that holds the image, if there is one. :meth:`close` deletes it.
         digest: The hash of the given image file, before any conversion; empty if nobody asked for it.
         in_memory: Whether chunks are made without disk access, so that no thread is needed.
-        warnings: Sentences that say why the service may edit the image badly.
+        warnings: Warnings that say why the service may edit the image badly.
         notes: Sentences about changes by ``fit``, and about parts of the image that the service ignores.
     """
 
@@ -67,7 +59,7 @@ class Upload:
     file: IO[bytes] | None = attrs.field(default=None, repr=False)
     digest: str = ""
     in_memory: bool = True
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[EditWarning, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -84,7 +76,7 @@ class Upload:
         """Return a chunk of the text, at most 512 KiB. The first chunk begins with the head.
 
         Raises:
-            InvalidEditError: The image file has changed since the edit was prepared.
+            ImageError: The image file has changed since the edit was prepared.
         """
         start = index * RAW_CHUNK
         text = encode_base64(self.read(start, min(RAW_CHUNK, self.size - start)))
@@ -106,7 +98,7 @@ def bytes_upload(data: bytes) -> Upload:
     return Upload(size=len(data), read=lambda start, size: memoryview(data)[start : start + size])
 
 
-def path_upload(path: str, status: os.stat_result, name: str) -> Upload:
+def path_upload(path: str, status: os.stat_result) -> Upload:
     """Return the upload of a local file. Each read reopens the file, and fails if the file's status has changed."""
 
     def read(start: int, size: int) -> memoryview:
@@ -117,15 +109,15 @@ def path_upload(path: str, status: os.stat_result, name: str) -> Upload:
                 file.seek(start)
                 count = file.readinto(chunk)
         except OSError as error:
-            raise InvalidEditError(f"{name} can't be read any more: {error.strerror}") from None
+            raise ImageError(f"can't be read any more: {error.strerror}") from None
         if (now.st_size, now.st_mtime_ns, count) != (status.st_size, status.st_mtime_ns, size):
-            raise InvalidEditError(f"{name} has changed since the edit was prepared: submit the edit again")
+            raise ImageError("has changed since the edit was prepared: submit the edit again")
         return chunk
 
     return Upload(size=status.st_size, read=read, in_memory=False)
 
 
-def spooled_upload(spooled: IO[bytes], size: int, name: str) -> Upload:
+def spooled_upload(spooled: IO[bytes], size: int) -> Upload:
     """Return the upload of a temporary file, which the upload owns from now on."""
     lock = threading.Lock()
 
@@ -135,6 +127,6 @@ def spooled_upload(spooled: IO[bytes], size: int, name: str) -> Upload:
                 spooled.seek(start)
                 return spooled.read(size)
         except (OSError, ValueError) as error:
-            raise InvalidEditError(f"{name} can't be read from its temporary file any more: {error}") from None
+            raise ImageError(f"can't be read from its temporary file any more: {error}") from None
 
     return Upload(size=size, read=read, file=spooled, in_memory=False)

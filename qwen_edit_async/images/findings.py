@@ -1,4 +1,4 @@
-"""The result of checking an image file. Pure."""
+"""The result of checking an image, and the errors for a bad one. Pure."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ from typing import Final
 
 import attrs
 
+from qwen_edit_async.errors import InvalidEditError
+
 BLOCK: Final = 192 * 1024
 """Bytes per read."""
 
 CUT_SHORT: Final = "it is cut short"
 LACKS_SCANS: Final = "it lacks some of its scans"
 SAVE_ANEW: Final = "Save it as a new PNG file, or let the session do so with fit=True"
+
+
+class ImageError(ValueError):
+    """An image can't be used. The message is the predicate of a sentence about it."""
+
+    def named(self, name: str, position: int) -> InvalidEditError:
+        """Return the error with the image's name, for users. The summary has only the image's position."""
+        return InvalidEditError(f"{name} {self}", summary=f"image {position} {self}")
 
 
 class DamageError(ValueError):

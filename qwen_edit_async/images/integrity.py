@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import IO, Final
 
 import attrs
 
-from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.findings import CUT_SHORT, LACKS_SCANS, DamageError, Findings
+from qwen_edit_async.images.findings import CUT_SHORT, LACKS_SCANS, DamageError, Findings, ImageError
 from qwen_edit_async.images.jpeg import check_jpeg
 from qwen_edit_async.images.kinds import PICTURE_ENDINGS, sniff, sniff_other
 from qwen_edit_async.images.png import check_png
@@ -60,6 +60,15 @@ class Verdict:
         """Return the path with an ending that suits the format. A path without a picture's ending stays unchanged."""
         ending, endings = path.suffix.lower(), _ENDINGS.get(self.kind, (f".{self.kind.lower()}",))
         return path if ending in endings or ending not in PICTURE_ENDINGS else path.with_suffix(endings[0])
+
+
+def pillow_if_installed() -> ModuleType | None:
+    """Return the module that decodes and converts images; ``None`` without Pillow."""
+    try:
+        from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
+    except ImportError:
+        return None
+    return pillow
 
 
 def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
@@ -135,7 +144,7 @@ def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> st
     if found.damage or _stated_size(file, size, kind) > size:
         return found.damage or CUT_SHORT
     # Pillow alone can't read HEIF.
-    return _UNDECODABLE if kind != "HEIF" and _decodes(file, found) is False else ""
+    return _UNDECODABLE if kind != "HEIF" and not _decodes(file, found) else ""
 
 
 def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
@@ -158,15 +167,13 @@ def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     return decoders.decoded_share(file) or float(damage != CUT_SHORT)
 
 
-def _decodes(file: IO[bytes], found: Findings) -> bool | None:
-    """Return whether a picture can be decoded; ``None`` without Pillow."""
+def _decodes(file: IO[bytes], found: Findings) -> bool:
+    """Return whether a picture can be decoded, as far as this is known."""
+    pillow = pillow_if_installed()
     try:
-        from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
-    except ImportError:
-        return None
-    try:
-        pillow.check(file, "it", found, fit=True)
-    except InvalidEditError:
+        if pillow is not None:
+            pillow.check(file, found, fit=True)
+    except ImageError:
         return False
     return True
 

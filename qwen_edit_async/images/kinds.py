@@ -11,15 +11,16 @@ import base64
 import inspect
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, TypeGuard, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
 
-from qwen_edit_async.contract import MAX_IMAGE_BYTES
-from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.storage.bucket import BucketPath, is_pair
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -227,7 +228,7 @@ def is_bare_base64(image: object) -> bool:
     return len(image) > _LONGEST_PATH or sniff(base64.urlsafe_b64decode(image[:_BASE64_HEAD])) is not None
 
 
-def as_image_tuple(images: object) -> tuple[Any, ...]:
+def as_image_tuple(images: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ...]:
     """Return one image, or a sequence of images, as a tuple. The images are not checked."""
     if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
         if is_pair(images):
@@ -278,44 +279,50 @@ def image_name(image: object, position: int) -> str:
     return f"image {position} ({str(source)[:200]})"
 
 
-def check_image(image: object, name: str) -> None:
+def map_images(function: Callable[[Any], T], images: Iterable[object]) -> list[T]:
+    """Call a function with each image, and return the results.
+
+    Raises:
+        InvalidEditError: The function raised an :class:`ImageError`. The message names the image.
+    """
+    results = []
+    for position, image in enumerate(images, 1):
+        try:
+            results.append(function(image))
+        except ImageError as error:
+            raise error.named(image_name(image, position), position) from None
+    return results
+
+
+def check_image(image: object) -> None:
     """Refuse an object that is certainly not an image, without reading a file.
 
     Formats and file sizes are checked when the edit is prepared.
 
     Raises:
-        InvalidEditError: The object is empty, of an unknown kind, or an invalid URL, data URI, PIL image or array.
+        ImageError: The object is empty, of an unknown kind, or an invalid URL, data URI, PIL image or array.
     """
     if isinstance(image, str):
-        _check_text(image, name)
+        _check_text(image)
     elif isinstance(image, os.PathLike):
         return
     elif isinstance(image, bytes | bytearray | memoryview):
         if not memoryview(image).nbytes:
-            raise InvalidEditError(f"{name} is empty")
+            raise ImageError("is empty")
     elif isinstance(image, PillowImage):  # before ArrayLike, because a PIL image's array interface copies its pixels
-        _check_sides(image.size, name)
+        _check_sides(image.size)
     elif isinstance(image, ArrayLike):
-        _check_array(image, name)
+        _check_array(image)
     elif image is None:
-        raise InvalidEditError(f"{name} is missing: it is None, or a cell without bytes or path")
+        raise ImageError("is missing: it is None, or a cell without bytes or path")
     elif not isinstance(image, BinaryReader | Openable):
-        raise InvalidEditError(
-            f"{name} is {type(image).__name__!r}: give a path, an http(s) URL, a data URI, bytes, a binary file, "
+        raise ImageError(
+            f"is {type(image).__name__!r}: give a path, an http(s) URL, a data URI, bytes, a binary file, "
             "a PIL image or a uint8 array"
         )
 
 
-def check_size(size: int, name: str, limit: int = MAX_IMAGE_BYTES) -> None:
-    """Refuse an empty image file, or one over 10 × 1024 × 1024 bytes (contract, *Images*)."""
-    if size == 0:
-        raise InvalidEditError(f"{name} is empty")
-    if size > limit:
-        advice = "shrink it, or let the session do so with fit=True" if limit == MAX_IMAGE_BYTES else "shrink it"
-        raise InvalidEditError(f"{name} is over the limit of {limit:,} bytes: {advice}")
-
-
-def check_format(head: bytes, name: str, path: str = "", *, fit: bool = False) -> str | None:
+def check_format(head: bytes, path: str = "", *, fit: bool = False) -> str | None:
     """Return the media type of an image file that starts with ``head``, or refuse the file (contract, *Images*).
 
     With ``fit``, only files that can't be converted are refused. ``None`` means that the file must be converted.
@@ -323,9 +330,9 @@ def check_format(head: bytes, name: str, path: str = "", *, fit: bool = False) -
     media_type = sniff(head)
     other = sniff_other(head, path) if media_type is None else None
     if other is not None and (other in UNCONVERTIBLE or not fit):
-        raise InvalidEditError(f"{name} {other_advice(other)}")
+        raise ImageError(other_advice(other))
     if media_type is None and other is None:
-        raise InvalidEditError(f"{name} is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: it begins with {head[:8]!r}")
+        raise ImageError(f"is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: it begins with {head[:8]!r}")
     return media_type
 
 
@@ -336,22 +343,22 @@ def other_advice(kind: str) -> str:
     return f"is in {kind} format, which the service refuses: convert it, or let the session do so with fit=True"
 
 
-def base64_start(uri: str, name: str) -> int:
+def base64_start(uri: str) -> int:
     """Return the position of a data URI's Base64 text. Check only the start of this text, because it can be long."""
     match = _DATA_URI.match(uri, 0, min(len(uri), 200))
     if match is None or not match[2].lower().endswith(";base64"):
-        raise InvalidEditError(f"{name} is a malformed data URI: use the form data:image/png;base64,…")
+        raise ImageError("is a malformed data URI: use the form data:image/png;base64,…")
     start = match.end()
     if not _BASE64_TEXT.fullmatch(uri, start, start + _CHECKED_CHARACTERS) or (len(uri) - start) % 4:
-        raise InvalidEditError(f"{name} is a data URI with broken Base64")
+        raise ImageError("is a data URI with broken Base64")
     if start == len(uri):
-        raise InvalidEditError(f"{name} is empty")
+        raise ImageError("is empty")
     return start
 
 
-def _check_text(image: str, name: str) -> None:
+def _check_text(image: str) -> None:
     if is_data_uri(image):
-        base64_start(image, name)
+        base64_start(image)
     elif is_url(image):
         try:
             parts = urlsplit(image)
@@ -359,31 +366,29 @@ def _check_text(image: str, name: str) -> None:
         except ValueError:
             host = None
         if not host or " " in image or not image.isprintable():
-            raise InvalidEditError(f"{name} is not a valid URL: {image[:200]!r}")
+            raise ImageError(f"is not a valid URL: {image[:200]!r}")
     elif _URL_SCHEME.match(image):
-        raise InvalidEditError(
-            f"{name} is a URL that is not http(s), s3, gs or az: {image[:200]!r}; open it, and pass the file"
-        )
+        raise ImageError(f"is a URL that is not http(s), s3, gs or az: {image[:200]!r}; open it, and pass the file")
     elif is_bare_base64(image):
-        raise InvalidEditError(f"{name} is Base64 text: put data:image/png;base64, in front of it, or give its bytes")
+        raise ImageError("is Base64 text: put data:image/png;base64, in front of it, or give its bytes")
     elif not image or "\0" in image:
-        raise InvalidEditError(f"{name} is not a path: {image[:200]!r}")
+        raise ImageError(f"is not a path: {image[:200]!r}")
 
 
-def _check_array(image: ArrayLike, name: str) -> None:
+def _check_array(image: ArrayLike) -> None:
     try:
         interface = image.__array_interface__
         shape, kind = tuple(interface["shape"]), str(interface["typestr"])
     except (KeyError, TypeError):
-        raise InvalidEditError(f"{name} is {type(image).__name__!r}, which is not a complete array") from None
+        raise ImageError(f"is {type(image).__name__!r}, which is not a complete array") from None
     if kind.lstrip("|<>=") != "u1":
-        raise InvalidEditError(f"{name} is an array of type {kind!r}: give uint8, 0 to 255")
+        raise ImageError(f"is an array of type {kind!r}: give uint8, 0 to 255")
     channels = shape[2] if len(shape) == 3 else 1  # noqa: PLR2004  # height, width, channels
     if len(shape) not in {2, 3} or channels not in {1, 3, 4}:
-        raise InvalidEditError(f"{name} is an array of shape {shape}: give H×W, H×W×3 or H×W×4")
-    _check_sides((shape[1], shape[0]), name)
+        raise ImageError(f"is an array of shape {shape}: give H×W, H×W×3 or H×W×4")
+    _check_sides((shape[1], shape[0]))
 
 
-def _check_sides(size: tuple[int, int], name: str) -> None:
+def _check_sides(size: tuple[int, int]) -> None:
     if min(size) < 1:
-        raise InvalidEditError(f"{name} has no pixels: it is {size[0]}×{size[1]}")
+        raise ImageError(f"has no pixels: it is {size[0]}×{size[1]}")

@@ -13,7 +13,6 @@ import attrs
 from PIL import Image, ImageFile
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, SAFE_IMAGE_BYTES
-from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.decoders import (
     JpegFile,
     PngEssentials,
@@ -24,7 +23,7 @@ from qwen_edit_async.images.decoders import (
     loses_colours,
     open_file,
 )
-from qwen_edit_async.images.findings import Findings
+from qwen_edit_async.images.findings import Findings, ImageError
 from qwen_edit_async.images.kinds import ArrayLike
 from qwen_edit_async.images.pixels import orientation, plain, shrunk, stored_orientation, to_srgb
 from qwen_edit_async.images.tiff import UPRIGHT
@@ -58,7 +57,7 @@ class Facts:
     Attributes:
         sides: Width and height in pixels, as stored.
         orientation: The Exif orientation; 1 is upright.
-        notes: Sentences about the parts of the file that the service ignores.
+        notes: Predicates about the parts of the file that the service ignores.
     """
 
     sides: tuple[int, int]
@@ -75,7 +74,7 @@ class Encoded:
         size: The size in bytes.
         media_type: ``image/png``, ``image/jpeg`` or ``image/webp``.
         sides: Width and height in pixels.
-        notes: Sentences about the changes to the image, and about the parts that were left out.
+        notes: Predicates about the changes to the image, and about the parts that were left out.
     """
 
     file: IO[bytes]
@@ -85,7 +84,7 @@ class Encoded:
     notes: tuple[str, ...] = ()
 
 
-def check(file: IO[bytes], name: str, findings: Findings, *, fit: bool = False) -> Facts | None:
+def check(file: IO[bytes], findings: Findings, *, fit: bool = False) -> Facts | None:
     """Decode the part of an image file that the check of its structure could not judge. Return the file's properties.
 
     For a PNG, only the header is decoded. For a JPEG, the tables and the first 8 KiB of pixels are decoded, because
@@ -93,10 +92,10 @@ def check(file: IO[bytes], name: str, findings: Findings, *, fit: bool = False) 
     size. For other formats, the first frame is decoded.
 
     Raises:
-        InvalidEditError: The file can't be decoded, or has too many pixels.
+        ImageError: The file can't be decoded, or has too many pixels.
     """
-    with _plain_words(name), contextlib.suppress(Warning), open_file(file, name, fit=fit) as image:
-        facts = Facts(image.size, stored_orientation(image, findings.exif), _page_notes(image, name))
+    with _plain_words(), contextlib.suppress(Warning), open_file(file, fit=fit) as image:
+        facts = Facts(image.size, stored_orientation(image, findings.exif), _page_notes(image))
         if isinstance(image, JpegFile):
             if findings.doubtful_end is None:
                 with contextlib.suppress(SampleDecodedError):
@@ -104,50 +103,48 @@ def check(file: IO[bytes], name: str, findings: Findings, *, fit: bool = False) 
             else:
                 image.decode_small(findings.doubtful_end, _JPEG_PADDING)
         elif image.format != "PNG":
-            check_tiles(image, name)
+            check_tiles(image)
             image.load()
         return facts
     return None  # Pillow warned about metadata, and the user's filters turn warnings into exceptions
 
 
-def encode(picture: Any, name: str, *, fit: bool) -> Encoded:
+def encode(picture: Any, *, fit: bool) -> Encoded:
     """Encode a PIL image or an array as a PNG file, turned upright.
 
     With ``fit``, the longest side becomes at most 3072 pixels. A file that would be over 7.5 MB becomes a JPEG, or is
     shrunk further.
 
     Raises:
-        InvalidEditError: The picture can't be converted, or its file is over 10 MB.
+        ImageError: The picture can't be converted, or its file is over 10 MB.
     """
-    with _plain_words(name):
-        image = picture if isinstance(picture, Image.Image) else _from_array(picture, name)
-        check_pixels(image.size, name)
+    with _plain_words():
+        image = picture if isinstance(picture, Image.Image) else _from_array(picture)
+        check_pixels(image.size)
         turn = orientation(image)
         if fit:
-            return _fitted(image, image.size, turn, name, lossless=True)
-        encoded = _save(plain(image, name, turn), "PNG")
+            return _fitted(image, image.size, turn, lossless=True)
+        encoded = _save(plain(image, turn), "PNG")
     if encoded.size > MAX_IMAGE_BYTES:
         encoded.file.close()
-        raise InvalidEditError(
-            f"{name} has {encoded.size:,} bytes as PNG, which is over the limit of {MAX_IMAGE_BYTES:,}: "
+        raise ImageError(
+            f"has {encoded.size:,} bytes as PNG, which is over the limit of {MAX_IMAGE_BYTES:,}: "
             "shrink it, or let the session do so with fit=True"
         )
     return encoded
 
 
-def fit(
-    file: IO[bytes], size: int, name: str, findings: Findings, *, path: str = "", convert: bool = False
-) -> Encoded | None:
+def fit(file: IO[bytes], size: int, findings: Findings, *, path: str = "", convert: bool = False) -> Encoded | None:
     """Convert an image file so that the service edits it well. Return ``None`` if no conversion is needed.
 
     The image is turned upright, its longest side becomes at most 3072 pixels, and its file at most 7.5 MB. With
     ``convert``, the file is always converted.
 
     Raises:
-        InvalidEditError: The file can't be decoded, or has too many pixels.
+        ImageError: The file can't be decoded, or has too many pixels.
     """
-    with _plain_words(name), open_file(file, name, path, fit=True) as image:
-        before, turn, page_notes = image.size, stored_orientation(image, findings.exif), _page_notes(image, name)
+    with _plain_words(), open_file(file, path, fit=True) as image:
+        before, turn, page_notes = image.size, stored_orientation(image, findings.exif), _page_notes(image)
         small = size <= MAX_IMAGE_BYTES and max(before) <= RECOMMENDED_MAX_SIDE
         faulty = findings.conversion_reason or isinstance(image, PngEssentials)
         if small and turn == UPRIGHT and not faulty and not convert:
@@ -156,39 +153,39 @@ def fit(
             scale = RECOMMENDED_MAX_SIDE / max(before)
             image.draft(None, (math.ceil(before[0] * scale), math.ceil(before[1] * scale)))
         lossless = image.format not in {"JPEG", "AVIF", "HEIF", "JPEG2000"}
-        encoded = _fitted(image, before, turn, name, lossless=lossless)
+        encoded = _fitted(image, before, turn, lossless=lossless)
         lost = _lost_colours(image, file, findings)
-    lost_notes = (f"{name} lost its {lost}, so its colours may look different",) if lost else ()
+    lost_notes = (f"lost its {lost}, so its colours may look different",) if lost else ()
     return attrs.evolve(encoded, notes=encoded.notes + lost_notes + page_notes)
 
 
-def thumbnail(picture: Any, side: int, name: str) -> Encoded:
+def thumbnail(picture: Any, side: int) -> Encoded:
     """Encode a picture (an image file, a PIL image, an array) as a WebP file with sides of at most ``side`` pixels.
 
     Raises:
-        InvalidEditError: The picture can't be decoded, or has more than 89,478,485 pixels.
+        ImageError: The picture can't be decoded, or has more than 89,478,485 pixels.
     """
-    with _plain_words(name), contextlib.ExitStack() as stack:
+    with _plain_words(), contextlib.ExitStack() as stack:
         if isinstance(picture, Image.Image | ArrayLike):
-            image = picture if isinstance(picture, Image.Image) else _from_array(picture, name)
+            image = picture if isinstance(picture, Image.Image) else _from_array(picture)
             turn = orientation(image)
         else:
-            image = stack.enter_context(load_despite_damage(picture, name, 2 * side))
+            image = stack.enter_context(load_despite_damage(picture, 2 * side))
             turn = stored_orientation(image)
-        check_pixels(image.size, name)
-        small = plain(image, name, turn).copy()  # thumbnail() would change the user's PIL image
+        check_pixels(image.size)
+        small = plain(image, turn).copy()  # thumbnail() would change the user's PIL image
         small.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=1.0)
         return _save(to_srgb(small), "WEBP")
 
 
-def decode(content: bytes, name: str) -> Image.Image:
+def decode(content: bytes) -> Image.Image:
     """Decode a picture. The damaged or missing part is black or gray.
 
     Raises:
-        InvalidEditError: No pixel can be decoded, or the picture has more than 89,478,485 pixels.
+        ImageError: No pixel can be decoded, or the picture has more than 89,478,485 pixels.
     """
-    with _plain_words(name):
-        return load_despite_damage(io.BytesIO(content), name)
+    with _plain_words():
+        return load_despite_damage(io.BytesIO(content))
 
 
 def _lost_colours(image: ImageFile.ImageFile, file: IO[bytes], findings: Findings) -> str:
@@ -200,7 +197,7 @@ def _lost_colours(image: ImageFile.ImageFile, file: IO[bytes], findings: Finding
     return "colour space" if image.format in {"AVIF", "HEIF", "JPEG2000"} and loses_colours(file) else ""
 
 
-def _page_notes(image: ImageFile.ImageFile, name: str) -> tuple[str, ...]:
+def _page_notes(image: ImageFile.ImageFile) -> tuple[str, ...]:
     try:
         if isinstance(image, JpegFile):
             pictures = image._getmp()  # noqa: SLF001  # the public way would reopen the file
@@ -209,40 +206,40 @@ def _page_notes(image: ImageFile.ImageFile, name: str) -> tuple[str, ...]:
             several = image.format != "PSD" and getattr(image, "is_animated", False)  # PSD files have layers
     except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error, and costs only a note
         return ()
-    return (f"{name} has several pages or frames: only the first is edited",) if several else ()
+    return ("has several pages or frames: only the first is edited",) if several else ()
 
 
 @contextlib.contextmanager
-def _plain_words(name: str) -> Iterator[None]:
+def _plain_words() -> Iterator[None]:
     """Replace any error of a decoder by an error that tells the user what to do."""
     try:
         yield
-    except InvalidEditError:
+    except ImageError:
         raise
     except MemoryError:
-        raise InvalidEditError(f"{name} needs more memory for decoding than is free: shrink it") from None
+        raise ImageError("needs more memory for decoding than is free: shrink it") from None
     except Exception as error:  # noqa: BLE001  # decoders raise any kind of error
         if isinstance(error, OSError) and error.strerror:
-            raise InvalidEditError(f"{name} can't be converted: {error.strerror}") from None
-        log.debug("%s can't be decoded: %r", name, error)
+            raise ImageError(f"can't be converted: {error.strerror}") from None
+        log.debug("an image can't be decoded: %r", error)
         if isinstance(error, EOFError) or "truncated" in str(error):
-            raise InvalidEditError(f"{name} is damaged: some of its pixels are missing") from None
-        raise InvalidEditError(f"{name} is damaged or of an unsupported kind: convert it to PNG") from None
+            raise ImageError("is damaged: some of its pixels are missing") from None
+        raise ImageError("is damaged or of an unsupported kind: convert it to PNG") from None
 
 
-def _from_array(array: Any, name: str) -> Image.Image:
+def _from_array(array: Any) -> Image.Image:
     shape = array.__array_interface__["shape"]
     if not hasattr(array, "tobytes"):
         try:
             import numpy as np  # noqa: PLC0415  # optional
         except ImportError:
-            raise InvalidEditError(f"{name} is {type(array).__name__!r}: give a NumPy array or a PIL image") from None
+            raise ImageError(f"is {type(array).__name__!r}: give a NumPy array or a PIL image") from None
         array = np.asarray(array)
     return Image.fromarray(array.reshape(shape[:2]) if shape[2:] == (1,) else array)
 
 
-def _fitted(image: Image.Image, before: tuple[int, int], turn: int, name: str, *, lossless: bool) -> Encoded:
-    picture = plain(image, name, turn, RECOMMENDED_MAX_SIDE)
+def _fitted(image: Image.Image, before: tuple[int, int], turn: int, *, lossless: bool) -> Encoded:
+    picture = plain(image, turn, RECOMMENDED_MAX_SIDE)
     transparent = picture.mode == "RGBA"
     encoded = _save(picture, "PNG" if lossless or transparent else "JPEG")
     while encoded.size > SAFE_IMAGE_BYTES:
@@ -257,7 +254,7 @@ def _fitted(image: Image.Image, before: tuple[int, int], turn: int, name: str, *
     if max(picture.size) < max(before):
         done.append(f"shrunk from {before[0]}×{before[1]} to {picture.width}×{picture.height}")
     done.append(f"encoded as {encoded.media_type.removeprefix('image/').upper()}")
-    return attrs.evolve(encoded, notes=(f"{name} was {', '.join(done)}",))
+    return attrs.evolve(encoded, notes=(f"was {', '.join(done)}",))
 
 
 def _save(image: Image.Image, plugin: str) -> Encoded:

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 from PIL import Image
 
-from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.images.tiff import BITS, ORIENTATION, PHOTOMETRIC, UPRIGHT, WHITE_IS_ZERO, read_directory
 
 _METHODS: Final = {
@@ -64,22 +64,21 @@ def orientation(image: Image.Image) -> int:
     return value if value in _METHODS else UPRIGHT
 
 
-def plain(image: Image.Image, name: str, turn: int, side: int | None = None) -> Image.Image:
+def plain(image: Image.Image, turn: int, side: int | None = None) -> Image.Image:
     """Return the image upright, in 8-bit gray, RGB or RGBA. A fully opaque alpha channel is dropped.
 
     Args:
         image: The image.
-        name: Its name in messages.
         turn: Its Exif orientation.
         side: The maximum length of the longest side in pixels; ``None`` for no limit.
 
     Raises:
-        InvalidEditError: The image has values that can't be converted to 8 bits reliably.
+        ImageError: The image has values that can't be converted to 8 bits reliably.
     """
-    _check_transparent_colour(image, name)
+    _check_transparent_colour(image)
     image.load()  # an icon's mode is known only after loading
     tags = getattr(image, "tag_v2", {})
-    _check_range(image, tags, name)
+    _check_range(image, tags)
     converted = _to_eight_bits(image, tags.get(BITS, (16,))[0])
     if converted.mode == "RGBA" and converted.getchannel("A").getextrema()[0] == _OPAQUE:
         converted = converted.convert("RGB")
@@ -110,19 +109,19 @@ def shrunk(image: Image.Image, side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _check_range(image: Image.Image, tags: Mapping[int, Any], name: str) -> None:
+def _check_range(image: Image.Image, tags: Mapping[int, Any]) -> None:
     """Refuse samples of more than 8 bits, unless it is certain which values are black and white."""
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # Pillow scales a PPM file to 16 bits
-        raise InvalidEditError(f"{name} has samples of unknown range (mode {image.mode!r}): convert it to 8 bits")
+        raise ImageError(f"has samples of unknown range (mode {image.mode!r}): convert it to 8 bits")
     if image.mode.startswith("I;16"):
         if image.format is None:  # it may be a copy of a 12-bit picture
             advice = "give the file that it comes from, or convert it to 8 bits"
-            raise InvalidEditError(f"{name} has 16-bit samples of unknown range: {advice}")
+            raise ImageError(f"has 16-bit samples of unknown range: {advice}")
         if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-            raise InvalidEditError(f"{name} has 16-bit samples with white at 0: convert it to 8 bits, with black at 0")
+            raise ImageError("has 16-bit samples with white at 0: convert it to 8 bits, with black at 0")
 
 
-def _check_transparent_colour(image: Image.Image, name: str) -> None:
+def _check_transparent_colour(image: Image.Image) -> None:
     """Refuse a PNG whose transparent shade has more or fewer bits than its decoded pixels."""
     if "transparency" not in image.info or image.mode in {"P", "PA"}:
         return
@@ -130,7 +129,7 @@ def _check_transparent_colour(image: Image.Image, name: str) -> None:
     raw_mode = tile[0].args if image.format == "PNG" and tile else image.mode
     shade = image.info["transparency"]
     if raw_mode not in _RIGHT_SHADES or (isinstance(shade, tuple) and max(shade) > _OPAQUE):
-        raise InvalidEditError(f"{name} has a transparent shade that can't be converted: save it as an 8-bit RGBA PNG")
+        raise ImageError("has a transparent shade that can't be converted: save it as an 8-bit RGBA PNG")
 
 
 def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:

@@ -7,28 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 import attrs
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, RECOMMENDED_MIN_SIDE
-from qwen_edit_async.errors import ConfigurationError, InvalidEditError
+from qwen_edit_async.errors import ConfigurationError, EditWarning
 from qwen_edit_async.images.encode import Upload, url_upload
-from qwen_edit_async.images.findings import Findings
-from qwen_edit_async.images.integrity import find_damage
+from qwen_edit_async.images.findings import Findings, ImageError
+from qwen_edit_async.images.integrity import find_cut, find_damage, pillow_if_installed
 from qwen_edit_async.images.kinds import (
     HEAD_BYTES,
     MAX_SOURCE_BYTES,
     ArrayLike,
     PillowImage,
     check_format,
-    check_size,
     image_name,
     is_url,
+    map_images,
 )
 from qwen_edit_async.images.source import (
+    check_regular,
+    check_size,
     exclusive_access,
     hash_file,
     local_path,
@@ -62,93 +63,130 @@ def prepare(
         InvalidEditError: An image is missing, unreadable, not an image, damaged, or over 10 MB (contract, *Images*).
         ConfigurationError: Pillow is missing, and a PIL image, an array or ``fit`` needs it.
     """
-    uploads: list[Upload] = []
     with contextlib.ExitStack() as undo:
-        for position, image in enumerate(images, 1):
-            uploads.append(_prepare_image(image, image_name(image, position), fit, inline, hashed))
-            undo.callback(uploads[-1].close)
+
+        def prepare_one(image: Any) -> Upload:
+            upload = _prepare_image(image, fit, inline, hashed)
+            undo.callback(upload.close)
+            return upload
+
+        uploads = map_images(prepare_one, images)
         undo.pop_all()
-    return tuple(uploads)
+    each = enumerate(zip(uploads, images, strict=True), 1)
+    return tuple(named(upload, image_name(image, position), position) for position, (upload, image) in each)
 
 
-def signed_url(image: BucketPath, name: str) -> str | None:
+def named(upload: Upload, name: str, position: int) -> Upload:
+    """Return an upload whose warnings, notes and errors begin with the image's name."""
+
+    def read(start: int, size: int) -> bytes | memoryview:
+        try:
+            return upload.read(start, size)
+        except ImageError as error:
+            raise error.named(name, position) from None
+
+    return attrs.evolve(
+        upload,
+        read=upload.read if upload.in_memory else read,
+        warnings=tuple(EditWarning(f"{name} {warning}", warning.summary) for warning in upload.warnings),
+        notes=tuple(f"{name} {note}" for note in upload.notes),
+    )
+
+
+def signed_url(image: BucketPath) -> str | None:
     """Check an image in a bucket, and return a presigned URL of it; ``None`` if its store can't sign URLs. Blocking.
 
     Raises:
-        InvalidEditError: The image is missing, of an unknown format, or over 10 MB.
+        ImageError: The image is missing, of an unknown format, or over 10 MB.
     """
     url = image.signed_url()
     if url is not None:
         try:
             head, size = image.beginning(HEAD_BYTES)
         except OSError as error:
-            raise InvalidEditError(f"{name} {reason_unread(error)}") from None
-        check_size(size, name)
-        check_format(head, name, image.key)
+            raise ImageError(reason_unread(error)) from None
+        check_size(size)
+        check_format(head, image.key)
     return url
 
 
-def _prepare_image(image: Any, name: str, fit: bool, inline: bool, hashed: bool) -> Upload:  # noqa: FBT001  # the options of prepare()
+def _prepare_image(image: Any, fit: bool, inline: bool, hashed: bool) -> Upload:  # noqa: FBT001  # the options of prepare()
     if is_url(image):
         return url_upload(image)
-    if isinstance(image, BucketPath) and not fit and not inline and (url := signed_url(image, name)) is not None:
+    if isinstance(image, BucketPath) and not fit and not inline and (url := signed_url(image)) is not None:
         return url_upload(url)
-    pillow = _pillow()
+    pillow = pillow_if_installed()
     # isinstance() is slow with a protocol, so common kinds are ruled out first.
     is_file = isinstance(image, str | bytes | bytearray | memoryview | os.PathLike)
     if not is_file and isinstance(image, PillowImage | ArrayLike):
         if pillow is None:
-            raise ConfigurationError(f'{name} needs Pillow: pip install "qwen-edit-async[images]"')
+            raise ConfigurationError('a PIL image or an array needs Pillow: pip install "qwen-edit-async[images]"')
         with exclusive_access(image):
-            encoded = pillow.encode(image, name, fit=fit)
-        return _encoded_upload(encoded, name)
+            encoded = pillow.encode(image, fit=fit)
+        return _encoded_upload(encoded)
     if fit and pillow is None:
         raise ConfigurationError('fit=True needs Pillow: pip install "qwen-edit-async[images]"')
-    file, upload = open_image(image, name, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
+    file, upload = open_image(image, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
     with contextlib.ExitStack() as undo:
         undo.callback(file.close)
         path = local_path(image) or ""
-        media_type, findings = _check_file(file, upload.size, name, path, fit=fit)
+        media_type, findings = _check_file(file, upload.size, path, fit=fit)
         digest = hash_file(file) if hashed and path else ""
         facts = None
         if pillow is not None and media_type is not None:
-            facts = pillow.check(file, name, findings, fit=fit)
+            facts = pillow.check(file, findings, fit=fit)
         if pillow is not None and fit:
-            encoded = pillow.fit(file, upload.size, name, findings, path=path, convert=media_type is None)
+            encoded = pillow.fit(file, upload.size, findings, path=path, convert=media_type is None)
             if encoded is not None:
-                return _encoded_upload(encoded, name, digest)
+                return _encoded_upload(encoded, digest)
         if upload.file is file:
             undo.pop_all()
-    warnings, notes = ((), ()) if facts is None else (_warnings(facts, name), facts.notes)
+    warnings, notes = ((), ()) if facts is None else (_warnings(facts), facts.notes)
     return attrs.evolve(upload, head=_head(str(media_type)), digest=digest, warnings=warnings, notes=notes)
 
 
-def _check_file(file: IO[bytes], size: int, name: str, path: str, *, fit: bool) -> tuple[str | None, Findings]:
+def check_ends(image: Any, *, fit: bool) -> None:
+    """Check the size, the beginning and the end of an image in a local file. Blocking.
+
+    Raises:
+        ImageError: The file is not an image that can be sent.
+    """
+    if (path := local_path(image)) is None:
+        return
+    try:
+        size = check_regular(path)
+        check_size(size, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
+            _check_file(file, size, path, fit=fit, find=find_cut)
+    except OSError as error:
+        raise ImageError(reason_unread(error)) from None
+
+
+def _check_file(
+    file: IO[bytes],
+    size: int,
+    path: str,
+    *,
+    fit: bool,
+    find: Callable[[IO[bytes], int, str], Findings] = find_damage,
+) -> tuple[str | None, Findings]:
     """Check a file without Pillow. Return its media type, or ``None`` if ``fit`` must convert it, and the findings.
 
     Raises:
-        InvalidEditError: The file is damaged, or not of an accepted kind.
+        ImageError: The file is damaged, or not of an accepted kind.
     """
-    media_type = check_format(file.read(HEAD_BYTES), name, path, fit=fit)
+    media_type = check_format(file.read(HEAD_BYTES), path, fit=fit)
     if media_type is None:
         return None, Findings()
-    findings = find_damage(file, size, media_type)
+    findings = find(file, size, media_type)
     if problem := findings.problem(media_type, fit=fit):
-        raise InvalidEditError(f"{name} {problem}")
+        raise ImageError(problem)
     return media_type, findings
 
 
-def _pillow() -> ModuleType | None:
-    try:
-        from qwen_edit_async.images import pillow as module  # noqa: PLC0415  # Pillow is optional, and slow to import
-    except ImportError:
-        return None
-    return module
-
-
-def _encoded_upload(encoded: Any, name: str, digest: str = "") -> Upload:
-    _, upload = open_temporary(encoded.file, encoded.size, name)
-    warnings = _size_warnings(encoded.sides, name)
+def _encoded_upload(encoded: Any, digest: str = "") -> Upload:
+    _, upload = open_temporary(encoded.file, encoded.size)
+    warnings = _size_warnings(encoded.sides)
     return attrs.evolve(upload, head=_head(encoded.media_type), digest=digest, warnings=warnings, notes=encoded.notes)
 
 
@@ -156,17 +194,18 @@ def _head(media_type: str) -> bytes:
     return f"data:{media_type};base64,".encode()
 
 
-def _warnings(facts: Any, name: str) -> tuple[str, ...]:
-    warnings = _size_warnings(facts.sides, name)
+def _warnings(facts: Any) -> tuple[EditWarning, ...]:
+    warnings = _size_warnings(facts.sides)
     if facts.orientation == UPRIGHT:
         return warnings
-    stored = f"{name} is not stored upright (Exif orientation {facts.orientation}), which the service may ignore"
-    return (*warnings, f"{stored}: turn it, or let the session do so with fit=True")
+    advice = "turn it, or let the session do so with fit=True"
+    stored = f"is not stored upright (Exif orientation {facts.orientation}), which the service may ignore"
+    return (*warnings, EditWarning(f"{stored}: {advice}", advice))
 
 
-def _size_warnings(sides: tuple[int, int], name: str) -> tuple[str, ...]:
+def _size_warnings(sides: tuple[int, int]) -> tuple[EditWarning, ...]:
     if min(sides) >= RECOMMENDED_MIN_SIDE and max(sides) <= RECOMMENDED_MAX_SIDE:
         return ()
     outcome = "a blurred picture" if min(sides) < RECOMMENDED_MIN_SIDE else "a slow edit"
-    best = f"sides of {RECOMMENDED_MIN_SIDE} to {RECOMMENDED_MAX_SIDE} are best"
-    return (f"{name} is {sides[0]}×{sides[1]} pixels: expect {outcome}; {best}",)
+    advice = f"expect {outcome}; sides of {RECOMMENDED_MIN_SIDE} to {RECOMMENDED_MAX_SIDE} are best"
+    return (EditWarning(f"is {sides[0]}×{sides[1]} pixels: {advice}", advice),)

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import IO, Any, Final
 
-from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.contract import MAX_IMAGE_BYTES
 from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload, path_upload, spooled_upload
-from qwen_edit_async.images.kinds import BinaryReader, base64_start, check_size, is_data_uri, is_url
+from qwen_edit_async.images.findings import ImageError
+from qwen_edit_async.images.kinds import BinaryReader, base64_start, is_data_uri, is_url
 
 _SPOOL_BYTES: Final = 1024 * 1024
 """The largest image file that stays in memory until it is sent. A larger one goes to a temporary file."""
@@ -26,32 +27,32 @@ _TEXT_PIECE: Final = 512 * 1024
 """Characters of Base64 text that are decoded at a time: a multiple of 4."""
 
 
-def open_image(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
+def open_image(image: Any, limit: int) -> tuple[IO[bytes], Upload]:
     """Open an image. Return its file, positioned at the start, and its upload, whose ``head`` is still empty.
 
     The caller must close the file, unless the upload owns it.
 
     Raises:
-        InvalidEditError: The image can't be read, is empty, or has more than ``limit`` bytes.
+        ImageError: The image can't be read, is empty, or has more than ``limit`` bytes.
     """
     if isinstance(image, bytes | bytearray | memoryview):
-        return _open_bytes(bytes(image), name, limit)
+        return _open_bytes(bytes(image), limit)
     if is_data_uri(image):
-        return _open_data_uri(image, name, limit)
+        return _open_data_uri(image, limit)
     path = local_path(image)
-    return _open_stream(image, name, limit) if path is None else _open_path(path, name, limit)
+    return _open_stream(image, limit) if path is None else _open_path(path, limit)
 
 
-def open_temporary(file: IO[bytes], size: int, name: str) -> tuple[IO[bytes], Upload]:
+def open_temporary(file: IO[bytes], size: int) -> tuple[IO[bytes], Upload]:
     """Return a temporary file, positioned at the start, and its upload, as :func:`open_image` does.
 
     A small file is read into memory and closed.
     """
     file.seek(0)
     if size > _SPOOL_BYTES:
-        return file, spooled_upload(file, size, name)
+        return file, spooled_upload(file, size)
     with file:
-        return _open_bytes(file.read(), name, size)
+        return _open_bytes(file.read(), size)
 
 
 def local_path(image: Any) -> str | None:
@@ -67,21 +68,30 @@ def local_path(image: Any) -> str | None:
     return None if "://" in path and hasattr(image, "open") else path
 
 
-def check_regular(path: str, name: str) -> int:
+def check_size(size: int, limit: int = MAX_IMAGE_BYTES) -> None:
+    """Refuse an empty image file, or one over 10 × 1024 × 1024 bytes (contract, *Images*)."""
+    if size == 0:
+        raise ImageError("is empty")
+    if size > limit:
+        advice = "shrink it, or let the session do so with fit=True" if limit == MAX_IMAGE_BYTES else "shrink it"
+        raise ImageError(f"is over the limit of {limit:,} bytes: {advice}")
+
+
+def check_regular(path: str) -> int:
     """Return the size of a local file. Call this before opening a file, because opening a pipe blocks.
 
     Raises:
-        InvalidEditError: The text is not a path, or does not lead to a regular file.
+        ImageError: The text is not a path, or does not lead to a regular file.
         OSError: The file's status can't be read.
     """
     try:
         status = os.stat(path)  # noqa: PTH116  # the path is a str
     except ValueError:  # it contains NUL, or can't be encoded
-        raise InvalidEditError(f"{name} is not a path") from None
+        raise ImageError("is not a path") from None
     if stat.S_ISDIR(status.st_mode):
-        raise InvalidEditError(f"{name} is a directory: give the files in it")
+        raise ImageError("is a directory: give the files in it")
     if not stat.S_ISREG(status.st_mode):
-        raise InvalidEditError(f"{name} is not a regular file: open it, and pass the open file")
+        raise ImageError("is not a regular file: open it, and pass the open file")
     return status.st_size
 
 
@@ -111,11 +121,11 @@ def new_digest() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=_DIGEST_BYTES)
 
 
-def read_piece(reader: Any, size: int, name: str) -> bytes:
+def read_piece(reader: Any, size: int) -> bytes:
     """Read up to ``size`` bytes of a binary file. At its end, return no bytes.
 
     Raises:
-        InvalidEditError: The file returns something other than bytes.
+        ImageError: The file returns something other than bytes.
     """
     try:
         piece = reader.read(size)
@@ -126,8 +136,8 @@ def read_piece(reader: Any, size: int, name: str) -> bytes:
     if inspect.iscoroutine(piece):
         piece.close()
     if isinstance(piece, str):
-        raise InvalidEditError(f'{name} is a file in text mode: open it with mode "rb"')
-    raise InvalidEditError(f"{name} is not a binary file: its read() returns {type(piece).__name__!r}")
+        raise ImageError('is a file in text mode: open it with mode "rb"')
+    raise ImageError(f"is not a binary file: its read() returns {type(piece).__name__!r}")
 
 
 _INNER: Final = ("fp", "raw", "fileobj", "file")
@@ -182,57 +192,57 @@ def _locked(shared: object) -> Iterator[None]:
                 del _locks[id(shared)]
 
 
-def _open_bytes(data: bytes, name: str, limit: int) -> tuple[IO[bytes], Upload]:
-    check_size(len(data), name, limit)
+def _open_bytes(data: bytes, limit: int) -> tuple[IO[bytes], Upload]:
+    check_size(len(data), limit)
     return BytesIO(data), bytes_upload(data)
 
 
-def _open_path(path: str, name: str, limit: int) -> tuple[IO[bytes], Upload]:
+def _open_path(path: str, limit: int) -> tuple[IO[bytes], Upload]:
     try:
-        check_regular(path, name)
+        check_regular(path)
         with contextlib.ExitStack() as undo:
             file = undo.enter_context(open(path, "rb"))  # noqa: PTH123  # the path is a str
             status = os.fstat(file.fileno())
-            check_size(status.st_size, name, limit)
+            check_size(status.st_size, limit)
             if status.st_size <= RAW_CHUNK:
-                return _open_bytes(file.read(), name, limit)
+                return _open_bytes(file.read(), limit)
             undo.pop_all()
     except OSError as error:
-        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
-    return file, path_upload(path, status, name)
+        raise ImageError(reason_unread(error)) from None
+    return file, path_upload(path, status)
 
 
-def _open_data_uri(uri: str, name: str, limit: int) -> tuple[IO[bytes], Upload]:
-    start = base64_start(uri, name)
+def _open_data_uri(uri: str, limit: int) -> tuple[IO[bytes], Upload]:
+    start = base64_start(uri)
     size = (len(uri) - start) // 4 * 3 - uri.count("=", -2)
-    check_size(size, name, limit)
+    check_size(size, limit)
     try:
         pieces = [
             binascii.a2b_base64(uri[offset : offset + _TEXT_PIECE], strict_mode=True)
             for offset in range(start, len(uri), _TEXT_PIECE)
         ]
     except ValueError:
-        raise InvalidEditError(f"{name} is a data URI with broken Base64") from None
+        raise ImageError("is a data URI with broken Base64") from None
     data = b"".join(pieces)
     if len(data) != size:  # padding in the middle
-        raise InvalidEditError(f"{name} is a data URI with broken Base64")
-    return _open_bytes(data, name, limit)
+        raise ImageError("is a data URI with broken Base64")
+    return _open_bytes(data, limit)
 
 
-def _open_stream(image: Any, name: str, limit: int) -> tuple[IO[bytes], Upload]:
+def _open_stream(image: Any, limit: int) -> tuple[IO[bytes], Upload]:
     with contextlib.ExitStack() as undo:
         file = undo.enter_context(tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES))
         try:
-            size = _copy(image, file, name, limit)
-        except InvalidEditError:
+            size = _copy(image, file, limit)
+        except ImageError:
             raise
         except Exception as error:  # noqa: BLE001  # each library of remote files raises its own kind of error
-            raise InvalidEditError(f"{name} {reason_unread(error)}") from None
+            raise ImageError(reason_unread(error)) from None
         undo.pop_all()
-    return open_temporary(file, size, name)
+    return open_temporary(file, size)
 
 
-def _copy(image: Any, file: IO[bytes], name: str, limit: int) -> int:
+def _copy(image: Any, file: IO[bytes], limit: int) -> int:
     """Copy the rest of a stream to a file, and return the number of bytes."""
     with exclusive_access(image), contextlib.ExitStack() as stack:
         if isinstance(image, BinaryReader):
@@ -242,14 +252,13 @@ def _copy(image: Any, file: IO[bytes], name: str, limit: int) -> int:
             reader = stack.enter_context(contextlib.closing(open_remote(image)))
             stack.enter_context(exclusive_access(reader))
         size = 0
-        while size <= limit and (piece := read_piece(reader, min(RAW_CHUNK, limit + 1 - size), name)):
+        while size <= limit and (piece := read_piece(reader, min(RAW_CHUNK, limit + 1 - size))):
             size += file.write(piece)
     if not size:
-        raise InvalidEditError(
-            f"{name} is empty, or was already read to its end: "
-            "if several edits share the file, give each its path or bytes"
+        raise ImageError(
+            "is empty, or was already read to its end: if several edits share the file, give each its path or bytes"
         )
-    check_size(size, name, limit)
+    check_size(size, limit)
     return size
 
 

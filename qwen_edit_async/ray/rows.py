@@ -13,24 +13,16 @@ import attrs
 
 from qwen_edit_async.batch import BatchOutcome
 from qwen_edit_async.batch.fingerprint import ImageHash, hash_image, identify
-from qwen_edit_async.batch.identity import reason_of
-from qwen_edit_async.batch.sources import EditDefaults
+from qwen_edit_async.batch.sources import EditDefaults, Reading
 from qwen_edit_async.batch.sources.rows import Rows
-from qwen_edit_async.errors import ConfigurationError, InvalidEditError, QwenEditError
+from qwen_edit_async.errors import ConfigurationError, InvalidEditError, QwenEditError, summary_of
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
-from qwen_edit_async.images.kinds import (
-    MAX_SOURCE_BYTES,
-    ArrayLike,
-    PillowImage,
-    check_size,
-    image_name,
-    is_data_uri,
-    is_url,
-)
+from qwen_edit_async.images.findings import ImageError
+from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, ArrayLike, PillowImage, is_data_uri, is_url, map_images
 from qwen_edit_async.images.prepare import signed_url
-from qwen_edit_async.images.source import check_regular, local_path, open_image, reason_unread
+from qwen_edit_async.images.source import check_regular, check_size, local_path, open_image, reason_unread
 from qwen_edit_async.models import EditRequest, requested_pictures
 from qwen_edit_async.ray.actor import Images, ImagesWanted
 from qwen_edit_async.ray.hub import Hub
@@ -98,7 +90,7 @@ class EditRows:
         self._folder = folder.absolute() if isinstance(folder, Path) else folder
         self._network = Network(trust_env=trust_env)
         self._threads = Offloader(2)
-        self._table = Rows("", EditDefaults(), typed=False, note=lambda _: None)
+        self._table = Rows("", Reading(EditDefaults()))
 
     async def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row, or a batch of NumPy columns, with the columns of :class:`EditedRow` added.
@@ -150,7 +142,7 @@ class EditRows:
         if item.request is None:
             raise InvalidEditError(item.problem or "it is not an edit")
         request = attrs.evolve(item.request, key=item.request.key or identify(item.request), metadata={})
-        return request, attrs.evolve(request, images=[_identified(*image) for image in _named(request)])
+        return request, attrs.evolve(request, images=map_images(_identified, request.images))
 
     async def _edit(self, request: EditRequest, identified: EditRequest) -> BatchOutcome:
         """Make an edit unless it is finished, and return its outcome."""
@@ -165,9 +157,9 @@ class EditRows:
             for index in range(requested_pictures(request.parameters)):
                 if (self._folder / f"{wanted.name}-{index}.png").exists():
                     raise InvalidEditError("another file has the name of the result", hint="move it, or change the key")
-            return [_sendable(*image, inline=wanted.inline) for image in _named(request)]
+            return map_images(functools.partial(_sendable, inline=wanted.inline), request.images)
         except (QwenEditError, OSError) as error:  # also of a worker that lacks an extra
-            return error if isinstance(error, InvalidEditError) else InvalidEditError(reason_of(error))
+            return error if isinstance(error, InvalidEditError) else InvalidEditError(summary_of(error))
 
     async def _save(self, outcome: BatchOutcome) -> list[str]:
         """Save the pictures of an edit unless they are saved, and return their paths."""
@@ -177,7 +169,7 @@ class EditRows:
         try:
             paths = await self._download(outcome)
         except (QwenEditError, OSError) as error:  # also of a worker that lacks an extra
-            await self._hub.ask("record", outcome.name, (), reason_of(error))
+            await self._hub.ask("record", outcome.name, (), summary_of(error))
             raise
         sizes = await self._threads.run(lambda: [*map(_size, paths)])
         await self._hub.ask("record", outcome.name, [*zip((path.name for path in paths), sizes, strict=True)], None)
@@ -197,12 +189,7 @@ class EditRows:
             await store.aclose()
 
 
-def _named(request: EditRequest) -> list[tuple[Any, str]]:
-    """Return each image of a request with its name."""
-    return [(image, image_name(image, position)) for position, image in enumerate(request.images, 1)]
-
-
-def _identified(image: Any, name: str) -> Any:
+def _identified(image: Any) -> Any:
     """Return what identifies an image: its URL, its path in a bucket with its tag, or its hash. Blocking."""
     if is_url(image):
         return image
@@ -210,19 +197,19 @@ def _identified(image: Any, name: str) -> Any:
         if isinstance(image, BucketPath):
             return image.portable()
         if not is_data_uri(image) and (path := local_path(image)) is not None:
-            check_size(check_regular(path, name), name, MAX_SOURCE_BYTES)
+            check_size(check_regular(path), MAX_SOURCE_BYTES)
     except OSError as error:
-        raise InvalidEditError(f"{name} {reason_unread(error)}") from None
-    return ImageHash(hash_image(image, name))
+        raise ImageError(reason_unread(error)) from None
+    return ImageHash(hash_image(image))
 
 
-def _sendable(image: Any, name: str, *, inline: bool) -> Any:
+def _sendable(image: Any, *, inline: bool) -> Any:
     """Return a URL, pixels, or a presigned URL of a file in a bucket; of any other file, the content. Blocking."""
     if is_url(image) or isinstance(image, PillowImage | ArrayLike):
         return image
-    if isinstance(image, BucketPath) and not inline and (url := signed_url(image, name)) is not None:
+    if isinstance(image, BucketPath) and not inline and (url := signed_url(image)) is not None:
         return url
-    with open_image(image, name, MAX_SOURCE_BYTES)[0] as file:
+    with open_image(image, MAX_SOURCE_BYTES)[0] as file:
         return file.read()
 
 

@@ -99,9 +99,9 @@ class CallSite:
         finally:
             _kept.reset(token)
 
-    def warn(self, message: str) -> None:
-        """Issue an :class:`EditWarning` that points at this line."""
-        warnings.warn_explicit(message, EditWarning, self.filename, self.line, self.module, self.registry)
+    def warn(self, warning: EditWarning) -> None:
+        """Issue a warning that points at this line."""
+        warnings.warn_explicit(warning, EditWarning, self.filename, self.line, self.module, self.registry)
 
 
 _kept: ContextVar[CallSite | None] = ContextVar("qwen_edit_async_call_site", default=None)

@@ -17,11 +17,11 @@ from qwen_edit_async.errors import (
     ConfigurationError,
     DownloadError,
     EditFailedError,
-    InvalidEditError,
     QwenEditError,
     SessionClosedError,
 )
 from qwen_edit_async.files import safe_stem
+from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.log import about
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.urls import expiry_of
@@ -145,11 +145,10 @@ class OutputImage:
             raise ConfigurationError('decoding needs Pillow: pip install "qwen-edit-async[images]"') from None
         try:
             content = await self.read()
-            return await self._open_store().offload(_decode, content, f"image {self.index} of task {self.task_id}")
-        except InvalidEditError as error:
-            raise DownloadError(
-                str(error), hint="save() keeps its file unchanged", task_id=self.task_id, url=self.url
-            ) from None
+            return await self._open_store().offload(_decode, content)
+        except ImageError as error:
+            message, hint = f"image {self.index} of task {self.task_id} {error}", "save() keeps its file unchanged"
+            raise DownloadError(message, hint=hint, task_id=self.task_id, url=self.url) from None
 
     def _open_store(self) -> ResultStore:
         if self._store is None:
@@ -320,7 +319,7 @@ def _odd_count(task_id: str, request: EditRequest | None, given: int) -> tuple[s
     return missing
 
 
-def _decode(content: bytes, name: str) -> Image:
+def _decode(content: bytes) -> Image:
     from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is an extra
 
-    return pillow.decode(content, name)
+    return pillow.decode(content)

@@ -205,7 +205,7 @@ class Submission:
         )
         notes = [note for upload in uploads for note in upload.notes]
         warnings = [warning for upload in uploads for warning in upload.warnings]
-        self._notes = (*notes, *self._notes, *warnings)
+        self._notes = (*notes, *self._notes, *map(str, warnings))
         for note in notes:
             log.info("%s", note)
         if self._call_site is not None:

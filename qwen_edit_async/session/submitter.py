@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.errors import EditWarning, InvalidEditError
 from qwen_edit_async.images.prepare import url_uploads
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
@@ -70,7 +70,7 @@ class Submitter:
             raise InvalidEditError("; ".join(cut))
         if call_site is not None:
             for sentence in cut:
-                call_site.warn(sentence)
+                call_site.warn(EditWarning(sentence, "the service ignores the end of a text"))
         submission = Submission(self.parts, request, limits, observer, call_site, cut, uploads)
         submission.task = self.spawn(submission.run(), submission)
         return submission

@@ -10,7 +10,7 @@ from qwen_edit_async.errors import ConfigurationError
 
 def test_equal_rows_are_counted():
     counts = RowCounts()
-    assert [counts.add(identity) for identity in ("a", "b", "a", "a")] == [1, 1, 2, 3]
+    assert [counts.add(identity)[0] for identity in ("a", "b", "a", "a")] == [1, 1, 2, 3]
 
 
 def test_another_reading_begins_at_one_and_misses_what_has_fewer_rows():
@@ -18,7 +18,7 @@ def test_another_reading_begins_at_one_and_misses_what_has_fewer_rows():
     for identity in ("z", "a", "a", "same"):
         counts.add(identity)
     counts.start_again()
-    assert [counts.add(identity) for identity in ("a", "same", "new")] == [1, 1, 1]
+    assert [counts.add(identity)[0] for identity in ("a", "same", "new")] == [1, 1, 1]
     assert list(counts.missing()) == ["a", "z"]
 
 
@@ -26,4 +26,9 @@ def test_a_full_disk_is_an_error_that_names_the_remedy():
     counts = RowCounts()
     counts._connection.execute("PRAGMA max_page_count = 3")
     with pytest.raises(ConfigurationError, match="temporary file: database or disk is full; set SQLITE_TMPDIR"):
-        sum(counts.add(f"{number:050}") for number in range(1_000))
+        sum(counts.add(f"{number:050}")[0] for number in range(1_000))
+
+
+def test_the_content_of_the_first_row_is_kept():
+    counts = RowCounts()
+    assert [counts.add("a", content) for content in ("one", "two", "one")] == [(1, "one"), (2, "one"), (3, "one")]

@@ -350,7 +350,7 @@ async def test_images_are_loaded_only_for_an_edit_that_is_submitted(job):
     async def fail(name):
         raise InvalidEditError("the image is gone")
 
-    request = EditRequest(ImageHash(hash_image(PHOTO, "")), "make it snow", key="a")
+    request = EditRequest(ImageHash(hash_image(PHOTO)), "make it snow", key="a")
     async with service() as (emulator, session), EditHub(job, session) as hub:
         for _ in range(2):
             outcome = await hub.edit(request, load_images=fail)

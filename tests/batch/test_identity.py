@@ -16,10 +16,11 @@ from qwen_edit_async.batch.identity import (
     folded,
     identity_of,
     image_stem,
-    reason_of,
     stamp_of,
     stem_of,
 )
+from qwen_edit_async.errors import summary_of
+from qwen_edit_async.images.findings import ImageError
 
 REQUEST = EditRequest("photos/cat.jpg", "make it snow", EditParameters(n=2, seed=7))
 
@@ -173,7 +174,7 @@ def test_the_description_names_what_can_be_found():
     ("error", "reason"),
     [
         (EditFailedError("refused by moderation", code=110001, task_id="t1"), "refused by moderation (code 110001)"),
-        (InvalidEditError("image 1 (photos/cat.jpg) does not exist"), "image 1 does not exist"),
+        (ImageError("does not exist").named("image 1 (photos/cat.jpg)", 1), "image 1 does not exist"),
         (InvalidEditError("no", hint="do so"), "no; do so"),
         (QwenEditError("no", hint="attach to t1", task_id="t1"), "no"),
         (
@@ -184,4 +185,4 @@ def test_the_description_names_what_can_be_found():
     ],
 )
 def test_reasons_do_not_name_the_single_edit(error, reason):
-    assert reason_of(error, REQUEST) == reason
+    assert summary_of(error) == reason

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from qwen_edit_async.batch.input import BatchInput
-from qwen_edit_async.batch.sources import EditDefaults
-from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.batch.output import BatchOutput
+from qwen_edit_async.batch.sources import EditDefaults, Reading
 
 SNOW = EditDefaults("make it snow")
 
@@ -26,8 +26,8 @@ def items(tmp_path):
         table.parent.mkdir(exist_ok=True)
         table.write_text("".join(f"{line}\n" for line in (header, *rows)), encoding="utf-8")
         source = table if frame is None else frame
-        targets = Targets(tmp_path / "out", overwrite=False)
-        given = BatchInput(source, SNOW, recursive=False, targets=targets, folder=str(tmp_path))
+        output = BatchOutput(tmp_path / "out", overwrite=False)
+        given = BatchInput(source, Reading(SNOW, base=str(tmp_path)), output)
         return list(given.survey(lambda _: None))
 
     return read
@@ -91,8 +91,8 @@ def test_the_memory_of_a_table_does_not_grow_with_its_rows(tmp_path):
     table.write_text(
         "\n".join(["image", *(f"https://example.org/{row}.jpg" for row in range(4_000))]), encoding="utf-8"
     )
-    targets = Targets(tmp_path / "out", overwrite=False)
-    given = BatchInput(table, SNOW, recursive=False, targets=targets, folder=str(tmp_path))
+    output = BatchOutput(tmp_path / "out", overwrite=False)
+    given = BatchInput(table, Reading(SNOW, base=str(tmp_path)), output)
     tracemalloc.start()
     count = sum(1 for _ in given.survey(lambda _: None))
     kept, _ = tracemalloc.get_traced_memory()

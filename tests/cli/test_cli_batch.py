@@ -298,7 +298,7 @@ def test_another_instruction_for_the_same_results_is_refused(photos, batch, caps
 def test_edit_changed_edits_again_with_another_instruction(photos, batch, out, capsys, service):  # fixtures
     batch(photos)
     assert batch(photos, instruction="rain") == 1
-    assert "(--edit-changed)" in capsys.readouterr().err
+    assert "with --edit-changed" in capsys.readouterr().err
     assert batch(photos, "--edit-changed", instruction="rain") == 0
     assert len(service.tasks) == 6
     assert len(saved(out)) == 6

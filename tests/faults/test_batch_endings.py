@@ -40,7 +40,7 @@ def batch(folder) -> EditBatch:
 
 async def known_ids(folder) -> dict[str, str | None]:
     """Return the journal's task id of each edit that was begun. The journal must not be locked."""
-    await (await Journal.open(folder)).aclose()
+    await (await Journal.open(folder, "http://127.0.0.1:9")).aclose()
     with contextlib.closing(sqlite3.connect(folder / JOURNAL_NAME)) as journal:
         return dict(journal.execute("SELECT key, task_id FROM edits WHERE state NOT IN ('planned', 'failed')"))
 

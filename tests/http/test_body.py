@@ -24,7 +24,7 @@ from PIL import Image
 from qwen_edit_async.errors import APITimeoutError, InvalidEditError
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload, path_upload, spooled_upload, url_upload
-from qwen_edit_async.images.prepare import prepare
+from qwen_edit_async.images.prepare import named, prepare
 from qwen_edit_async.threads import Offloader
 
 pytestmark = pytest.mark.anyio
@@ -83,11 +83,11 @@ def bytes_image(data: bytes) -> Upload:
 
 def file_image(path, data: bytes) -> Upload:
     path.write_bytes(data)
-    return sent(path_upload(str(path), path.stat(), "image 1"), "image/jpeg")
+    return named(sent(path_upload(str(path), path.stat()), "image/jpeg"), "image 1", 1)
 
 
 def spooled_image(data: bytes) -> Upload:
-    return sent(spooled_upload(io.BytesIO(data), len(data), "image 1"), "image/gif")
+    return named(sent(spooled_upload(io.BytesIO(data), len(data)), "image/gif"), "image 1", 1)
 
 
 def open_files() -> set[str]:

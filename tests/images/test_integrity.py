@@ -9,10 +9,9 @@ import random
 import pytest
 from PIL import Image
 
-from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images import pillow as _pillow
 from qwen_edit_async.images.decoders import JpegFile
-from qwen_edit_async.images.findings import DamageError, Findings
+from qwen_edit_async.images.findings import DamageError, Findings, ImageError
 from qwen_edit_async.images.integrity import find_cut, find_damage
 from qwen_edit_async.images.jpeg import check_jpeg, coefficient_bytes
 from qwen_edit_async.images.prepare import prepare
@@ -201,8 +200,8 @@ def test_broken_tables_are_found_by_decoding() -> None:
     tables = data.index(b"\xff\xc4")
     data[tables + 5 : tables + 21] = b"\xff" * 16
     assert damage(bytes(data)) == ""
-    with pytest.raises(InvalidEditError, match="is damaged or of an unsupported kind"):
-        _pillow.check(io.BytesIO(data), "image 1", Findings())
+    with pytest.raises(ImageError, match="is damaged or of an unsupported kind"):
+        _pillow.check(io.BytesIO(data), Findings())
 
 
 def test_only_the_beginning_of_the_pixel_data_is_decoded(monkeypatch) -> None:
@@ -215,7 +214,7 @@ def test_only_the_beginning_of_the_pixel_data_is_decoded(monkeypatch) -> None:
 
     monkeypatch.setattr(JpegFile, "load_read", spying)
     data = jpeg(quality=95)
-    assert _pillow.check(io.BytesIO(data), "image 1", Findings()).sides == (400, 400)
+    assert _pillow.check(io.BytesIO(data), Findings()).sides == (400, 400)
     assert len(b"".join(given)) < data.index(SCAN) + 10 * 1024 < len(data)
 
 
@@ -261,7 +260,7 @@ def test_a_picture_of_one_colour_has_enough_data(size, mode, options) -> None:
     Image.new(mode, size).save(file, "JPEG", quality=5, **options)
     found = find_damage(file, len(file.getvalue()), "image/jpeg")
     assert found.damage == ""
-    _pillow.check(file, "image 1", found)
+    _pillow.check(file, found)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
@@ -284,16 +283,16 @@ def test_one_restart_marker_too_many_is_no_damage() -> None:
 def test_a_jpeg_that_lacks_most_of_its_data_is_refused(file) -> None:
     found = find_damage(io.BytesIO(file), len(file), "image/jpeg")
     assert found.doubtful_end == len(file) - 2
-    with pytest.raises(InvalidEditError, match="image 1 is damaged: some of its pixels are missing"):
-        _pillow.check(io.BytesIO(file), "image 1", found)
+    with pytest.raises(ImageError, match=r"^is damaged: some of its pixels are missing"):
+        _pillow.check(io.BytesIO(file), found)
 
 
 def test_a_scan_that_lacks_most_of_its_data_is_not_made_whole_by_another() -> None:
     data = smooth(500, 400)
     cut = cut_and_closed(data, 0.4)[:-2] + data[data.index(SCAN) :]
     found = find_damage(io.BytesIO(cut), len(cut), "image/jpeg")
-    with pytest.raises(InvalidEditError, match="image 1 is damaged: some of its pixels are missing"):
-        _pillow.check(io.BytesIO(cut), "image 1", found)
+    with pytest.raises(ImageError, match=r"^is damaged: some of its pixels are missing"):
+        _pillow.check(io.BytesIO(cut), found)
 
 
 def test_a_jpeg_with_little_data_is_decoded_at_an_eighth_of_its_size(monkeypatch) -> None:
@@ -301,7 +300,7 @@ def test_a_jpeg_with_little_data_is_decoded_at_an_eighth_of_its_size(monkeypatch
     load_end = JpegFile.load_end
     monkeypatch.setattr(JpegFile, "load_end", lambda image: (decoded.append(image.size), load_end(image)))
     data = smooth(500, 400)
-    _pillow.check(io.BytesIO(data), "image 1", find_damage(io.BytesIO(data), len(data), "image/jpeg"))
+    _pillow.check(io.BytesIO(data), find_damage(io.BytesIO(data), len(data), "image/jpeg"))
     assert decoded == [(63, 50)]
 
 
@@ -328,7 +327,7 @@ def test_a_sound_jpeg_with_little_data_is_decoded_and_passes() -> None:
     data = smooth(500, 400) + b"a trailer"
     found = find_damage(io.BytesIO(data), len(data), "image/jpeg")
     assert found.doubtful_end == data.rindex(b"\xff\xd9")
-    assert _pillow.check(io.BytesIO(data), "image 1", found).sides == (500, 400)
+    assert _pillow.check(io.BytesIO(data), found).sides == (500, 400)
 
 
 def test_a_usual_photo_is_not_decoded_whole() -> None:

@@ -12,19 +12,21 @@ from PIL import Image
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES
 from qwen_edit_async.errors import InvalidEditError
+from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.images.kinds import (
     as_image_tuple,
     base64_start,
     check_format,
     check_image,
-    check_size,
     image_name,
     is_data_uri,
     is_url,
+    map_images,
     sniff,
     sniff_other,
 )
 from qwen_edit_async.images.prepare import prepare
+from qwen_edit_async.images.source import check_size
 
 GIF = b"GIF89a" + bytes(20)
 
@@ -33,7 +35,7 @@ GIF = b"GIF89a" + bytes(20)
 def test_a_missing_image_is_named(image: object) -> None:
     [unwrapped] = as_image_tuple(image)
     with pytest.raises(InvalidEditError, match=r"^image 1 is missing: it is None, or a cell without bytes or path"):
-        check_image(unwrapped, "image 1")
+        map_images(check_image, [unwrapped])
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_a_format_that_only_fit_can_make_ready_is_named(format_name: str) -> Non
     head = file.getvalue()[:64]
     assert (sniff(head), sniff_other(head)) == (None, format_name)
     with pytest.raises(InvalidEditError, match=f"image 1 is in {format_name} format, .* fit=True"):
-        check_format(head, "image 1")
+        map_images(check_format, [head])
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ def test_an_array_is_one_image() -> None:
     ],
 )
 def test_every_kind_of_image_passes(image: object) -> None:
-    check_image(image, "image 1")
+    check_image(image)
 
 
 def test_something_that_opens_a_file_passes() -> None:
@@ -211,7 +213,7 @@ def test_something_that_opens_a_file_passes() -> None:
         def open(self, mode: str = "rb") -> io.BytesIO:
             raise AssertionError(mode)
 
-    check_image(Remote(), "image 1")
+    check_image(Remote())
 
 
 @pytest.mark.parametrize(
@@ -251,15 +253,15 @@ def test_something_that_opens_a_file_passes() -> None:
 )
 def test_what_is_certainly_no_image_is_refused_by_name(image: object, reason: str) -> None:
     with pytest.raises(InvalidEditError, match=f"^image 2 .*{reason}"):
-        check_image(image, "image 2")
+        map_images(check_image, ["a.png", image])
 
 
 def test_the_beginning_of_base64_is_found() -> None:
-    assert base64_start("data:image/png;base64,AAAA", "image 1") == 22
+    assert base64_start("data:image/png;base64,AAAA") == 22
 
 
 def test_only_the_beginning_of_long_base64_is_looked_at() -> None:
-    assert base64_start("data:image/png;base64," + "A" * 70_000 + "????", "image 1") == 22
+    assert base64_start("data:image/png;base64," + "A" * 70_000 + "????") == 22
 
 
 @pytest.mark.parametrize(
@@ -268,28 +270,28 @@ def test_only_the_beginning_of_long_base64_is_looked_at() -> None:
 def test_a_file_may_have_ten_mebibytes_and_no_more(size: int, refused: bool) -> None:  # noqa: FBT001  # a table
     if refused:
         with pytest.raises(InvalidEditError, match="image 1"):
-            check_size(size, "image 1")
+            map_images(check_size, [size])
     else:
-        check_size(size, "image 1")
+        check_size(size)
 
 
 def test_a_file_that_fit_could_shrink_is_refused_with_that_advice() -> None:
-    with pytest.raises(InvalidEditError, match="fit=True"):
-        check_size(MAX_IMAGE_BYTES + 1, "image 1")
+    with pytest.raises(ImageError, match="fit=True"):
+        check_size(MAX_IMAGE_BYTES + 1)
 
 
 def test_a_file_that_is_too_large_even_for_fit_is_refused_without_that_advice() -> None:
-    with pytest.raises(InvalidEditError, match=r"shrink it$"):
-        check_size(101, "image 1", 100)
+    with pytest.raises(ImageError, match=r"shrink it$"):
+        check_size(101, 100)
 
 
 def test_an_unknown_format_is_refused_with_its_beginning() -> None:
-    with pytest.raises(InvalidEditError, match="b'just som'"):
-        check_format(b"just some text", "image 1")
+    with pytest.raises(ImageError, match="b'just som'"):
+        check_format(b"just some text")
 
 
 def test_a_known_format_is_named() -> None:
-    assert check_format(GIF[:16], "image 1") == "image/gif"
+    assert check_format(GIF[:16]) == "image/gif"
 
 
 class Named(io.BytesIO):

@@ -15,7 +15,7 @@ from bulk_runs import PHOTO, service, states
 from obstore.store import MemoryStore
 
 from qwen_edit_async import BucketPath, ConfigurationError, EditBatch, EditRequest
-from qwen_edit_async.batch.sources import EditDefaults, SourceItem, has_keys, read_source, table_folder, tagged
+from qwen_edit_async.batch.sources import EditDefaults, Reading, SourceItem, is_table, read_source, table_folder, tagged
 from qwen_edit_async.cli import main
 
 SNOW = EditDefaults("make it snow")
@@ -48,15 +48,15 @@ TABLES = {
 @pytest.mark.parametrize("name", TABLES)
 def test_paths_in_a_table_are_relative_to_it(bucket, name):
     table = put(bucket / "tables" / name, TABLES[name])
-    items = list(read_source(str(table), SNOW))
+    items = list(read_source(str(table), Reading(SNOW)))
     assert images(items) == [f"{bucket}/tables/x.png", "/y.png", "s3://other/z.png", "https://host/w.png"]
-    assert has_keys(table)
+    assert is_table(table)
     assert table_folder(table) == f"{bucket}/tables"
 
 
 def test_a_parquet_table_is_read(bucket):
     table = put(bucket / "table.parquet", parquet("a", "b"))
-    items = list(read_source(str(table), SNOW))
+    items = list(read_source(str(table), Reading(SNOW)))
     assert images(items) == [f"{bucket}/x.png"] * 2
 
 
@@ -65,7 +65,7 @@ def test_parts_are_one_table(bucket, source):
     for number, keys in enumerate("ab"):
         put(bucket / "parts.parquet" / f"part-{number}.parquet", parquet(*keys))
     put(bucket / "parts.parquet" / "_SUCCESS", b"")
-    items = list(read_source(bucket / source, SNOW))
+    items = list(read_source(bucket / source, Reading(SNOW)))
     assert [(item.request.key, item.label) for item in items] == [
         ("a", "row 1 of part-0.parquet"),
         ("b", "row 1 of part-1.parquet"),
@@ -90,7 +90,7 @@ def photos(bucket) -> BucketPath:
     ],
 )
 def test_the_pictures_of_a_folder_are_known_by_their_names(photos, source, options, found):
-    items = list(read_source(photos / source if source else photos, SNOW, **options))
+    items = list(read_source(photos / source if source else photos, Reading(SNOW, **options)))
     assert sorted(item.identity for item in items) == found
     assert sorted(images(items)) == [f"{photos}/{name}" for name in found]
 
@@ -99,13 +99,13 @@ def test_every_kind_of_picture_in_a_bucket_is_read_and_other_files_are_named(buc
     for name in ("a.avif", "b.HEIC", "c.jp2", "d.ico", "e.mpo", "f.jfif", "g.txt", "h.csv"):
         put(bucket / "photos" / name, b"anything")
     notes = []
-    items = list(read_source(bucket / "photos", SNOW, note=notes.append))
+    items = list(read_source(bucket / "photos", Reading(SNOW, note=notes.append)))
     assert sorted(item.identity for item in items) == ["a.avif", "b.HEIC", "c.jp2", "d.ico", "e.mpo", "f.jfif"]
     assert notes == ["left out: 2 files of a kind that the service does not take (g.txt, h.csv)"]
 
 
 def test_the_folder_of_results_is_no_source(photos):
-    items = list(read_source(photos, SNOW, recursive=True, exclude=f"{photos}/out"))
+    items = list(read_source(photos, Reading(SNOW, recursive=True, exclude=f"{photos}/out")))
     assert sorted(item.identity for item in items) == ["a.png", "b[1].JPG", "more/c.webp"]
 
 
@@ -120,12 +120,12 @@ def test_the_folder_of_results_is_no_source(photos):
 )
 def test_a_source_that_is_not_there_is_refused(bucket, source, problem):
     with pytest.raises(ConfigurationError, match=problem):
-        list(read_source(source if "://" in source else bucket / source, SNOW))
+        list(read_source(source if "://" in source else bucket / source, Reading(SNOW)))
 
 
 def test_pictures_without_an_instruction_are_refused(photos):
     with pytest.raises(ConfigurationError, match="nothing says how to edit the pictures"):
-        list(read_source(photos, EditDefaults()))
+        list(read_source(photos, Reading(EditDefaults())))
 
 
 @pytest.mark.anyio
@@ -199,7 +199,7 @@ async def test_the_images_of_a_table_are_asked_for_at_once(table, together, tmp_
 
 def test_images_that_can_not_be_asked_for_stay_as_they_are(table, bucket, monkeypatch):
     obstore.delete(obstore.store.from_url(bucket.root), "cats/b.png")
-    items = [SourceItem(problem="no edit"), *tagged(read_source(table, SNOW))]
+    items = [SourceItem(problem="no edit"), *tagged(read_source(table, Reading(SNOW)))]
     local = SourceItem(request=EditRequest(["a.png", bucket / "cats/a.png"], "make it snow"))
     items = [*tagged([*items, local])]
     with monkeypatch.context() as patch:

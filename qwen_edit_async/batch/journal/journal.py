@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.lock import run_lock
-from qwen_edit_async.batch.journal.loss import check_not_lost
+from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME
 from qwen_edit_async.batch.worker import Call, Worker
 from qwen_edit_async.errors import JournalError
 
@@ -25,6 +26,12 @@ LOCK_NAME: Final = "qwen-edit-journal.lock"
 _PATIENCE: Final = 0.005
 """Seconds to wait for further steps of the same transaction, because each transaction costs a sync of the disk."""
 
+_PAGE_START: Final = (
+    b'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy"'
+)
+_HEADER_BYTES: Final = 100
+"""The size of a SQLite database's header. A shorter file holds no journal."""
+
 
 class Journal:
     """An open journal. Create it with :meth:`open`."""
@@ -36,12 +43,12 @@ class Journal:
         self._broken: JournalError | None = None
 
     @classmethod
-    async def open(cls, folder: Path, service: str = "") -> Self:
+    async def open(cls, folder: Path, service: str) -> Self:
         """Lock a folder, and open the journal in it. Create both if they are missing.
 
         Args:
             folder: The folder.
-            service: The service whose tasks the journal is to hold; empty for any.
+            service: The service whose tasks the journal is to hold.
 
         Raises:
             JournalError: If the journal is lost, can't be opened or written, is used by another run, or has tasks of
@@ -104,9 +111,36 @@ def _open(folder: Path, service: str, held: contextlib.ExitStack) -> Store:
         check_not_lost(folder / JOURNAL_NAME)
         store = Store(folder / JOURNAL_NAME)
         undo.callback(store.close)
-        if service:
-            (refused,) = store.transact([functools.partial(store.bind, service)])
-            if refused is not None:
-                raise refused
+        (refused,) = store.transact([functools.partial(store.bind, service)])
+        if refused is not None:
+            raise refused
         held.push(undo.pop_all())
     return store
+
+
+def check_not_lost(journal: Path) -> None:
+    """Refuse to begin a new journal beside an earlier report, because all edits would be paid for again.
+
+    Raises:
+        JournalError: If the journal beside such a report is missing or empty.
+    """
+    with contextlib.suppress(OSError):  # a missing file; opening the journal reports other errors
+        if journal.stat().st_size >= _HEADER_BYTES:
+            return
+    for report, is_ours in ((journal.with_name(JSON_NAME), _is_report), (journal.with_name(PAGE_NAME), _is_page)):
+        with contextlib.suppress(OSError, ValueError):
+            if is_ours(report):
+                raise JournalError(
+                    f"the journal {journal} is missing or empty, but {report.name} is from an earlier run: "
+                    "restore a copy of the journal; a run in another folder would submit and pay for every edit again"
+                )
+
+
+def _is_report(path: Path) -> bool:
+    report = json.loads(path.read_bytes())
+    return isinstance(report, dict) and {"folder", "saved", "uncertain_keys"} <= report.keys()
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_PAGE_START)) == _PAGE_START

@@ -66,20 +66,12 @@ OUTCOME_COLUMNS: Final = (
 
 
 def to_entry(row: sqlite3.Row) -> Entry:
-    """Return the edit in a row. The columns of the row must be the fields of :class:`Entry`.
-
-    Raises:
-        JournalError: If the row is damaged.
-    """
+    """Return the edit in a row. The columns of the row must be the fields of :class:`Entry`."""
     return _intact(lambda: _converter.structure(dict(row), Entry), f"edit {row['number']} of the journal")
 
 
 def to_outcome(row: sqlite3.Row, journal: Path, folder: FilePath) -> BatchOutcome:
-    """Return the outcome in a row with :data:`OUTCOME_COLUMNS`. ``folder`` is the folder of the results.
-
-    Raises:
-        JournalError: If the row is damaged.
-    """
+    """Return the outcome in a row with :data:`OUTCOME_COLUMNS`. ``folder`` is the folder of the results."""
 
     def structure() -> BatchOutcome:
         files = tuple(folder / name for name, _ in json.loads(row["files"] or "[]"))

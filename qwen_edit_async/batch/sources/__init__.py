@@ -6,7 +6,7 @@ table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` 
 
 ::
 
-    read        recognises the kind of a source               advice    hints for a source without pictures
+    read        recognises the kind of a source, and gives hints if it has no pictures
     folders     folders, patterns     tables   CSV, JSON Lines      frames   Parquet, data frames, datasets (extras)
     buckets     folders and patterns in buckets (extra)
     ------------------------------------------------------------------------------------------ pure below
@@ -17,13 +17,12 @@ table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` 
 from qwen_edit_async.batch.sources.buckets import tagged as tagged
 from qwen_edit_async.batch.sources.item import NO_DEFAULTS as NO_DEFAULTS
 from qwen_edit_async.batch.sources.item import EditDefaults as EditDefaults
+from qwen_edit_async.batch.sources.item import Reading as Reading
 from qwen_edit_async.batch.sources.item import SourceItem as SourceItem
 from qwen_edit_async.batch.sources.item import item_of as item_of
 from qwen_edit_async.batch.sources.item import request_of as request_of
-from qwen_edit_async.batch.sources.read import DataFrameLike as DataFrameLike
-from qwen_edit_async.batch.sources.read import DatasetLike as DatasetLike
 from qwen_edit_async.batch.sources.read import Source as Source
-from qwen_edit_async.batch.sources.read import has_keys as has_keys
 from qwen_edit_async.batch.sources.read import is_source as is_source
+from qwen_edit_async.batch.sources.read import is_table as is_table
 from qwen_edit_async.batch.sources.read import read_source as read_source
 from qwen_edit_async.batch.sources.read import table_folder as table_folder

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import fnmatch
 import glob
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final
 
 import attrs
 
 from qwen_edit_async.batch.identity import storable
-from qwen_edit_async.batch.sources.folders import PICTURE, left_out_others
-from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
+from qwen_edit_async.batch.sources.folders import NO_INSTRUCTION, PICTURE, left_out_others
+from qwen_edit_async.batch.sources.item import Reading, SourceItem
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import PICTURE_ENDINGS
 from qwen_edit_async.models import EditRequest
@@ -24,31 +24,14 @@ from qwen_edit_async.storage.bucket import BucketPath, with_tags
 _PAGE: Final = 256
 
 
-def bucket_items(
-    path: BucketPath,
-    defaults: EditDefaults,
-    *,
-    note: Callable[[str], None],
-    recursive: bool = False,
-    exclude: str = "",
-) -> Iterator[SourceItem]:
-    """Yield an edit for a picture, or for each picture of a folder or a pattern in a bucket.
-
-    Args:
-        path: The picture, the folder, or a pattern for the names of files in a folder.
-        defaults: The instruction and the parameters of each edit.
-        note: Called with a remark about files that were left out.
-        recursive: Whether to read subfolders.
-        exclude: The URL of a folder that is not input.
-
-    Raises:
-        ConfigurationError: If there is no instruction or no picture, or if the bucket can't be read.
-    """
+def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
+    """Yield an edit for a picture, or for each picture of a folder or a pattern in a bucket."""
+    defaults = reading.defaults
     if defaults.instruction is None:
-        raise ConfigurationError("nothing says how to edit the pictures: give an instruction")
+        raise ConfigurationError(NO_INSTRUCTION)
     found, others = False, list[str]()
-    for name, image in files_of(path, recursive=recursive):
-        if exclude and str(image).startswith(f"{exclude}/"):
+    for name, image in files_of(path, recursive=reading.recursive):
+        if reading.exclude and str(image).startswith(f"{reading.exclude}/"):
             continue
         if image.suffix.lower() not in PICTURE_ENDINGS:
             others.append(name)
@@ -59,7 +42,7 @@ def bucket_items(
     if not found:
         raise ConfigurationError(f"there is no file with the name of a {PICTURE} in {path}")
     if others:
-        note(left_out_others(others))
+        reading.note(left_out_others(others))
 
 
 def tagged(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
@@ -82,9 +65,6 @@ def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str
     """Yield a file, each file in a folder, or each that matches a pattern, after its path below the folder.
 
     Hidden files and folders are left out.
-
-    Raises:
-        ConfigurationError: If the bucket can't be read.
     """
     if path.suffix.lower() in PICTURE_ENDINGS and not glob.has_magic(path.name):
         yield path.name, path

@@ -19,12 +19,14 @@ from typing import Final
 import attrs
 
 from qwen_edit_async.batch.identity import storable
-from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
+from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
+from qwen_edit_async.batch.sources.item import Reading, SourceItem
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import HEAD_BYTES, PICTURE_ENDINGS, UNCONVERTIBLE, other_advice, sniff, sniff_other
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.text import counted
 
+NO_INSTRUCTION: Final = "nothing says how to edit the pictures: give an instruction"
 PICTURE: Final = "JPEG, PNG, BMP, TIFF, WEBP or GIF picture"
 _NAMED_OTHERS: Final = 3
 _ANY_FOLDERS: Final = re.compile(r"(?<![^/\\])\*\*(?:[/\\]+|$)")
@@ -62,23 +64,15 @@ class _File:
     is_link: bool
 
 
-@attrs.define(kw_only=True)
+@attrs.define
 class Search:
     """Finds pictures in folders, and records the files and folders that it leaves out.
 
     Attributes:
-        defaults: The instruction and the parameters of each edit.
-        note: Called with a remark about files that were left out.
-        fit: Whether pictures in other formats are converted. Otherwise they are reported as problems.
-        exclude: The real path of a folder whose content is left out without a note; empty for none.
-        journal: The name of the file that marks a folder with the results of a run; empty for none.
+        reading: The way in which the folders are read.
     """
 
-    defaults: EditDefaults
-    note: Callable[[str], None]
-    fit: bool = False
-    exclude: str = ""
-    journal: str = ""
+    reading: Reading
     _system: dict[str, None] = attrs.field(factory=dict)
     _results: dict[str, None] = attrs.field(factory=dict)
     _repeats: dict[str, None] = attrs.field(factory=dict)
@@ -98,12 +92,9 @@ class Search:
             where: The name of the source in messages.
             folder: The folder that the edits' identities are relative to; empty for the working directory.
             advice: Called if there is no picture; returns a hint.
-
-        Raises:
-            ConfigurationError: If there is no instruction, or if there is no picture.
         """
-        if self.defaults.instruction is None:
-            raise ConfigurationError("nothing says how to edit the pictures: give an instruction")
+        if self.reading.defaults.instruction is None:
+            raise ConfigurationError(NO_INSTRUCTION)
         found = False
         for path in self._links_last(paths, folder):
             item = self._item(path)
@@ -114,9 +105,9 @@ class Search:
             but = f"; {self._left_out()}" if self._left_out() else ""
             raise ConfigurationError(f"there is no {PICTURE} in {where}{but}{advice()}")
         if left_out := self._left_out():
-            self.note(left_out)
+            self.reading.note(left_out)
         if self._others:
-            self.note(left_out_others(self._others))
+            self.reading.note(left_out_others(self._others))
 
     def _links_last(self, paths: Iterable[str | OSError], folder: str) -> Iterator[_File | OSError]:
         """Yield the files with their paths below the folder. Links come last, after the files that they lead to."""
@@ -140,23 +131,24 @@ class Search:
         path = file.path
         if not os.path.isfile(path) or not self._is_new(file):
             return None
-        problem = _problem(path, fit=self.fit)
+        problem = _problem(path, fit=self.reading.fit)
         if problem:
             return SourceItem(problem=problem, place=path)
         if problem is None:
             self._others.append(path)
             return None
-        request = EditRequest(path, self.defaults.instruction or "", self.defaults.parameters)
+        defaults = self.reading.defaults
+        request = EditRequest(path, defaults.instruction or "", defaults.parameters)
         return SourceItem(request=request, identity=storable(file.below.replace(os.sep, "/")))
 
-    def files_of(self, folder: str, *, recursive: bool) -> Iterator[str | OSError]:
+    def files_of(self, folder: str) -> Iterator[str | OSError]:
         """Yield a folder's files, sorted by name, and an error for each subfolder that can't be read.
 
         Raises:
             ConfigurationError: If the folder itself can't be read.
         """
         errors: list[OSError] = []
-        for root, files in self._walk(folder, errors.append, recursive=recursive):
+        for root, files in self._walk(folder, errors.append, recursive=self.reading.recursive):
             yield from errors
             errors.clear()
             yield from (os.path.join(root, name) for name in files)
@@ -201,7 +193,8 @@ class Search:
 
     def _is_new(self, file: _File) -> bool:
         """Return whether a file is outside the excluded folder and was not found by another path before."""
-        if self.exclude and file.real.startswith(os.path.join(self.exclude, "")):
+        exclude = self.reading.exclude
+        if exclude and file.real.startswith(os.path.join(exclude, "")):
             return False
         known: str | tuple[int, int] = file.real
         with contextlib.suppress(OSError):  # the file is gone: its edit fails later
@@ -237,12 +230,12 @@ class Search:
 
     def _enters(self, root: str, name: str) -> bool:
         path = os.path.join(root, name)
-        if name.startswith(".") or os.path.realpath(path) == self.exclude:
+        if name.startswith(".") or os.path.realpath(path) == self.reading.exclude:
             return False
         if name.lower() in _SYSTEM_FOLDERS:
             self._system[path] = None
             return False
-        if self.journal and os.path.lexists(os.path.join(path, self.journal)):
+        if os.path.lexists(os.path.join(path, JOURNAL_NAME)):
             self._results[path] = None
             return False
         return True

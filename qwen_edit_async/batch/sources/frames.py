@@ -9,13 +9,13 @@ import contextlib
 import dataclasses
 import importlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
+from qwen_edit_async.batch.sources.item import Reading, SourceItem
 from qwen_edit_async.batch.sources.rows import Rows
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.storage.paths import FilePath
@@ -25,18 +25,12 @@ _PAGE: Final = 256
 """Rows per page. It is small because a row may hold whole pictures."""
 
 
-def parquet_items(
-    paths: Sequence[FilePath], defaults: EditDefaults, note: Callable[[str], None]
-) -> Iterator[SourceItem]:
-    """Yield an edit for each row of one or several files. Rows are numbered from 1 in each file, and read in pages.
-
-    Raises:
-        ConfigurationError: If a file is not a Parquet table or has wrong columns, or if PyArrow is not installed.
-    """
-    rows = Rows("", defaults, typed=False, note=note)
+def parquet_items(paths: Sequence[FilePath], reading: Reading) -> Iterator[SourceItem]:
+    """Yield an edit for each row of one or several files. Rows are numbered from 1 in each file, and read in pages."""
+    rows = Rows("", reading)
     places = [path.name if len(paths) > 1 else "" for path in paths]
     files = (_file_items(path, place, rows) for path, place in zip(paths, places, strict=True))
-    yield from _require_rows(itertools.chain.from_iterable(files), str(paths[0]))
+    return itertools.chain.from_iterable(files)
 
 
 def _file_items(path: FilePath, place: str, rows: Rows) -> Iterator[SourceItem]:
@@ -57,41 +51,33 @@ def _file_items(path: FilePath, place: str, rows: Rows) -> Iterator[SourceItem]:
         raise ConfigurationError(f"{path} is not a Parquet file: {error}") from None
 
 
-def frame_items(frame: Any, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
+def frame_items(frame: Any, reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each row of a data frame. Rows are numbered from 0.
 
     Paths are relative to the working directory.
-
-    Raises:
-        ConfigurationError: If a column or the rows are missing, or if Narwhals is not installed.
     """
     narwhals = _extra("narwhals", "a data frame needs Narwhals", "frames")
-    rows = Rows("", defaults, typed=False, note=note)
+    rows = Rows("", reading)
     try:
         native = narwhals.from_native(frame, eager_only=True)
         names = rows.check_columns("the data frame", native.columns)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{type(frame).__name__!r} can't be read as a data frame: {error}") from None
-    yield from _require_rows(
-        _items(rows, names, native.iter_rows(buffer_size=_PAGE), 0, "the data frame"), "the data frame"
-    )
+    return _items(rows, names, native.iter_rows(buffer_size=_PAGE), 0, "the data frame")
 
 
-def dataset_items(dataset: Any, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
+def dataset_items(dataset: Any, reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each row of a Hugging Face dataset. Rows are numbered from 0.
 
     Images are not decoded, so their files are sent as they are. Paths are relative to the working directory.
-
-    Raises:
-        ConfigurationError: If a column or the rows are missing.
     """
-    rows = Rows("", defaults, typed=False, note=note)
+    rows = Rows("", reading)
     names = rows.check_columns("the dataset", dataset.column_names)
     for name, feature in dataset.features.items():
         if getattr(feature, "decode", False):  # images, and other columns of files
             dataset = dataset.cast_column(name, dataclasses.replace(feature, decode=False))
     values = (row.values() for row in dataset.with_format(None))
-    yield from _require_rows(_items(rows, names, values, 0, "the dataset"), "the dataset")
+    return _items(rows, names, values, 0, "the dataset")
 
 
 def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, where: str) -> Iterator[SourceItem]:
@@ -101,15 +87,6 @@ def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, wher
             yield rows.item(first + count - 1, dict(zip(names, cells, strict=True)))
     except (OverflowError, ValueError) as error:  # a cell has no Python value, such as a date in year 12000
         raise ConfigurationError(f"{where} can't be read beyond {counted(count, 'row')}: {error}") from None
-
-
-def _require_rows(items: Iterator[SourceItem], where: str) -> Iterator[SourceItem]:
-    is_empty = True
-    for item in items:
-        is_empty = False
-        yield item
-    if is_empty:
-        raise ConfigurationError(f"{where} has no rows")
 
 
 def _extra(module: str, need: str, extra: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -34,6 +34,10 @@ class SourceItem:
     problem: str | None = None
     place: str = ""
 
+    def refused(self, problem: str) -> SourceItem:
+        """Return the row without its edit, because there is a problem."""
+        return attrs.evolve(self, request=None, identity="", problem=problem)
+
     @property
     def label(self) -> str:
         """The name of the row in messages."""
@@ -53,6 +57,27 @@ class EditDefaults:
 
     instruction: str | None = None
     parameters: EditParameters = attrs.field(factory=EditParameters)
+
+
+@attrs.frozen
+class Reading:
+    """The way in which a source is read.
+
+    Attributes:
+        defaults: The instruction and the parameters for pictures and rows without them.
+        note: Called with a remark about files or columns that are left out.
+        base: The folder that a relative source is in; empty for the working directory.
+        recursive: Whether to read subfolders.
+        exclude: The real path, or the URL, of a folder that is not input, such as the folder of the results.
+        fit: Whether pictures in formats that the service refuses are converted. Otherwise they are problems.
+    """
+
+    defaults: EditDefaults
+    note: Callable[[str], None] = attrs.field(default=lambda _: None, kw_only=True)
+    base: str = attrs.field(default="", kw_only=True)
+    recursive: bool = attrs.field(default=False, kw_only=True)
+    exclude: str = attrs.field(default="", kw_only=True)
+    fit: bool = attrs.field(default=False, kw_only=True)
 
 
 def request_of(given: Any, defaults: EditDefaults) -> EditRequest:

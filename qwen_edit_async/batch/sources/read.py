@@ -5,20 +5,22 @@ from __future__ import annotations
 import functools
 import glob
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
-from qwen_edit_async.batch.sources.advice import folder_advice, pattern_advice
+import attrs
+
 from qwen_edit_async.batch.sources.buckets import bucket_items, files_of
 from qwen_edit_async.batch.sources.folders import PICTURE, Search, is_picture
 from qwen_edit_async.batch.sources.frames import dataset_items, frame_items, parquet_items
-from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
+from qwen_edit_async.batch.sources.item import Reading, SourceItem
 from qwen_edit_async.batch.sources.tables import csv_items, jsonl_items
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import FilePath
-from qwen_edit_async.text import quoted
+from qwen_edit_async.text import counted, quoted
 
 
 @runtime_checkable
@@ -58,6 +60,7 @@ class DatasetLike(Protocol):
 Source: TypeAlias = "str | os.PathLike[str] | DataFrameLike | DatasetLike"
 """A folder, a pattern of files, a picture, a table, a data frame, or a dataset."""
 
+_BRACES: Final = re.compile(r"\{[^{}]*,[^{}]*\}")
 _TABLES: Final = {".csv": csv_items, ".tsv": csv_items, ".jsonl": jsonl_items, ".ndjson": jsonl_items}
 _PARQUET: Final = (".parquet", ".pq")
 _TABLE_ENDINGS: Final = (*_TABLES, *_PARQUET)
@@ -72,20 +75,20 @@ def is_source(value: object) -> TypeGuard[Source]:
     return isinstance(value, str | os.PathLike | DataFrameLike | DatasetLike)
 
 
-def has_keys(source: Source, base: str = "") -> bool:
-    """Return whether a source is a table, whose rows can have keys. ``base`` is as in :func:`read_source`."""
+def is_table(source: Source, base: str = "") -> bool:
+    """Return whether a source is a table, whose rows can have keys. ``base`` is as in :class:`Reading`."""
     return not isinstance(source, str | os.PathLike) or bool(_tables_of(source, base))
 
 
 def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
     """Return the file of a table, or the Parquet files of a folder or a pattern; none if the source is not a table."""
     path = BucketPath.of(source) or Path(base, source)
-    is_table = path.suffix.lower() in _TABLE_ENDINGS
+    has_ending = path.suffix.lower() in _TABLE_ENDINGS
     if isinstance(path, BucketPath):
         is_pattern = glob.has_magic(path.name)
         parts = _parts(path.parent if is_pattern else path, (name for name, _ in files_of(path)))
-        return [path] if is_table and not is_pattern and not parts else parts
-    if is_table and os.path.isfile(path):
+        return [path] if has_ending and not is_pattern and not parts else parts
+    if has_ending and os.path.isfile(path):
         return [path]
     if not os.path.isdir(path):
         return _parts(Path(base), glob.iglob(str(source), root_dir=base or None))
@@ -107,66 +110,56 @@ def _parts(folder: FilePath, names: Iterable[str]) -> Sequence[FilePath]:
     return sorted(parts, key=str)
 
 
-def read_source(
-    source: Source,
-    defaults: EditDefaults,
-    *,
-    base: str = "",
-    recursive: bool = False,
-    exclude: str = "",
-    journal: str = "",
-    fit: bool = False,
-    note: Callable[[str], None] = lambda _: None,
-) -> Iterator[SourceItem]:
+def read_source(source: Source, reading: Reading) -> Iterator[SourceItem]:
     """Yield the rows of a source as they are read. A row that can't be edited has a ``problem``.
 
-    Args:
-        source: The source. Relative paths in a table are relative to it.
-        defaults: The instruction and the parameters for rows without them.
-        base: The folder that a relative source is in; empty for the working directory.
-        recursive: Whether to read subfolders.
-        exclude: The real path, or the URL, of a folder that is not input, such as the folder of the results.
-        journal: The name of the file that marks a folder with the results of a run.
-        fit: Whether pictures in formats that the service refuses are converted. Otherwise they are reported as
-            problems.
-        note: Called with a remark about files or columns that are left out.
+    Relative paths in a table are relative to the table.
 
     Raises:
-        ConfigurationError: If the source is missing or can't be read, or if it has no pictures or no instruction.
+        ConfigurationError: If the source is missing or can't be read, if it has no pictures, rows or instruction, if a
+            column is missing or wrong, or if an extra is not installed.
     """
     if isinstance(source, DatasetLike):
-        return dataset_items(source, defaults, note)
+        return _with_rows(dataset_items(source, reading), "the dataset")
     if not isinstance(source, str | os.PathLike):
-        return frame_items(source, defaults, note)
-    if tables := _tables_of(source, base):
+        return _with_rows(frame_items(source, reading), "the data frame")
+    if tables := _tables_of(source, reading.base):
         items_of = _TABLES.get(tables[0].suffix.lower())
-        return parquet_items(tables, defaults, note) if items_of is None else items_of(tables[0], defaults, note)
+        items = parquet_items(tables, reading) if items_of is None else items_of(tables[0], reading)
+        return _with_rows(items, str(tables[0]))
     if (bucket := BucketPath.of(source)) is not None:
-        return bucket_items(bucket, defaults, note=note, recursive=recursive, exclude=exclude)
-    search = Search(defaults=defaults, note=note, fit=fit, exclude=exclude, journal=journal)
-    return _local_items(search, str(source), base, recursive=recursive)
+        return bucket_items(bucket, reading)
+    return _local_items(str(source), reading)
 
 
-def _local_items(search: Search, source: str, base: str, *, recursive: bool) -> Iterator[SourceItem]:
-    path = Path(base, source)
+def _with_rows(items: Iterator[SourceItem], where: str) -> Iterator[SourceItem]:
+    """Yield the rows of a table. Refuse a table without rows."""
+    is_empty = True
+    for item in items:
+        is_empty = False
+        yield item
+    if is_empty:
+        raise ConfigurationError(f"{where} has no rows")
+
+
+def _local_items(source: str, reading: Reading) -> Iterator[SourceItem]:
+    path, search = Path(reading.base, source), Search(reading)
     if os.path.isdir(path):
-        return _folder_items(search, path, recursive=recursive)
+        where = f"{path} and its folders" if reading.recursive else str(path)
+        advice = functools.partial(_folder_advice, path, recursive=reading.recursive)
+        return search.items(search.files_of(str(path)), where, str(path), advice)
     if not os.path.exists(path):
-        return _pattern_items(search, source, base)
+        return _pattern_items(search, source, reading.base)
     if not is_picture(str(path)):
         raise ConfigurationError(f"{path} is neither a {PICTURE} nor a table. {_TABLE_ADVICE}")
-    single = Search(defaults=search.defaults, note=search.note, fit=search.fit)  # it may be the result of another run
+    single = Search(attrs.evolve(reading, exclude=""))  # it may be the result of another run
     return single.items([str(path)], str(path), str(path.parent))
 
 
-def _folder_items(search: Search, folder: Path, *, recursive: bool) -> Iterator[SourceItem]:
-    where = f"{folder} and its folders" if recursive else str(folder)
-    advice = functools.partial(folder_advice, folder, _TABLE_ENDINGS, recursive=recursive)
-    return search.items(search.files_of(str(folder), recursive=recursive), where, str(folder), advice)
-
-
 def _pattern_items(search: Search, pattern: str, base: str) -> Iterator[SourceItem]:
-    advice = functools.partial(pattern_advice, pattern, _TABLE_ENDINGS, functools.partial(search.matches_of, base=base))
+    def advice() -> str:
+        return _pattern_advice(pattern, lambda other: search.matches_of(other, base))
+
     if not glob.has_magic(pattern):
         raise ConfigurationError(f"there is no directory, file or pattern of files {quoted(pattern)}{advice()}")
     folder = pattern
@@ -180,3 +173,52 @@ def table_folder(source: Source, base: str = "") -> str:
     """Return a table's folder, which its relative paths start from; empty for any other source."""
     tables = _tables_of(source, base) if isinstance(source, str | os.PathLike) else ()
     return str(tables[0].parent) if tables else ""
+
+
+def _folder_advice(folder: Path, *, recursive: bool) -> str:
+    """Return a hint about the tables or the subfolders in a folder; empty if it has none."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    if advice := _table_advice(map(str, entries)):
+        return advice
+    folders = sum(entry.is_dir() for entry in entries)
+    if folders and not recursive:
+        searched = "folder was" if folders == 1 else "folders were"
+        return f". Its {folders} {searched} not searched: use recursive=True"
+    return ""
+
+
+def _pattern_advice(pattern: str, matches: Callable[[str], Iterable[str]]) -> str:
+    """Return a hint that says why a pattern may match less than intended; empty if no reason is found.
+
+    Args:
+        pattern: The pattern.
+        matches: Called with a pattern; returns the files and folders that match.
+    """
+    if found := _BRACES.search(pattern):
+        folder = os.path.dirname(pattern[: found.start()]) or "."
+        return (
+            f". A pattern can't have braces: give the folder, or a pattern such as {f'{folder}/*'!r}. "
+            "Both skip files that are not pictures"
+        )
+    for folder in map(str, Path(pattern).parents):  # the longest path first
+        if glob.has_magic(folder) and Path(folder).exists():
+            escaped = glob.escape(folder) + pattern[len(folder) :]
+            return f". In a pattern, [ and ] stand for one of several characters: write {escaped!r}"
+    paths = list(matches(pattern))
+    if advice := _table_advice(paths):
+        return advice
+    if "**" in pattern:
+        return ""
+    if any(os.path.isdir(path) for path in paths):
+        return f". It matches folders, but not the files in them: write {os.path.join(pattern, '*')!r}"
+    folder, name = os.path.split(pattern)
+    if any(os.path.isdir(path) for path in matches(os.path.join(folder, "*"))):
+        return f". The folders below were not searched: write {os.path.join(folder, '**', name)!r}"
+    return ""
+
+
+def _table_advice(paths: Iterable[str]) -> str:
+    tables = [path for path in paths if os.path.splitext(path)[1].lower() in _TABLE_ENDINGS]
+    if not tables:
+        return ""
+    return f". It holds {counted(len(tables), 'table')}: give each as a source of its own, such as {tables[0]}"

@@ -9,12 +9,12 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
+from qwen_edit_async.batch.sources.item import Reading, SourceItem
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images.kinds import (
     ArrayLike,
@@ -48,15 +48,13 @@ class Rows:
 
     Attributes:
         folder: The folder of relative paths, which may be in a bucket; empty for the working directory.
-        defaults: The instruction and the parameters for rows without them.
+        reading: The way in which the table is read.
         typed: Whether cells have types, as in JSON. Otherwise text such as ``"3"`` may be a number.
-        note: Called with a remark about columns that are not used.
     """
 
     folder: str | os.PathLike[str]
-    defaults: EditDefaults
-    typed: bool
-    note: Callable[[str], None]
+    reading: Reading
+    typed: bool = False
     _noted: set[str] = attrs.field(factory=set)
 
     def check_columns(self, where: str, names: Iterable[object]) -> list[str]:
@@ -72,7 +70,7 @@ class Rows:
             raise ConfigurationError(f"{where} has no column 'image': its columns are {_listed(columns)}")
         if len(set(filter(None, columns))) < len([*filter(None, columns)]):
             raise ConfigurationError(f"{where} has two columns with the same name")
-        if "instruction" not in columns and self.defaults.instruction is None:
+        if "instruction" not in columns and self.reading.defaults.instruction is None:
             raise ConfigurationError(
                 f"{where} has no column 'instruction': add one, or give an instruction for all rows"
             )
@@ -89,6 +87,7 @@ class Rows:
 
     def item(self, row: int, fields: Mapping[str, Any]) -> SourceItem:
         """Return the edit of a row whose column names are normalized."""
+        defaults = self.reading.defaults
         try:
             cells = {name: value for name, each in fields.items() if (value := cell_value(name, each)) is not None}
             if (given := cells.pop("parameters", None)) is not None:
@@ -97,8 +96,8 @@ class Rows:
             options = {name: self._parameter(name, cells[name]) for name in PARAMETER_NAMES & cells.keys()}
             request = EditRequest(
                 [self._located(cells[name]) for name in IMAGE_NAMES if name in cells],
-                cells.get("instruction", self.defaults.instruction or ""),
-                attrs.evolve(self.defaults.parameters, **options) if options else self.defaults.parameters,
+                cells.get("instruction", defaults.instruction or ""),
+                attrs.evolve(defaults.parameters, **options) if options else defaults.parameters,
                 key=_key(cells["key"]) if "key" in cells else None,
                 metadata={name: value for name, value in cells.items() if name not in _COLUMNS},
             )
@@ -135,7 +134,7 @@ class Rows:
     def _note_unused(self, names: Iterable[str]) -> None:
         if new := [name for name in names if name and name not in _COLUMNS and name not in self._noted]:
             self._noted.update(new)
-            self.note(f"columns that are not used: {_listed(new)}")
+            self.reading.note(f"columns that are not used: {_listed(new)}")
 
 
 def column_name(name: object) -> str:

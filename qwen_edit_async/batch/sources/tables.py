@@ -7,10 +7,10 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
-from qwen_edit_async.batch.sources.item import EditDefaults, SourceItem
+from qwen_edit_async.batch.sources.item import Reading, SourceItem
 from qwen_edit_async.batch.sources.rows import Rows
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.storage.paths import FilePath
@@ -23,13 +23,9 @@ _DECLARED: Final = re.compile(r'"?sep=(\t|[^\w\s"])"?\s*', re.IGNORECASE)
 _ADVICE: Final = "double the quotes in a quoted cell; put long texts, such as data URIs, in JSON Lines"
 
 
-def csv_items(path: FilePath, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
-    """Yield an edit for each row, numbered as in a spreadsheet. Commas, semicolons or tabs separate cells.
-
-    Raises:
-        ConfigurationError: If the file is not a CSV table, has wrong columns, or can't be read.
-    """
-    rows = Rows(path.parent, defaults, typed=False, note=note)
+def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
+    """Yield an edit for each row, numbered as in a spreadsheet. Commas, semicolons or tabs separate cells."""
+    rows = Rows(path.parent, reading)
     lines = _lines(path)
     header, before, first, delimiter = _header(lines)
     # Strict, because an unclosed quote would otherwise silently put the rows below into one cell.
@@ -55,8 +51,6 @@ def csv_items(path: FilePath, defaults: EditDefaults, note: Callable[[str], None
             yield SourceItem(row=row, problem=f"it has {len(cells)} cells, but there are {len(columns)} columns")
         elif any(cell.strip() for cell in cells):
             yield rows.item(row, {name: cell for name, cell in zip(columns, cells, strict=False) if name})
-    if row == header + 1:
-        raise ConfigurationError(f"{path} has a header, but no rows")
 
 
 def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
@@ -75,18 +69,12 @@ def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
     return blank + 1, blank, first, max(_DELIMITERS, key=_QUOTED.sub("", first).count)
 
 
-def jsonl_items(path: FilePath, defaults: EditDefaults, note: Callable[[str], None]) -> Iterator[SourceItem]:
-    """Yield an edit for each line, which is a JSON object.
-
-    Raises:
-        ConfigurationError: If the file has no lines, or can't be read.
-    """
-    rows = Rows(path.parent, defaults, typed=True, note=note)
-    count = 0
+def jsonl_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
+    """Yield an edit for each line, which is a JSON object."""
+    rows = Rows(path.parent, reading, typed=True)
     for row, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
-        count += 1
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -96,8 +84,6 @@ def jsonl_items(path: FilePath, defaults: EditDefaults, note: Callable[[str], No
             yield rows.item_of_fields(row, fields)
         else:
             yield SourceItem(row=row, problem="it is not a JSON object")
-    if not count:
-        raise ConfigurationError(f"{path} has no rows")
 
 
 def _lines(path: FilePath) -> Iterator[str]:

@@ -97,7 +97,7 @@ async def fresh_keys(content: bytes) -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / JOURNAL_NAME).write_bytes(content)
         (Path(folder) / "report.json").write_text(BatchReport(folder=folder, elapsed=1.0).to_json())
-        journal = await Journal.open(Path(folder))
+        journal = await Journal.open(Path(folder), "a service")
         try:
             await journal.do(Store.recover)
             await journal.do(Store.unfinished, 0, 256)

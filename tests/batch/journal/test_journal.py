@@ -27,10 +27,10 @@ from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME, Journ
 from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.batch.journal.outcomes import read_page
 from qwen_edit_async.batch.journal.rows import explain
+from qwen_edit_async.batch.output import BatchOutput
 from qwen_edit_async.batch.report import Percentiles
 from qwen_edit_async.batch.run import RunOptions, open_run
-from qwen_edit_async.batch.sources import EditDefaults
-from qwen_edit_async.batch.targets import Targets
+from qwen_edit_async.batch.sources import EditDefaults, Reading
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the test looks into the file from outside")]
 
@@ -45,7 +45,7 @@ def draft(
 
 @pytest.fixture
 async def journal(tmp_path):
-    journal = await Journal.open(tmp_path)
+    journal = await Journal.open(tmp_path, "a service")
     yield journal
     await journal.aclose()
 
@@ -198,7 +198,7 @@ async def test_giving_up_the_wait_does_not_undo_the_step(journal, rows):
 
 
 async def test_closing_writes_what_nobody_waits_for(tmp_path, rows):
-    journal = await Journal.open(tmp_path)
+    journal = await Journal.open(tmp_path, "a service")
     number = (await journal.do(Store.plan, *draft("cat"))).number
     journal.do(Store.move, number, State.SUBMITTING)
     await journal.aclose()
@@ -409,10 +409,10 @@ async def test_the_summary_adds_up(journal, tmp_path):
 
 
 async def test_a_journal_is_found_again(tmp_path):
-    journal = await Journal.open(tmp_path / "new" / "folder")
+    journal = await Journal.open(tmp_path / "new" / "folder", "a service")
     await submitted(journal, "cat")
     await journal.aclose()
-    journal = await Journal.open(tmp_path / "new" / "folder")
+    journal = await Journal.open(tmp_path / "new" / "folder", "a service")
     entry = await journal.do(Store.find, "cat")
     await journal.aclose()
     assert entry.task_id == "task-of-cat"
@@ -430,13 +430,13 @@ async def test_a_database_that_is_no_journal_of_ours_is_left_alone(tmp_path, scr
     with contextlib.closing(sqlite3.connect(tmp_path / JOURNAL_NAME)) as connection:
         connection.execute(script)
     with pytest.raises(JournalError, match=words):
-        await Journal.open(tmp_path)
+        await Journal.open(tmp_path, "a service")
 
 
 async def test_a_file_that_is_no_database_is_left_alone(tmp_path):
     (tmp_path / JOURNAL_NAME).write_text("my notes" * 1000)
     with pytest.raises(JournalError, match="not a SQLite database"):
-        await Journal.open(tmp_path)
+        await Journal.open(tmp_path, "a service")
     assert (tmp_path / JOURNAL_NAME).read_text().startswith("my notes")
 
 
@@ -450,11 +450,11 @@ async def test_a_journal_that_can_not_be_opened_is_named(tmp_path, use):
 async def test_a_folder_that_can_not_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(JournalError, match=r"the folder .*file/out can't be written: Not a directory"):
-        await Journal.open(tmp_path / "file" / "out")
+        await Journal.open(tmp_path / "file" / "out", "a service")
 
 
 async def test_opening_can_be_given_up(tmp_path):
-    opening = asyncio.create_task(Journal.open(tmp_path))
+    opening = asyncio.create_task(Journal.open(tmp_path, "a service"))
     await asyncio.sleep(0)
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -462,17 +462,17 @@ async def test_opening_can_be_given_up(tmp_path):
     async with asyncio.timeout(10):
         while True:  # until the abandoned one is closed
             with contextlib.suppress(JournalError):
-                journal = await Journal.open(tmp_path)
+                journal = await Journal.open(tmp_path, "a service")
                 break
     await journal.aclose()
 
 
 async def test_a_second_run_is_refused_while_the_first_lasts(tmp_path):
-    journal = await Journal.open(tmp_path)
+    journal = await Journal.open(tmp_path, "a service")
     with pytest.raises(JournalError, match="is being written by another run; wait until it ends"):
-        await Journal.open(tmp_path)
+        await Journal.open(tmp_path, "a service")
     await journal.aclose()
-    await (await Journal.open(tmp_path)).aclose()
+    await (await Journal.open(tmp_path, "a service")).aclose()
 
 
 HOLDER = """
@@ -502,7 +502,7 @@ async def test_errors_of_the_lock_itself_are_not_taken_for_an_answer(tmp_path, m
 
     monkeypatch.setattr("fcntl.flock", fail)
     with pytest.raises(JournalError, match="the disk failed"):
-        await Journal.open(tmp_path)
+        await Journal.open(tmp_path, "a service")
 
 
 async def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
@@ -511,7 +511,7 @@ async def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr("fcntl.flock", fail)
     with pytest.raises(JournalError, match=r"has no locks, .*; choose an output folder on another file system"):
-        await Journal.open(tmp_path)
+        await Journal.open(tmp_path, "a service")
 
 
 @pytest.mark.parametrize("use", [run_in, plan_in, keys_in])
@@ -539,11 +539,11 @@ async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp
             return b""
 
     async def run_once(session: EditSession) -> None:
-        targets = Targets(tmp_path, overwrite=False)
+        output = BatchOutput(tmp_path, overwrite=False)
         requests = [EditRequest(HangingFile(), "snow")]
-        given = BatchInput(requests, EditDefaults(), recursive=False, targets=targets, folder="")
+        given = BatchInput(requests, Reading(EditDefaults(), base=""), output)
         options = RunOptions(reporting_seconds=0.0, closing_seconds=0.0)
-        async with open_run(session, targets, options, "") as run:
+        async with open_run(session, output, options, "") as run:
             await edit_all(run, given, None)
 
     async with MemorySession(MemoryService()) as session:
@@ -552,7 +552,7 @@ async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp
         run.cancel()
         with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
             await run
-        await (await Journal.open(tmp_path)).aclose()
+        await (await Journal.open(tmp_path, "a service")).aclose()
         go_on.set()
 
 
@@ -577,4 +577,4 @@ async def test_a_run_that_is_cancelled_while_its_journal_is_closed_ends_when_tha
             go.set()
             with pytest.raises(asyncio.CancelledError):
                 await run
-        await (await Journal.open(tmp_path)).aclose()
+        await (await Journal.open(tmp_path, "a service")).aclose()

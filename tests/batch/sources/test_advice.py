@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qwen_edit_async import ConfigurationError
-from qwen_edit_async.batch.sources import EditDefaults, read_source
+from qwen_edit_async.batch.sources import EditDefaults, Reading, read_source
 from qwen_edit_async.cli import main
 
 SNOW = EditDefaults("make it snow")
@@ -15,7 +15,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 @pytest.fixture
 def read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return lambda source, defaults=SNOW: list(read_source(source, defaults))
+    return lambda source, defaults=SNOW: list(read_source(source, Reading(defaults)))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_the_command_speaks_of_its_option(make, read, capsys):
 def test_a_folder_that_was_searched_gives_no_such_advice(make, tmp_path):
     make("photos/2023/a.txt", content=b"text")
     with pytest.raises(ConfigurationError, match=r"photos and its folders$"):
-        list(read_source(tmp_path / "photos", SNOW, recursive=True))
+        list(read_source(tmp_path / "photos", Reading(SNOW, recursive=True)))
 
 
 @pytest.mark.parametrize("pattern", ["photos [2024]/*.png", "photos [2024]/in [1]/*.png"])
@@ -123,7 +123,7 @@ def test_a_pattern_for_deeper_folders_gives_no_such_advice_and_follows_no_circle
 def test_advice_looks_into_the_folder_that_relative_paths_are_in(make, tmp_path):
     make("home/photos/2024/a.png")
     with pytest.raises(ConfigurationError, match="write 'photos/\\*/\\*'"):
-        list(read_source("photos/*", SNOW, base=str(tmp_path / "home")))
+        list(read_source("photos/*", Reading(SNOW, base=str(tmp_path / "home"))))
 
 
 def test_a_pattern_without_matches_and_without_a_known_cause_gives_no_advice(make, refusal):

@@ -11,7 +11,7 @@ from emulator_calls import encode
 from PIL import Image
 
 from qwen_edit_async import ConfigurationError, EditBatch
-from qwen_edit_async.batch.sources import EditDefaults, has_keys, read_source, table_folder
+from qwen_edit_async.batch.sources import EditDefaults, Reading, is_table, read_source, table_folder
 
 SNOW = EditDefaults("make it snow")
 
@@ -38,26 +38,26 @@ def photos(tmp_path):
 @pytest.mark.parametrize("make", [lambda dataset: dataset, lambda dataset: dataset.to_iterable_dataset()])
 def test_a_row_is_an_edit_and_its_image_is_not_decoded(photos, make):
     notes = []
-    first, second, third = read_source(make(photos), SNOW, note=notes.append)
+    first, second, third = read_source(make(photos), Reading(SNOW, note=notes.append))
     assert str(first.request.images[0]).endswith("a.png")
     assert second.request.images[0].startswith(b"\xff\xd8\xff")
     assert [each.request.parameters.seed for each in (first, second)] == [7, 8]
     assert second.request.metadata == {"label": 1}
     assert (third.row, third.problem) == (2, "there is no image")
     assert notes == ["columns that are not used: label"]
-    assert (has_keys(photos), table_folder(photos)) == (True, "")
+    assert (is_table(photos), table_folder(photos)) == (True, "")
 
 
 def test_a_format_for_tensors_does_not_matter(photos):
-    first, *_ = read_source(photos.with_format("numpy"), SNOW)
+    first, *_ = read_source(photos.with_format("numpy"), Reading(SNOW))
     assert str(first.request.images[0]).endswith("a.png")
 
 
 def test_a_dataset_without_images_or_rows_is_refused(photos):
     with pytest.raises(ConfigurationError, match="the dataset has no column 'image'"):
-        list(read_source(photos.remove_columns("image"), SNOW))
+        list(read_source(photos.remove_columns("image"), Reading(SNOW)))
     with pytest.raises(ConfigurationError, match="the dataset has no rows"):
-        list(read_source(photos.select([]), SNOW))
+        list(read_source(photos.select([]), Reading(SNOW)))
 
 
 @pytest.mark.anyio

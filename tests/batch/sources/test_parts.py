@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from qwen_edit_async import ConfigurationError
-from qwen_edit_async.batch.sources import EditDefaults, has_keys, read_source, table_folder
+from qwen_edit_async.batch.sources import EditDefaults, Reading, is_table, read_source, table_folder
 
 SNOW = EditDefaults("make it snow")
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
@@ -30,7 +30,7 @@ def parts(tmp_path):
 @pytest.mark.parametrize("source", ["parts", "parts/", "parts/*.parquet", "p*/part-*"])
 def test_the_parts_are_read_in_order(parts, tmp_path, source):
     notes = []
-    items = list(read_source(source, SNOW, base=str(tmp_path), note=notes.append))
+    items = list(read_source(source, Reading(SNOW, base=str(tmp_path), note=notes.append)))
     assert [item.request.key for item in items if item.request] == ["a", "b", "c"]
     assert str(items[0].request.images[0]) == str(parts / "x.png")
     assert [item.label for item in items] == [
@@ -39,23 +39,23 @@ def test_the_parts_are_read_in_order(parts, tmp_path, source):
     ]
     assert items[3].problem == "there is no image"
     assert notes == ["columns that are not used: extra"]
-    assert has_keys(source, str(tmp_path))
+    assert is_table(source, str(tmp_path))
     assert table_folder(source, str(tmp_path)) == str(parts)
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(parts):
     path = (parts / "part-0.parquet").rename(parts / "part[0].parquet")
-    assert len(list(read_source(path, SNOW))) == 2
+    assert len(list(read_source(path, Reading(SNOW)))) == 2
 
 
 def test_a_pattern_that_matches_one_part_is_that_table(parts, tmp_path):
-    (first, second) = read_source("parts/part-0*", SNOW, base=str(tmp_path))
+    (first, second) = read_source("parts/part-0*", Reading(SNOW, base=str(tmp_path)))
     assert (first.label, second.label) == ("row 1", "row 2")
 
 
 def test_a_part_is_opened_when_its_turn_comes(parts):
     (parts / "part-2.parquet").write_bytes(b"PAR1")
-    items = read_source(parts, SNOW)
+    items = read_source(parts, Reading(SNOW))
     assert [next(items).request.key for _ in range(2)] == ["a", "b"]
     with pytest.raises(ConfigurationError, match=r"part-2\.parquet is not a Parquet file"):
         next(items)
@@ -65,13 +65,13 @@ def test_parts_without_rows_are_refused(parts):
     for number in (0, 2):
         (parts / f"part-{number}.parquet").unlink()
     with pytest.raises(ConfigurationError, match=r"part-1\.parquet has no rows"):
-        list(read_source(parts, SNOW))
+        list(read_source(parts, Reading(SNOW)))
 
 
 def test_a_folder_with_a_picture_is_no_table(parts):
     (parts / "a.png").write_bytes(PNG)
-    assert not has_keys(parts)
-    (item,) = read_source(parts, SNOW)
+    assert not is_table(parts)
+    (item,) = read_source(parts, Reading(SNOW))
     assert item.identity == "a.png"
 
 
@@ -80,4 +80,4 @@ def test_a_folder_that_cannot_be_listed_is_no_table(parts, monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr("os.listdir", refuse)
-    assert not has_keys(parts)
+    assert not is_table(parts)

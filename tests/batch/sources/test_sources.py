@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from qwen_edit_async import ConfigurationError, EditParameters, EditRequest, InvalidEditError
+from qwen_edit_async.batch import JOURNAL_NAME
 from qwen_edit_async.batch.signatures import unsigned
-from qwen_edit_async.batch.sources import EditDefaults, SourceItem, item_of, read_source, request_of
+from qwen_edit_async.batch.sources import EditDefaults, Reading, SourceItem, item_of, read_source, request_of
 from qwen_edit_async.models import request_from_fields
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
@@ -32,7 +33,7 @@ def notes():
 @pytest.fixture
 def read(tmp_path, notes):
     def read_named(name, defaults=SNOW, **options):
-        return list(read_source(tmp_path / name, defaults, note=notes.append, **options))
+        return list(read_source(tmp_path / name, Reading(defaults, note=notes.append, **options)))
 
     return read_named
 
@@ -156,7 +157,7 @@ def test_the_spelling_of_a_pattern_changes_no_identity(tmp_path, pattern):
     write(tmp_path / "in" / "deep", **{"a.jpg": JPEG})
     write(tmp_path / "in", **{"b.jpg": JPEG})
     found = ["in/b.jpg", "in/deep/a.jpg"] if pattern.startswith("[") else ["b.jpg", "deep/a.jpg"]
-    assert sorted(identities(read_source(pattern, SNOW, base=str(tmp_path)))) == found
+    assert sorted(identities(read_source(pattern, Reading(SNOW, base=str(tmp_path))))) == found
 
 
 def test_a_pattern_follows_no_link_to_a_folder_on_its_own(tmp_path, read, notes):
@@ -177,7 +178,7 @@ def test_a_pattern_without_a_folder_in_front_gives_plain_paths(tmp_path, monkeyp
     write(tmp_path / "in", **{"a.jpg": JPEG})
     write(tmp_path, **{"b.jpg": JPEG})
     monkeypatch.chdir(tmp_path)
-    paths = [item.request.images[0] for item in read_source("**/*.jpg", SNOW)]
+    paths = [item.request.images[0] for item in read_source("**/*.jpg", Reading(SNOW))]
     assert paths == ["b.jpg", str(Path("in", "a.jpg"))]
 
 
@@ -187,9 +188,9 @@ def test_folders_of_the_system_and_results_of_other_runs_are_left_out(tmp_path, 
     for folder in ("@eaDir", "#recycle", "$RECYCLE.BIN", "deep/lost+found", "__MACOSX", ".Trash-1000"):
         write(tmp_path / "in" / folder / "x", **{"b.jpg": JPEG})
     for folder in ("snow", "out"):
-        write(tmp_path / "in" / folder, **{"a-0.jpg": JPEG, "journal": b""})
-    write(tmp_path / "in", journal=b"")  # whoever names a folder of results wants them edited
-    options = {"exclude": os.path.realpath(tmp_path / "in" / "out"), "journal": "journal"}
+        write(tmp_path / "in" / folder, **{"a-0.jpg": JPEG, JOURNAL_NAME: b""})
+    write(tmp_path / "in", **{JOURNAL_NAME: b""})  # whoever names a folder of results wants them edited
+    options = {"exclude": os.path.realpath(tmp_path / "in" / "out")}
     assert names(read(source, recursive=True, **options)) == ["a.jpg"]
     assert [note for note in notes if "folder" in note] == [
         (
@@ -217,8 +218,8 @@ def test_wildcards_stand_for_no_folder_of_the_system_and_for_no_results(tmp_path
     write(folder / "deep", **{"a.jpg": JPEG})
     write(folder / "@eaDir", **{"preview.jpg": JPEG})
     write(folder / ".old", **{"hidden.jpg": JPEG})
-    write(folder / "snow", **{"result.jpg": JPEG, "journal": b""})
-    items = read_source(pattern, SNOW, base=str(tmp_path / base), journal="journal", note=notes.append)
+    write(folder / "snow", **{"result.jpg": JPEG, JOURNAL_NAME: b""})
+    items = read_source(pattern, Reading(SNOW, base=str(tmp_path / base), note=notes.append))
     assert names(items) == found
     if found == ["a.jpg"]:
         assert notes == ["left out: 1 folder of the system (@eaDir), 1 folder with the results of another run (snow)"]
@@ -397,7 +398,7 @@ def test_blank_rows_count_but_are_no_edits(table):
         ("image,instructon\na,b\n", "edits.csv", "did you mean 'instruction'"),
         ("image,image1\na,b\n", "edits.csv", "no column 'image1'"),
         ("image,Image\na,b\n", "edits.csv", "two columns with the same name"),
-        ("image\n", "edits.csv", "a header, but no rows"),
+        ("image\n", "edits.csv", "has no rows"),
         ("", "edits.csv", "has no column 'image'"),
         ("\n", "edits.jsonl", "has no rows"),
         ('image\na.jpg\n"b.jpg\nc.jpg\nd.jpg\n', "edits.csv", "row 3, from line 3 to 5, is not well quoted: unexp"),
@@ -497,7 +498,7 @@ def test_a_picture_is_known_by_its_path_below_the_folder(tmp_path, read, source,
     for folder in (tmp_path / "in", tmp_path / "in" / "deep"):
         write(folder, **{"a.png": PNG})
     assert identities(read(source, recursive=True)) == found
-    pattern_or_folder = list(read_source(source, SNOW, base=str(tmp_path), recursive=True))
+    pattern_or_folder = list(read_source(source, Reading(SNOW, base=str(tmp_path), recursive=True)))
     assert identities(pattern_or_folder) == found
 
 
@@ -521,7 +522,7 @@ COLUMNS = {
 
 @pytest.mark.parametrize("make", FRAMES.values(), ids=FRAMES)
 def test_a_data_frame_says_all_of_an_edit_and_nothing_where_it_has_gaps(make, notes):
-    first, second, third = read_source(make(COLUMNS), SNOW, note=notes.append)
+    first, second, third = read_source(make(COLUMNS), Reading(SNOW, note=notes.append))
     parameters = EditParameters(n=2, watermark=True)
     assert first.request == EditRequest("a.jpg", "sepia", parameters, key="first", metadata={"shop": "x"})
     images = ["b.jpg", "https://example.com/c.jpg"]
@@ -558,7 +559,7 @@ def test_a_parquet_file_says_all_of_an_edit_and_its_paths_are_relative_to_it(tmp
 )
 def test_cells_of_a_data_frame_are_what_they_mean(name, value, option):
     frame = pd.DataFrame({"image": ["a"], name: pd.Series([value], dtype=object)})
-    [item] = read_source(frame, SNOW)
+    [item] = read_source(frame, Reading(SNOW))
     assert getattr(item.request.parameters, name) == option
 
 
@@ -568,13 +569,13 @@ def test_cells_of_a_data_frame_are_what_they_mean(name, value, option):
 )
 def test_cells_without_anything_in_them_say_nothing(nothing):
     columns = {"image": ["a.jpg"], **{name: [nothing] for name in ("image2", "instruction", "n", "size", "watermark")}}
-    [item] = read_source(pd.DataFrame(columns, dtype=object), SNOW)
+    [item] = read_source(pd.DataFrame(columns, dtype=object), Reading(SNOW))
     assert item.request == EditRequest("a.jpg", "make it snow")
 
 
 @pytest.mark.parametrize(("value", "key"), [(7.0, "7"), (7, "7"), (7.5, "7.5"), ("NA", "NA"), (" a ", "a")])
 def test_keys_are_text(value, key):
-    [item] = read_source(pd.DataFrame({"image": ["a"], "key": [value]}), SNOW)
+    [item] = read_source(pd.DataFrame({"image": ["a"], "key": [value]}), Reading(SNOW))
     assert item.request.key == key
 
 
@@ -590,18 +591,18 @@ def test_keys_are_text(value, key):
     ],
 )
 def test_a_bad_row_of_a_data_frame_says_why(columns, problem):
-    [bad] = read_source(pd.DataFrame({"image": ["a"], **columns}), SNOW)
+    [bad] = read_source(pd.DataFrame({"image": ["a"], **columns}), Reading(SNOW))
     assert bad.problem.startswith(problem)
 
 
 def test_pictures_and_paths_may_be_in_a_data_frame(tmp_path):
     frame = pd.DataFrame({"image": [tmp_path / "a.jpg", PNG]})
-    assert [item.request.images for item in read_source(frame, SNOW)] == [(str(tmp_path / "a.jpg"),), (PNG,)]
+    assert [item.request.images for item in read_source(frame, Reading(SNOW))] == [(str(tmp_path / "a.jpg"),), (PNG,)]
 
 
 @pytest.mark.parametrize("cell", [PNG, bytearray(PNG), {"bytes": PNG, "path": "b.png"}, Image.new("L", (9, 9))])
 def test_a_cell_of_a_data_frame_may_hold_an_image(cell):
-    [item] = read_source(pd.DataFrame({"image": ["a.jpg"], "image2": [cell]}), SNOW)
+    [item] = read_source(pd.DataFrame({"image": ["a.jpg"], "image2": [cell]}), Reading(SNOW))
     assert item.request.images == ("a.jpg", PNG if isinstance(cell, dict) else cell)
 
 
@@ -701,10 +702,10 @@ def test_integers_that_a_data_frame_made_fractions_are_integers_in_every_file(ta
 )
 def test_a_data_frame_without_edits_is_refused(frame, message):
     if message is None:
-        assert len(list(read_source(frame, SNOW))) == 1
+        assert len(list(read_source(frame, Reading(SNOW)))) == 1
         return
     with pytest.raises(ConfigurationError, match=message):
-        list(read_source(frame, SNOW))
+        list(read_source(frame, Reading(SNOW)))
 
 
 @pytest.mark.parametrize("content", [b"image\na.jpg\n", b""])
@@ -733,7 +734,7 @@ def test_a_table_with_a_cell_that_python_has_no_value_for_is_refused(tmp_path, r
     if name is not None:
         pyarrow.parquet.write_table(table, tmp_path / name)
     with pytest.raises(ConfigurationError, match=r"can't be read beyond 256 rows: .*(range|magnitude)"):
-        read(name) if name is not None else list(read_source(table, SNOW))
+        read(name) if name is not None else list(read_source(table, Reading(SNOW)))
 
 
 def test_without_the_extra_it_is_named(tmp_path, monkeypatch):
@@ -742,7 +743,7 @@ def test_without_the_extra_it_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "narwhals", None)
     for source, extra in ((tmp_path / "edits.parquet", "parquet"), (pd.DataFrame(COLUMNS), "frames")):
         with pytest.raises(ConfigurationError, match=rf'pip install "qwen-edit-async\[{extra}\]"'):
-            list(read_source(source, SNOW))
+            list(read_source(source, Reading(SNOW)))
 
 
 def test_a_folder_that_can_not_be_read_is_refused(tmp_path, read, monkeypatch):

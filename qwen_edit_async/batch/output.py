@@ -1,4 +1,4 @@
-"""The folder of the results. Keeps results from replacing other files. Blocking."""
+"""The output of a batch: the folder of the results. Keeps results from replacing other files. Blocking."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def local_folder(path: AnyPath, here: str, use: str) -> Path:
     return Path(here, folder)
 
 
-def targets_at(out_dir: AnyPath, journal: str | os.PathLike[str] | None, here: str, *, overwrite: bool) -> Targets:
-    """Return the folder of the results for the options of a batch.
+def output_at(out_dir: AnyPath, journal: str | os.PathLike[str] | None, here: str, *, overwrite: bool) -> BatchOutput:
+    """Return the output for the options of a batch.
 
     Raises:
         ConfigurationError: If ``journal`` is needed but missing, given but not needed, or not local.
@@ -56,16 +56,15 @@ def targets_at(out_dir: AnyPath, journal: str | os.PathLike[str] | None, here: s
         if journal is None:
             raise ConfigurationError("results in a bucket need a local folder for the journal: give it as journal=PATH")
         home = local_folder(journal, here, "the journal")
-        return Targets(attrs.evolve(folder, replace=overwrite), overwrite, home)
+        return BatchOutput(attrs.evolve(folder, replace=overwrite), overwrite, home)
     if journal is not None:
         raise ConfigurationError("the journal is beside the results, unless they are in a bucket: leave out journal=")
-    folder = Path(here, folder)
-    return Targets(folder, overwrite)
+    return BatchOutput(Path(here, folder), overwrite)
 
 
 @attrs.define(eq=False)
-class Targets:
-    """The folder of the results, and the files in it that are not results.
+class BatchOutput:
+    """The folder of the results, and what one plan or run knows about the files in it that are not results.
 
     Attributes:
         folder: The folder, on this machine or in a bucket.
@@ -76,9 +75,9 @@ class Targets:
     folder: FilePath
     overwrite: bool
     home: Path = attrs.field(default=attrs.Factory(lambda self: Path(self.folder), takes_self=True))
-    _listed: dict[str, int] | None = None
-    _inputs: set[str] = attrs.field(factory=set)
-    _is_here: dict[str, bool] = attrs.field(factory=dict)
+    _listed: dict[str, int] | None = attrs.field(default=None, init=False)
+    _inputs: set[str] = attrs.field(factory=set, init=False)
+    _is_here: dict[str, bool] = attrs.field(factory=dict, init=False)
 
     def note_inputs(self, request: EditRequest) -> None:
         """Note which of a request's images are in the folder."""
@@ -109,7 +108,10 @@ class Targets:
         if isinstance(self.folder, BucketPath):
             there = self._files_in(self.folder)
             return bool(files) and all(there.get(name) == size for name, size in files)
-        return are_whole(self.folder, files)
+        try:
+            return bool(files) and all(_ends_well(os.path.join(self.folder, name), size) for name, size in files)
+        except OSError:
+            return False
 
     def _exists(self, name: str) -> bool:
         if isinstance(self.folder, BucketPath):
@@ -162,14 +164,6 @@ def sweep(folder: Path, names: Iterable[str]) -> None:
         for entry in entries:
             if (match := _PART_NAME.fullmatch(entry.name)) is not None and match[1] in left:
                 Path(entry.path).unlink(missing_ok=True)
-
-
-def are_whole(folder: Path, files: Sequence[tuple[str, int]]) -> bool:
-    """Return whether all saved pictures have their recorded sizes, and each PNG file has its end marker."""
-    try:
-        return bool(files) and all(_ends_well(os.path.join(folder, name), size) for name, size in files)
-    except OSError:
-        return False
 
 
 def _ends_well(path: str, size: int) -> bool:
