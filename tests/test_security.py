@@ -41,7 +41,7 @@ from qwen_edit_async import (
     QwenEditError,
 )
 from qwen_edit_async.cli import main
-from qwen_edit_async.cli.display import put
+from qwen_edit_async.cli.display import print_output
 from qwen_edit_async.cli.output import unbreakable_output
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.files import safe_stem
@@ -784,7 +784,7 @@ def test_characters_that_an_old_terminal_lacks_are_escaped(encoding, monkeypatch
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     monkeypatch.setattr("sys.stdout", stream)
     with unbreakable_output():
-        put("caf\u00e9 \u00d8 \u732b")
+        print_output("caf\u00e9 \u00d8 \u732b")
     told = stream.buffer.getvalue().decode(encoding)
     assert told.replace("\\xe9", "\u00e9").replace("\\xd8", "\u00d8") == "caf\u00e9 \u00d8 \\u732b\n"
 

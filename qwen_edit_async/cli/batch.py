@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 
 from qwen_edit_async.cli.command import Command
-from qwen_edit_async.cli.display import ProgressBar, Screen, put
+from qwen_edit_async.cli.display import ProgressBar, Screen, print_output
 from qwen_edit_async.cli.messages import ExitCode, exit_code
 from qwen_edit_async.cli.options import (
     BatchOptions,
@@ -129,7 +129,7 @@ def _edits(  # noqa: PLR0917  # the command's arguments
 
 def _print_plan(edits: EditBatch, *, fit: bool) -> int:
     plan = asyncio.run(edits.plan(fit=fit))
-    put(shell_text(plan.text()))
+    print_output(shell_text(plan.text()))
     return ExitCode.DONE if plan.ok else ExitCode.FAILED
 
 
@@ -151,7 +151,7 @@ class _BulkRun:
     async def _work(self, session: EditSession) -> int:
         """Run the batch and show its progress."""
         bar = ProgressBar(self._screen, functools.partial(self._state, session))
-        with bar.shown():
+        with bar.showing():
             refreshing = asyncio.create_task(self._refresh(bar, asyncio.current_task()))
             try:
                 report = await self._edits.run(session, on_plan=self._print_problems, service=self._command.service)
@@ -197,4 +197,4 @@ class _BulkRun:
             for line in report.text().splitlines():
                 self._screen.line(line, whole=True)
         count = self._edits.progress.pictures
-        put(f"{counted(count, 'picture')} {'is' if count == 1 else 'are'} in {self._command.output}")
+        print_output(f"{counted(count, 'picture')} {'is' if count == 1 else 'are'} in {self._command.output}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
-from qwen_edit_async.cli.display import Screen, put, put_json
+from qwen_edit_async.cli.display import Screen, print_json, print_output
 from qwen_edit_async.cli.messages import (
     MISSING_KEY,
     ExitCode,
@@ -95,7 +95,7 @@ class Command:
 
     def _show(self, error: Exception) -> None:
         if self.as_json:
-            put_json(_as_json(error))
+            print_json(_as_json(error))
         else:
             self.screen.error(str(error) or type(error).__name__)
         for note in getattr(error, "__notes__", ()):
@@ -200,7 +200,7 @@ class Command:
 
 
 @contextlib.asynccontextmanager
-async def shown(session: EditSession, screen: Screen, state: Callable[[], str]) -> AsyncIterator[None]:
+async def showing(session: EditSession, screen: Screen, state: Callable[[], str]) -> AsyncIterator[None]:
     """While the block runs, show a state on a terminal, and the time when a Retry-After pause ends."""
     from rich.text import Text  # noqa: PLC0415  # slow to import
 
@@ -227,7 +227,7 @@ async def wait_for(session: EditSession, task: EditTask, command: Command) -> Ed
         word, progress = task.snapshot.status_word, task.snapshot.progress
         return f"task {task.id}{f': {word}' if word else ''}{'' if progress is None else f' {progress:.0%}'}"
 
-    async with shown(session, command.screen, state):
+    async with showing(session, command.screen, state):
         result = await task
     command.unsaved.add(task.id)
     for note in result.notes:
@@ -241,7 +241,7 @@ async def save(result: EditResult, command: Command, stem: str | None = None) ->
     command.unsaved.discard(result.task_id)
     if not command.as_json:
         for path in paths:
-            put(str(path))
+            print_output(str(path))
     return paths
 
 

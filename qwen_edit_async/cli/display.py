@@ -30,16 +30,16 @@ _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
 _SECONDS_BETWEEN_LINES = 60.0
 
 
-def put(text: str) -> None:
+def print_output(text: str) -> None:
     """Write a result to the standard output stream."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
-def put_json(value: object) -> None:
+def print_json(value: object) -> None:
     """Write a result for programs, as one line of JSON."""
     text = json.dumps(value, ensure_ascii=False)
-    put(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    print_output(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 class Screen:
@@ -139,7 +139,7 @@ class ProgressBar:
         self._bar: RichProgress | None = None
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def showing(self) -> Iterator[None]:
         """Show the bar while the block runs."""
         self._started_at = self._clock()
         self._next_line_at = self._started_at + _SECONDS_BETWEEN_LINES

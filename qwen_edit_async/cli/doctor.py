@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from qwen_edit_async.cli.display import put, put_json
+from qwen_edit_async.cli.display import print_json, print_output
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import AsJSON, ConnectionOptions, shell_text
 from qwen_edit_async.text import visible
@@ -30,11 +30,11 @@ def doctor(*, as_json: AsJSON = False, connection: ConnectionOptions | None = No
     findings = [attrs.evolve(each, found=shell_text(each.found)) for each in found]
     wrong = [each.check for each in findings if each.ok is False]
     if as_json:
-        put_json({"ok": not wrong, "checks": [attrs.asdict(each) for each in findings]})
+        print_json({"ok": not wrong, "checks": [attrs.asdict(each) for each in findings]})
     else:
         for each in findings:
-            put(visible(f"{_MARKS[each.ok]:<4} {each.check:<14} {each.found}"))
+            print_output(visible(f"{_MARKS[each.ok]:<4} {each.check:<14} {each.found}"))
             if each.advice:
-                put(visible(f"{'':<19} -> {each.advice}"))
+                print_output(visible(f"{'':<19} -> {each.advice}"))
     codes = {"configuration": ExitCode.USAGE, "key": ExitCode.CREDENTIALS}
     return codes.get(wrong[0], ExitCode.FAILED) if wrong else ExitCode.DONE

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 
-from qwen_edit_async.cli.command import Command, save, shown, wait_for
-from qwen_edit_async.cli.display import Screen, put_json
+from qwen_edit_async.cli.command import Command, save, showing, wait_for
+from qwen_edit_async.cli.display import Screen, print_json
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import (
     AsJSON,
@@ -68,12 +68,12 @@ def edit(
 
 
 async def _edit(session: EditSession, request: EditRequest, name: str, command: Command) -> int:
-    async with shown(session, command.screen, lambda: "submitting"):
+    async with showing(session, command.screen, lambda: "submitting"):
         task = await session.submit(request)
     result = await wait_for(session, task, command)
     paths = await save(result, command, f"{name[:_NAME_CHARACTERS]}-{result.task_id}")
     if command.as_json:
-        put_json(_as_json(result, paths))
+        print_json(_as_json(result, paths))
     return ExitCode.DONE
 
 

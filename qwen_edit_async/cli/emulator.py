@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Literal
 
 from qwen_edit_async.cli.command import EMULATOR_NOTE
-from qwen_edit_async.cli.display import Screen, put
+from qwen_edit_async.cli.display import Screen, print_output
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.signals import cancel_on_termination
 from qwen_edit_async.errors import ConfigurationError
@@ -57,5 +57,5 @@ async def _serve(service: EditEmulator) -> None:
     cancel_on_termination()
     async with service:
         Screen().note(EMULATOR_NOTE)
-        put(f"export QWEN_EDIT_BASE_URL={service.url} QWEN_EDIT_API_KEY={service.api_key}")
+        print_output(f"export QWEN_EDIT_BASE_URL={service.url} QWEN_EDIT_API_KEY={service.api_key}")
         await asyncio.Event().wait()

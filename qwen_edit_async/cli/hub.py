@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from qwen_edit_async.cli.command import Command
-from qwen_edit_async.cli.display import Screen, put
+from qwen_edit_async.cli.display import Screen, print_output
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import ConnectionOptions, HubOptions, Output, SubmissionOptions
 from qwen_edit_async.errors import ConfigurationError
@@ -71,7 +71,7 @@ async def _serve(
     try:
         with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C is the normal end
             async with serve(edits, options.listen, token, certificate) as url, edits:
-                put(url)
+                print_output(url)
                 await edits.wait_failed()
     finally:
         for line in edits.report.text().splitlines() if edits.report is not None else ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qwen_edit_async.cli.command import Command
-from qwen_edit_async.cli.display import Screen, put, put_json
+from qwen_edit_async.cli.display import Screen, print_json, print_output
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import AsJSON, ConnectionOptions
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
@@ -27,9 +27,9 @@ def status(task_id: str, /, *, as_json: AsJSON = False, connection: ConnectionOp
     async def work(session: EditSession) -> int:
         snapshot = await session.status(task_id)
         if as_json:
-            put_json(dict(snapshot.raw))
+            print_json(dict(snapshot.raw))
         else:
-            put(visible(_describe(snapshot)))
+            print_output(visible(_describe(snapshot)))
         return ExitCode.FAILED if snapshot.status is TaskStatus.FAILED else ExitCode.DONE
 
     return Command(Screen(), connection or ConnectionOptions())(work)

@@ -91,7 +91,7 @@ def test_without_a_terminal_a_line_is_printed_every_minute(capsys):
     clock = Clock()
     state = Progress(done=2, failed=1, total=9, in_flight=4, cost=Decimal("1.50"))
     progress = ProgressBar(Screen(), lambda seconds: attrs.evolve(state, seconds=seconds), clock)
-    with progress.shown():
+    with progress.showing():
         for clock.now in (100.0, 159.9, 160.0, 161.0, 219.9, 220.0):
             progress.refresh()
     assert capsys.readouterr().err == (
