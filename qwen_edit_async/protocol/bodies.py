@@ -32,7 +32,7 @@ def given_parameters(parameters: EditParameters) -> dict[str, Any]:
     return given
 
 
-def cut(body: Mapping[str, Any]) -> tuple[bytes, ...]:
+def split_at_gaps(body: Mapping[str, Any]) -> tuple[bytes, ...]:
     """Return the JSON text of a body, cut at the gap of each image and at the gap of the instruction, which is last.
 
     The text includes the quotes around each image, but not those around the instruction.

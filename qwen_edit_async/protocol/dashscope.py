@@ -11,7 +11,7 @@ from qwen_edit_async.contract import DASHSCOPE_BASE_URL, DASHSCOPE_MODEL, DASHSC
 from qwen_edit_async.errors import APIResponseError
 from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol, is_task_id
-from qwen_edit_async.protocol.bodies import cut, message_body, with_instruction
+from qwen_edit_async.protocol.bodies import message_body, split_at_gaps, with_instruction
 from qwen_edit_async.protocol.replies import error_from_reply, has_error, load_object
 from qwen_edit_async.protocol.submissions import read_fragment
 from qwen_edit_async.protocol.tasks import snapshot_of
@@ -85,4 +85,4 @@ class DashScopeProtocol(WireProtocol):
 
 @functools.lru_cache(maxsize=64)
 def _template(model: str, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
-    return cut({"model": model, **message_body(images, parameters)})
+    return split_at_gaps({"model": model, **message_body(images, parameters)})

@@ -12,7 +12,7 @@ from qwen_edit_async.contract import MODEL, STATUS_PATH, SUBMIT_PATH
 from qwen_edit_async.errors import APIResponseError, BadRequestError
 from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import KNOWN_PRICE, Call, Reply, WireProtocol
-from qwen_edit_async.protocol.bodies import cut, message_body, with_instruction
+from qwen_edit_async.protocol.bodies import message_body, split_at_gaps, with_instruction
 from qwen_edit_async.protocol.replies import cost_of, error_from_reply, first_text, has_error, load_object
 from qwen_edit_async.protocol.submissions import read_submission
 from qwen_edit_async.protocol.tasks import snapshot_of, status_word
@@ -107,5 +107,5 @@ class GenerationProtocol(WireProtocol):
 def _template(envelope: Envelope, model: str, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
     body = message_body(images, parameters)
     if envelope == "params":
-        return cut({"model": model, "input": [{"params": body}]})
-    return cut(body if envelope == "header" else {"model": model, **body})
+        return split_at_gaps({"model": model, "input": [{"params": body}]})
+    return split_at_gaps(body if envelope == "header" else {"model": model, **body})

@@ -13,7 +13,7 @@ from qwen_edit_async.contract import CANCELED, MODEL, QUEUE_PATH, QUEUE_REQUEST_
 from qwen_edit_async.errors import APIResponseError, APIStatusError, BadRequestError
 from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
-from qwen_edit_async.protocol.bodies import IMAGE, TEXT, cut, given_parameters, with_instruction
+from qwen_edit_async.protocol.bodies import IMAGE, TEXT, given_parameters, split_at_gaps, with_instruction
 from qwen_edit_async.protocol.replies import as_text, error_from_reply, first_text, has_error, load_object
 from qwen_edit_async.protocol.submissions import read_submission
 from qwen_edit_async.protocol.tasks import snapshot_of, status_of, status_word
@@ -110,7 +110,7 @@ class QueueProtocol(WireProtocol):
 
 @functools.lru_cache(maxsize=64)
 def _template(images: int, parameters: EditParameters) -> tuple[bytes, ...]:
-    return cut({"images": [IMAGE] * images, "prompt": TEXT, **given_parameters(parameters)})
+    return split_at_gaps({"images": [IMAGE] * images, "prompt": TEXT, **given_parameters(parameters)})
 
 
 def _document_of(reply: Reply, task: TaskSnapshot) -> Mapping[str, Any]:
