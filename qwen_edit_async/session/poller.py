@@ -27,7 +27,7 @@ from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.scheduling.schedule import PollSchedule
 from qwen_edit_async.session.cancellations import Cancellations
 from qwen_edit_async.session.gate import Gate
-from qwen_edit_async.session.results import EditResult, ResultStore, conclude
+from qwen_edit_async.session.results import EditResult, ResultStore, result_or_error
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.task import ActiveCalls, EditTask
 from qwen_edit_async.statistics import SessionStatistics
@@ -242,7 +242,7 @@ class Poller:
         timings, cost = task.timings(self.loop.time(), ended=isinstance(end, TaskSnapshot)), None
         if isinstance(end, TaskSnapshot):
             task.snapshot, cost = end, end.usage.cost
-            outcome: EditResult | Exception = conclude(
+            outcome: EditResult | Exception = result_or_error(
                 end, timings, self._store, request=task.request, notes=task.notes
             )
         else:

@@ -260,7 +260,7 @@ def pictures_of(
     )
 
 
-def conclude(
+def result_or_error(
     snapshot: TaskSnapshot,
     timings: EditTimings,
     store: ResultStore,
