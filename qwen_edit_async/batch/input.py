@@ -32,7 +32,7 @@ from qwen_edit_async.batch.worker import Worker
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import BinaryReader, ImageInput, PillowImage, is_bare_base64, is_data_uri
 from qwen_edit_async.models import EditRequest, RequestInput
-from qwen_edit_async.session.shield import pull
+from qwen_edit_async.session.stream import iterate
 from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.text import quoted
 
@@ -143,7 +143,7 @@ class BatchInput:
     async def _requests(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
         self._contents.clear()
         number = 0
-        requests = pull(cast("Iterable[object] | AsyncIterable[object]", self.source))
+        requests = iterate(cast("Iterable[object] | AsyncIterable[object]", self.source))
         async with contextlib.aclosing(requests):
             async for given in requests:
                 number += 1

@@ -1,12 +1,10 @@
-"""Waits that a cancellation can't cut short, and iteration over any input."""
+"""Waits that a cancellation can't cut short."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterable
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from collections.abc import Coroutine
+from typing import Any
 
 
 async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:
@@ -34,13 +32,3 @@ async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:
         raise cancelled
     finally:
         cancelled = None  # its traceback refers to this frame, which would make a reference cycle
-
-
-async def pull(requests: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
-    """Iterate over a synchronous or asynchronous iterable."""
-    if isinstance(requests, AsyncIterable):
-        async for request in requests:
-            yield request
-    else:
-        for request in requests:
-            yield request

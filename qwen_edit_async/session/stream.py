@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import weakref
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +23,6 @@ from qwen_edit_async.models import EditParameters, EditRequest, RequestInput, re
 from qwen_edit_async.session.observer import CallSite
 from qwen_edit_async.session.options import Limits
 from qwen_edit_async.session.results import EditResult
-from qwen_edit_async.session.shield import pull
 from qwen_edit_async.session.submission import Submission
 from qwen_edit_async.session.submitter import Submitter
 from qwen_edit_async.session.task import EditTask, outcome_for_waiter
@@ -225,7 +224,7 @@ class EditPipeline:
     async def _pull(self) -> None:
         try:
             index = 0
-            async with contextlib.aclosing(pull(self._requests)) as requests:
+            async with contextlib.aclosing(iterate(self._requests)) as requests:
                 while True:
                     await self._permits.acquire()
                     try:
@@ -371,3 +370,13 @@ def _as_request(given: RequestInput) -> EditRequest | None:
         return request_from_fields(given)
     except InvalidEditError:
         return None
+
+
+async def iterate(requests: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
+    """Iterate over a synchronous or asynchronous iterable."""
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+    else:
+        for request in requests:
+            yield request
