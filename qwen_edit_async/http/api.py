@@ -19,8 +19,8 @@ from qwen_edit_async.errors import APIConnectionError, APITimeoutError, QwenEdit
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts, check_proxies
+from qwen_edit_async.http.reply_timeouts import ReplyTimeouts
 from qwen_edit_async.http.secret import Secret
-from qwen_edit_async.http.waits import Waits
 from qwen_edit_async.protocol.base import HEADERS_READ, Call, Reply
 from qwen_edit_async.version import __version__
 
@@ -96,7 +96,7 @@ class AiohttpTransport:
         self._network = network.for_calls_to(base_url)
         self._checking: aiohttp.ClientSession | None = None
         self._submitting: aiohttp.ClientSession | None = None
-        self._waits = Waits(timeouts.reply)
+        self._reply_timeouts = ReplyTimeouts(timeouts.reply)
 
     async def open(self) -> None:
         """Create the connection pools. The session's slots and the poller's limit bound their size.
@@ -142,27 +142,27 @@ class AiohttpTransport:
 
     async def _exchange(self, session: aiohttp.ClientSession, call: Call, body: JSONBody | None) -> Reply:
         url, content, complete = self._base_url + call.path, bytearray(), False
-        wait = self._waits.begin()
+        timeout = self._reply_timeouts.begin()
         if body is None:
-            wait.start()
+            timeout.start()
         elif not call.holds_result:
-            body.on_sent = wait.start
+            body.on_sent = timeout.start
         try:
             async with session.request(
                 call.method, URL(url, encoded=True), data=body, headers=call.headers, allow_redirects=False
             ) as response:
-                wait.replied(response)
+                timeout.replied(response)
                 if body is not None:
-                    body.end_reply = wait.cut
+                    body.end_reply = timeout.cut
                 complete = await _read(response, content)
         except asyncio.CancelledError:
-            if not wait.was_cut():
+            if not timeout.was_cut():
                 raise
         finally:
-            wait.end()
-        if wait.response is None:
+            timeout.end()
+        if timeout.response is None:
             raise TimeoutError
-        return self._reply(wait.response, url, content, complete=complete)
+        return self._reply(timeout.response, url, content, complete=complete)
 
     def _reply(self, response: aiohttp.ClientResponse, url: str, content: bytearray, *, complete: bool) -> Reply:
         """Return the reply without the key. Even an incomplete reply may contain a task id."""
@@ -181,7 +181,7 @@ class AiohttpTransport:
         """Close the connection pools."""
         sessions = [session for session in (self._checking, self._submitting) if session is not None]
         self._checking = self._submitting = None
-        self._waits.close()
+        self._reply_timeouts.close()
         for session in sessions:
             await session.close()
 
