@@ -79,7 +79,8 @@ def test_unmarked(qwen_edit_emulator):
     ).assert_outcomes(passed=2)
 
 
-def test_the_session_is_open_in_a_test_of_anyios_plugin(run):
+@pytest.mark.parametrize("options", [("-p", "no:asyncio"), _asyncio("strict")], ids=["alone", "with pytest-asyncio"])
+def test_the_session_is_open_in_a_test_of_anyios_plugin(run, options):
     run(
         f"""
 @pytest.fixture
@@ -90,8 +91,7 @@ def anyio_backend():
 async def test_edit(qwen_edit_session, qwen_edit_emulator):
     {_EDIT}
 """,
-        "-p",
-        "no:asyncio",
+        *options,
     ).assert_outcomes(passed=1)
 
 
@@ -115,21 +115,6 @@ async def test_edit(qwen_edit_session, qwen_edit_emulator):
     {_EDIT}
 """,
         *_asyncio("auto"),
-    ).assert_outcomes(passed=1)
-
-
-def test_the_session_works_with_anyio_while_pytest_asyncio_is_there(run):
-    run(
-        f"""
-@pytest.fixture
-def anyio_backend():
-    return "asyncio"
-
-@pytest.mark.anyio
-async def test_edit(qwen_edit_session, qwen_edit_emulator):
-    {_EDIT}
-""",
-        *_asyncio("strict"),
     ).assert_outcomes(passed=1)
 
 
