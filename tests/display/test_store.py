@@ -102,8 +102,12 @@ def test_a_file_on_another_drive_is_kept_by_its_whole_path(photo, opened, monkey
         raise ValueError("path is on mount 'C:', start on mount 'D:'")
 
     monkeypatch.setattr("os.path.relpath", relpath)
-    store = opened(photo.parent)
-    assert store.get(photo) == store.get(photo, make=False) == make_thumbnail(photo)
+    store, other = opened(photo.parent), photo.with_name("other.png")
+    PIL.Image.new("RGB", (480, 640), "teal").save(other)
+    for image in (photo, other):
+        store.get(image)
+    for image in (photo, other):
+        assert store.get(image, make=False) == make_thumbnail(image)
 
 
 def test_thumbnails_are_made_ahead_until_the_store_is_finished(photo, opened):
