@@ -61,21 +61,23 @@ class JSONBody(Payload):
         if len(parts) != len(images) + 1:
             raise ValueError(f"{len(parts)} parts for {len(images)} images: give one part more than images")
         super().__init__(None)
-        self._parts = tuple(parts)
-        self._images = tuple(images)
+        text, pieces = parts[0], list[bytes | Upload]()
+        for image, part in zip(images, parts[1:], strict=True):
+            if image.size:
+                pieces += (text, image)
+                text = part
+            else:  # a URL
+                text += image.head + part
+        self._pieces = (*pieces, text)
+        self._size = self._body_size = sum(map(len, parts)) + sum([image.text_size for image in images])
+        self._short = text if not pieces and len(text) < _NEVER_STALLS_BYTES else None
         self._offloader = offloader
         self._stall_timeout = stall_timeout
-        self._size = self._body_size = sum(map(len, parts)) + sum([image.text_size for image in images])
-        is_short = self._body_size < _NEVER_STALLS_BYTES and all(image.in_memory for image in images)
-        self._text = self._whole_text() if is_short else None
         self.sent_whole: bool = False
         self.failure: QwenEditError | None = None
         self._withdrawn = False
         self.on_sent: Callable[[], None] | None = None
         self.end_reply: Callable[[], None] | None = None
-
-    def _whole_text(self) -> bytes:
-        return b"".join([piece if isinstance(piece, bytes) else piece[0].chunk(piece[1]) for piece in self._pieces()])
 
     def withdraw(self) -> None:
         """Send no further chunk. After a cancellation, the HTTP library may still try to write one."""
@@ -90,7 +92,8 @@ class JSONBody(Payload):
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Return the whole text. Images are read on the calling thread."""
-        return self._whole_text().decode(encoding, errors)
+        chunks = [chunk if isinstance(chunk, bytes) else chunk[0].chunk(chunk[1]) for chunk in self._chunks()]
+        return b"".join(chunks).decode(encoding, errors)
 
     async def write(self, writer: ChunkWriter) -> None:
         """Send the whole body, from the start.
@@ -103,10 +106,10 @@ class JSONBody(Payload):
         self.sent_whole = False
         self.failure = None
         try:
-            if self._text is None:
-                await self._write_pieces(writer)
+            if self._short is None:
+                await self._write_chunks(writer)
             else:
-                await self._write_short(writer, self._text)
+                await self._write_short(writer, self._short)
         except QwenEditError as error:
             self.failure = error.for_task(None)  # without the traceback, which would make a reference cycle
             raise
@@ -121,11 +124,11 @@ class JSONBody(Payload):
         self.sent_whole = True
         await writer.write(text)
 
-    async def _write_pieces(self, writer: ChunkWriter) -> None:
+    async def _write_chunks(self, writer: ChunkWriter) -> None:
         remaining = self._body_size
         pending = bytearray()
-        for piece in self._pieces():
-            large = piece if isinstance(piece, bytes) else await self._make(*piece)
+        for chunk in self._chunks():
+            large = chunk if isinstance(chunk, bytes) else await self._make(*chunk)
             if len(large) < _GATHERED_BYTES:
                 pending += large
                 large = b""
@@ -163,12 +166,13 @@ class JSONBody(Payload):
             request_sent=self.sent_whole,
         )
 
-    def _pieces(self) -> Iterator[bytes | tuple[Upload, int]]:
-        """Yield each part of the text as bytes, and each chunk of an image as the image and the chunk's index."""
-        yield self._parts[0]
-        for image, part in zip(self._images, self._parts[1:], strict=True):
-            yield from ((image, index) for index in range(image.chunks))
-            yield part
+    def _chunks(self) -> Iterator[bytes | tuple[Upload, int]]:
+        """Yield each piece of text as bytes, and each chunk of an image as the image and the chunk's index."""
+        for piece in self._pieces:
+            if isinstance(piece, bytes):
+                yield piece
+            else:
+                yield from ((piece, index) for index in range(piece.chunks))
 
     async def _make(self, image: Upload, index: int) -> bytes:
         if not image.in_memory:

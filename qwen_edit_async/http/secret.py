@@ -11,22 +11,22 @@ _SHORTEST_TORN = 4
 _SURROGATES = "surrogatepass"
 _BETWEEN = "\0{0,3}"  # UTF-16 and UTF-32 put zeros between ASCII characters
 _TORN = _BETWEEN + r"(?:\\{1,4}(?:[ux][0-9A-Fa-f]{0,3})?|%[0-9A-Fa-f]?|&#?\w*)?\Z"  # an escape may be cut off
-_ENTITY = re.compile(rb"&(?:#|\w+;)")  # not every ampersand, because most URLs have one
+_ENTITY = re.compile(r"&(?:#|\w+;)", re.ASCII)  # not every ampersand, because most URLs have one
 _NAMES = [name for name, text in html5.items() if text.isascii() and name.endswith(";")]
 
 
 class Secret:
-    """Text that never appears in a repr, log or traceback."""
+    """ASCII text that never appears in a repr, log or traceback."""
 
-    __slots__ = ("_bytes", "_spellings", "_text", "_torn")
+    __slots__ = ("_text", "_torn", "_whole")
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._bytes = text.encode("utf-8", _SURROGATES)
         # Short secrets are not removed, because they may be part of other words, such as a task's id.
         long_enough = len(text) >= _SHORTEST_REDACTED
         spellings = [_spelling(character) for character in text] if long_enough else []
-        self._spellings = re.compile(_BETWEEN.join(spellings).encode()) if spellings else None
+        # The patterns are compiled only when needed, because that takes longer than the rest of a session's start.
+        self._whole = _BETWEEN.join(spellings).encode()
         begin, rest = _BETWEEN.join(spellings[:_SHORTEST_TORN]), spellings[_SHORTEST_TORN:]
         self._torn = (begin + "".join(f"(?:{_BETWEEN}{spelling}|{_TORN})" for spelling in rest)).encode()
 
@@ -48,19 +48,19 @@ class Secret:
 
     def redact_bytes(self, data: bytes) -> bytes:
         """Remove the secret from undecoded text, even if the secret is escaped for JSON, a URL or HTML."""
-        # For most replies, these two fast searches are enough.
-        if self._spellings is None or not (self._bytes in data or _may_be_escaped(data)):
+        # For most replies, these fast searches are enough. Python searches text several times faster than bytes.
+        if not self._whole or not self._may_be_in(data.decode("latin-1")):
             return data
-        return self._spellings.sub(b"***", data)
+        return re.sub(self._whole, b"***", data)
+
+    def _may_be_in(self, text: str) -> bool:
+        """Return whether a text holds the secret, or an escape, which may be a part of the secret."""
+        is_escaped = "\\" in text or "%" in text or "\0" in text or _ENTITY.search(text) is not None
+        return is_escaped or self._text in text
 
     def redact_torn(self, data: bytes) -> bytes:
         """Remove the secret from undecoded text that may break off inside of the secret."""
-        # Compiled only when needed, because compiling takes longer than the rest of a session's start.
         return re.sub(self._torn, b"***", data) if self._torn else data
-
-
-def _may_be_escaped(data: bytes) -> bool:
-    return b"\\" in data or b"%" in data or b"\0" in data or _ENTITY.search(data) is not None
 
 
 def _spelling(character: str) -> str:

@@ -245,18 +245,18 @@ class Poller:
             )
         else:
             outcome = end
-        if not isinstance(outcome, EditResult | EditFailedError):
-            self._remember_id(task.task_id)
-        if isinstance(outcome, EditCancelledError):
-            self._counters.cancelled += 1
-        elif isinstance(outcome, Exception):
-            self._counters.failed += 1
-        else:
+        error = outcome if isinstance(outcome, Exception) else None
+        if error is None:
             self._counters.completed += 1
+        elif isinstance(error, EditCancelledError):
+            self._counters.cancelled += 1
+        else:
+            self._counters.failed += 1
+        if error is not None and not isinstance(error, EditFailedError):
+            self._remember_id(task.task_id)
         self._counters.running += timings.running
         self._counters.cost += cost or 0
         task.set_outcome(outcome)
-        error = outcome if isinstance(outcome, Exception) else None
         self._report_event(task, EditEnded, timings=timings, cost=cost, error=error)
 
     def _report_event(self, task: EditTask, kind: type[EditEvent], **facts: Any) -> None:
