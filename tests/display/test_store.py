@@ -69,9 +69,16 @@ def test_thumbnails_move_with_their_folder(tmp_path, photo, made):
     assert made == [photo]
 
 
-def test_a_thumbnail_that_is_not_kept_is_made_on_request_only(photo, made, opened):
-    assert opened(photo.parent).get(photo, make=False) is None
+def test_missing_thumbnails_of_several_files_are_made_once(photo, made, opened):
+    broken, gone = photo.with_name("broken.png"), photo.with_name("gone.png")
+    broken.write_bytes(b"no picture")
+    images = [photo, broken, photo, gone, photo.parent, None, "https://example.org/x.png"]
+    store = opened(photo.parent)
+    assert store.get_all(images, lambda: False) == {photo: None, broken: None}
     assert made == []
+    assert store.get_all(images, lambda: True) == {photo: make_thumbnail(photo), broken: None}
+    assert sorted(made) == [broken, photo]
+    assert store.get_all([photo], lambda: False) == {photo: make_thumbnail(photo)}
 
 
 @pytest.mark.parametrize("image", [b"bytes", "https://example.org/x.png", "data:image/png;base64,AAAA", "a\0b"])
