@@ -1,13 +1,20 @@
-"""Makes text from users and the service safe for terminals, and short enough for messages. Pure."""
+"""Makes text from users and the service safe for HTML and terminals, and short enough for messages. Pure."""
 
 from __future__ import annotations
 
+import html
 import re
 
 _SHOWN_CHARACTERS = 200
 _NOT_SHOWN = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _SIGNED_QUERY = re.compile(r"\?[^\s\"'<>]*sig(?:nature)?=[^\s\"'<>]*", re.IGNORECASE)
+
+
+def escape(value: object) -> str:
+    """Convert a value to text that is safe in HTML content and in quoted attributes."""
+    text = str(value).replace("\0", "\ufffd")
+    return html.escape(text.encode("utf-8", "replace").decode("utf-8"))  # JSON can hold lone surrogates, UTF-8 can't
 
 
 def visible(text: str) -> str:

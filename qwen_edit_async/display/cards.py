@@ -13,9 +13,9 @@ from decimal import Decimal
 
 import attrs
 
-from qwen_edit_async.display.links import escape, href, relative_path
+from qwen_edit_async.display.links import href, relative_path
 from qwen_edit_async.display.thumbnails import THUMBNAIL_SIDE, Thumbnail
-from qwen_edit_async.text import counted
+from qwen_edit_async.text import counted, escape
 
 WRITING_PAGE = "writing the page"
 """The last step of a bulk run, after all edits have ended."""

@@ -16,8 +16,9 @@ from typing import Final, Literal
 
 import attrs
 
-from qwen_edit_async.display.links import escape, href
+from qwen_edit_async.display.links import href
 from qwen_edit_async.display.thumbnails import Thumbnail
+from qwen_edit_async.text import escape
 
 _STYLE: Final = Path(__file__).with_name("gallery.css").read_text(encoding="utf-8")
 _SCRIPT: Final = Path(__file__).with_name("gallery.js").read_text(encoding="utf-8")

@@ -1,19 +1,13 @@
-"""Text and links in HTML: on a page, or in a notebook's output."""
+"""Links from a page, or from a notebook's output, to files on this machine."""
 
 from __future__ import annotations
 
-import html
 import os
 import posixpath
 from urllib.parse import quote
 
 from qwen_edit_async.storage.bucket import BucketPath
-
-
-def escape(value: object) -> str:
-    """Convert a value to text that is safe in HTML content and in quoted attributes."""
-    text = str(value).replace("\0", "\ufffd")
-    return html.escape(text.encode("utf-8", "replace").decode("utf-8"))  # JSON can hold lone surrogates, UTF-8 can't
+from qwen_edit_async.text import escape
 
 
 def relative_path(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str | None:

@@ -13,13 +13,14 @@ import io
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from qwen_edit_async.errors import DownloadError, EditWarning, QwenEditError
 from qwen_edit_async.http.fetcher import Fetcher, FetchError
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
+from qwen_edit_async.images.integrity import Verdict, judge
 from qwen_edit_async.images.kinds import MAX_PIXELS
 from qwen_edit_async.log import about
 from qwen_edit_async.protocol.urls import expiry_of
@@ -29,9 +30,6 @@ from qwen_edit_async.storage.part import Part
 from qwen_edit_async.storage.paths import FilePath, new_part
 from qwen_edit_async.threads import Offloader
 
-if TYPE_CHECKING:
-    from qwen_edit_async.images.integrity import Verdict
-
 Renew: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
 
 _AT_A_TIME = 16
@@ -39,8 +37,8 @@ _AT_A_TIME = 16
 _PIECE_BYTES = 1792 * 1024
 """Bytes that are written at a time. Most results fit in one piece, so writing and checking them is one call."""
 
-_Check: TypeAlias = "Callable[[IO[bytes], int], Verdict]"
-_Receive: TypeAlias = "Callable[[AsyncIterator[bytes], _Check], Awaitable[Verdict]]"
+_Check: TypeAlias = Callable[[IO[bytes], int], Verdict]
+_Receive: TypeAlias = Callable[[AsyncIterator[bytes], _Check], Awaitable[Verdict]]
 
 
 class Downloader:
@@ -144,7 +142,7 @@ class Downloader:
         """Download a picture, and call ``receive`` with its chunks and a check. Repeat until it passes the check."""
         attempt, renew = 0, self._renew
         while True:
-            check = functools.partial(_judge, lenient=attempt == self._retry.max_retries)
+            check = functools.partial(judge, lenient=attempt == self._retry.max_retries)
             try:
                 async with self._turns, contextlib.aclosing(self._fetcher.chunks(url)) as chunks:
                     verdict = await receive(chunks, check)
@@ -184,12 +182,6 @@ class Downloader:
         return DownloadError(
             f"image {index} of task {task_id} could not be downloaded: {failure}", hint=hint, task_id=task_id, url=url
         )
-
-
-def _judge(file: IO[bytes], size: int, *, lenient: bool) -> Verdict:
-    from qwen_edit_async.images.integrity import judge  # noqa: PLC0415  # slow to import
-
-    return judge(file, size, lenient=lenient)
 
 
 def _finish(part: Part[Any], offset: int, last: list[bytes], path: FilePath, check: _Check) -> tuple[Verdict, FilePath]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html.entities import html5
 from typing import NoReturn
 
 _SHORTEST_REDACTED = 8
@@ -11,6 +12,7 @@ _SURROGATES = "surrogatepass"
 _BETWEEN = "\0{0,3}"  # UTF-16 and UTF-32 put zeros between ASCII characters
 _TORN = _BETWEEN + r"(?:\\{1,4}(?:[ux][0-9A-Fa-f]{0,3})?|%[0-9A-Fa-f]?|&#?\w*)?\Z"  # an escape may be cut off
 _ENTITY = re.compile(rb"&(?:#|\w+;)")  # not every ampersand, because most URLs have one
+_NAMES = [name for name, text in html5.items() if text.isascii() and name.endswith(";")]
 
 
 class Secret:
@@ -70,15 +72,6 @@ def _spelling(character: str) -> str:
     plain, code = re.escape(character), ord(character)
     digits = "".join(f"[{digit}{digit.upper()}]" for digit in f"{code:02x}")
     escaped = f"u00{digits}|x{digits}" + ("" if character.isalnum() else f"|{plain}")
-    entities = [f"#0*{code};", f"#[xX]0*{digits};", *_entities_of(character)]
+    entities = [f"#0*{code};", f"#[xX]0*{digits};", *(name for name in _NAMES if html5[name] == character)]
     # The plain character comes last: a plain ``%`` would also match the start of its own escape, ``%25``.
     return rf"(?:\\\\{{0,3}}(?:{escaped})|%{digits}|&(?:{'|'.join(entities)})|{plain})"
-
-
-def _entities_of(character: str) -> list[str]:
-    """Return the names that HTML has for a character. It has none for ASCII letters and digits."""
-    if character.isalnum():
-        return []
-    from html.entities import html5  # noqa: PLC0415  # slow to import, and few keys have such characters
-
-    return [name for name, text in html5.items() if text == character and name.endswith(";")]

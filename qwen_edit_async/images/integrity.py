@@ -62,16 +62,13 @@ class Verdict:
         return path if ending in endings or ending not in PICTURE_ENDINGS else path.with_suffix(endings[0])
 
 
-def find_damage(file: IO[bytes], size: int, media_type: str | None) -> Findings:
+def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
     """Check a file's structure without Pillow and without decoding pixels.
 
     A PNG file is checked chunk by chunk, including the number of its rows. A JPEG file is checked from marker to
     marker. A WEBP file must be as long as its header says. A TIFF file must contain its first directory. A BMP or
-    GIF file must be longer than its header. ``media_type`` is the type according to the file's content. A file of
-    another type (``None``) is not checked.
+    GIF file must be longer than its header. ``media_type`` is the type according to the file's content.
     """
-    if media_type is None:
-        return Findings()
     file.seek(0)
     try:
         return _CHECKS[media_type](file, size)
@@ -134,7 +131,7 @@ def _judge_png(file: IO[bytes], size: int) -> Verdict:
 
 def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> str:
     """Return a clause that describes a picture's damage. Its pixels are checked only if Pillow is installed."""
-    found = find_damage(file, size, media_type)
+    found = Findings() if media_type is None else find_damage(file, size, media_type)
     if found.damage or _stated_size(file, size, kind) > size:
         return found.damage or CUT_SHORT
     # Pillow alone can't read HEIF.

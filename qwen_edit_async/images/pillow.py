@@ -65,11 +65,6 @@ class Facts:
     orientation: int
     notes: tuple[str, ...]
 
-    @property
-    def upright(self) -> bool:
-        """Whether the picture is stored upright."""
-        return self.orientation == UPRIGHT
-
 
 @attrs.frozen
 class Encoded:

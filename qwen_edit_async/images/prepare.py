@@ -9,13 +9,15 @@ import contextlib
 import os
 from collections.abc import Sequence
 from types import ModuleType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import attrs
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, RECOMMENDED_MIN_SIDE
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images.encode import Upload, url_upload
+from qwen_edit_async.images.findings import Findings
+from qwen_edit_async.images.integrity import find_damage
 from qwen_edit_async.images.kinds import (
     HEAD_BYTES,
     MAX_SOURCE_BYTES,
@@ -34,10 +36,8 @@ from qwen_edit_async.images.source import (
     open_temporary,
     reason_unread,
 )
+from qwen_edit_async.images.tiff import UPRIGHT
 from qwen_edit_async.storage.bucket import BucketPath
-
-if TYPE_CHECKING:
-    from qwen_edit_async.images.findings import Findings
 
 
 def url_uploads(images: Sequence[Any]) -> tuple[Upload, ...] | None:
@@ -129,11 +129,11 @@ def _check_file(file: IO[bytes], size: int, name: str, path: str, *, fit: bool) 
     Raises:
         InvalidEditError: The file is damaged, or not of an accepted kind.
     """
-    from qwen_edit_async.images.integrity import find_damage  # noqa: PLC0415  # slow to import
-
     media_type = check_format(file.read(HEAD_BYTES), name, path, fit=fit)
+    if media_type is None:
+        return None, Findings()
     findings = find_damage(file, size, media_type)
-    if media_type is not None and (problem := findings.problem(media_type, fit=fit)):
+    if problem := findings.problem(media_type, fit=fit):
         raise InvalidEditError(f"{name} {problem}")
     return media_type, findings
 
@@ -158,7 +158,7 @@ def _head(media_type: str) -> bytes:
 
 def _warnings(facts: Any, name: str) -> tuple[str, ...]:
     warnings = _size_warnings(facts.sides, name)
-    if facts.upright:
+    if facts.orientation == UPRIGHT:
         return warnings
     stored = f"{name} is not stored upright (Exif orientation {facts.orientation}), which the service may ignore"
     return (*warnings, f"{stored}: turn it, or let the session do so with fit=True")

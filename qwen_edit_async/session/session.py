@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from random import Random
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Self, Unpack, overload
+from typing import Self, Unpack, overload
 
 from qwen_edit_async.events import EditEvent
 from qwen_edit_async.http import options as http
@@ -27,12 +27,10 @@ from qwen_edit_async.session.observer import CallSite, SubmissionObserver, Submi
 from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.results import EditResult, OutputImage, pictures_of
 from qwen_edit_async.session.service import Service
+from qwen_edit_async.session.stream import EditPipeline, EditStream
 from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.tasks import Estimate, TaskSnapshot
-
-if TYPE_CHECKING:
-    from qwen_edit_async.session.stream import EditStream
 
 
 class EditSession:
@@ -331,8 +329,6 @@ class EditSession:
         Raises:
             SessionClosedError: If the session is not open.
         """
-        from qwen_edit_async.session.stream import EditPipeline, EditStream  # noqa: PLC0415  # slow to import
-
         submitter, window = self._life.require_open().submitter, self._options.max_in_flight
         limits, call_site = self._limits.changed(deadline), CallSite.of_caller()
         return EditStream(lambda: EditPipeline(requests, submitter, limits, call_site, window=window, ordered=ordered))

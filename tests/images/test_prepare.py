@@ -34,7 +34,6 @@ from qwen_edit_async.images import pillow as _pillow
 from qwen_edit_async.images import prepare as _prepare
 from qwen_edit_async.images import source as _source
 from qwen_edit_async.images.encode import Upload
-from qwen_edit_async.images.integrity import find_damage
 from qwen_edit_async.images.prepare import prepare
 
 FORMATS = ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"]
@@ -890,7 +889,7 @@ def test_the_end_of_a_jpeg_is_seen_across_the_edge_of_a_block() -> None:
     block = 192 * 1024
     assert len(data) > body + block
     cut = data[: body + block - 1].rstrip(b"\xff").ljust(body + block - 1, b"\x01") + b"\xff\xd9"
-    assert find_damage(io.BytesIO(cut), len(cut), "image/jpeg").damage == ""
+    assert _prepare.find_damage(io.BytesIO(cut), len(cut), "image/jpeg").damage == ""
 
 
 def test_a_gif_that_does_not_decode_is_refused() -> None:
