@@ -6,30 +6,30 @@ If they can't be written, the run logs a warning, but does not fail.
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
+import secrets
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 
 from qwen_edit_async.batch.journal.outcomes import read_chosen
 from qwen_edit_async.batch.outcome import BatchOutcome, BatchStatus
 from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport
-from qwen_edit_async.display.gallery import GalleryEdit, Picture
+from qwen_edit_async.display.gallery import GalleryEdit, Picture, gallery_html
 from qwen_edit_async.display.links import relative_path
-from qwen_edit_async.display.page import write_atomically, write_page
 from qwen_edit_async.display.store import ThumbnailStore
-from qwen_edit_async.images.kinds import is_url
+from qwen_edit_async.display.thumbnails import Thumbnail
 from qwen_edit_async.log import log
 from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import FilePath
 
-_Show: TypeAlias = Callable[[str | FilePath], Picture]
-"""A function that converts an image to a picture for the page."""
+_ThumbnailsOf: TypeAlias = Callable[[Iterable[Any]], Mapping[Any, Thumbnail | None]]
+"""A function that returns the thumbnails of images; see :meth:`ThumbnailStore.get_all`."""
 
 _UNFINISHED: Final[dict[BatchStatus, str]] = {
     "planned": "not submitted yet",
@@ -38,6 +38,9 @@ _UNFINISHED: Final[dict[BatchStatus, str]] = {
     "completed": "completed, but not saved",
     "uncertain": "uncertain",
 }
+
+_TOGETHER: Final = 64
+"""The number of edits whose thumbnails are read together, and made on several threads if they are missing."""
 
 
 class _GivenUpError(Exception):
@@ -68,15 +71,15 @@ def publish(
     thumbnails.finish()
     previews_until = time.monotonic() + preview_seconds
 
-    def show(image: str | FilePath) -> Picture:
+    def thumbnails_of(images: Iterable[Any]) -> dict[Any, Thumbnail | None]:
+        made = thumbnails.get_all(images, lambda: time.monotonic() < previews_until and not given_up.is_set())
         if given_up.is_set():
             raise _GivenUpError
-        thumbnail = thumbnails.get(image, make=time.monotonic() < previews_until)
-        return Picture(thumbnail=thumbnail, path=relative_path(image, folder))
+        return made
 
     if limit:
         try:
-            report = _with_page(report, journal, folder, limit, show)
+            report = _with_page(report, journal, folder, limit, thumbnails_of)
         except _GivenUpError:
             return report
     # A report in the journal's folder lets the next run detect that the journal is lost.
@@ -85,12 +88,15 @@ def publish(
     return report
 
 
-def _with_page(report: BatchReport, journal: Path, folder: FilePath, limit: int, show: _Show) -> BatchReport:
+def _with_page(
+    report: BatchReport, journal: Path, folder: FilePath, limit: int, thumbnails_of: _ThumbnailsOf
+) -> BatchReport:
     """Write the page. Return the report with the page's path, or with the reason why it could not be written."""
-    page, draw = folder / PAGE_NAME, functools.partial(_gallery_edit, show=show)
+    page = folder / PAGE_NAME
     try:
         with contextlib.closing(read_chosen(journal, folder, limit)) as outcomes:
-            write_page(page, outcomes, draw, title=folder.name or "Edits", summary=report.facts(limit))
+            edits = _gallery_edits(outcomes, folder, thumbnails_of)
+            write_atomically(page, gallery_html(edits, title=folder.name or "Edits", summary=report.facts(limit)))
     except _GivenUpError:
         raise
     except Exception as error:  # noqa: BLE001  # a problem with the page must not fail the run
@@ -105,22 +111,50 @@ def _write_json(path: FilePath, report: BatchReport) -> None:
         _log_problem(path, error)
 
 
-def _gallery_edit(outcome: BatchOutcome, show: _Show) -> GalleryEdit:
-    inputs = [BucketPath.of(image) or image for image in outcome.images if image and not is_url(image)]
+def _gallery_edits(
+    outcomes: Iterator[BatchOutcome], folder: FilePath, thumbnails_of: _ThumbnailsOf
+) -> Iterator[GalleryEdit]:
+    while some := [*islice(outcomes, _TOGETHER)]:
+        thumbnails = thumbnails_of(image for outcome in some for image in (*outcome.images, *outcome.files))
+        pictures = {
+            image: Picture(thumbnail=thumbnail, path=relative_path(BucketPath.of(image) or image, folder))
+            for image, thumbnail in thumbnails.items()
+        }
+        for outcome in some:
+            yield _gallery_edit(outcome, pictures)
+
+
+def _gallery_edit(outcome: BatchOutcome, pictures: Mapping[Any, Picture]) -> GalleryEdit:
+    """Return an edit for the page. Inputs in memory, URLs and missing files have no picture."""
     facts = {"status": _UNFINISHED.get(outcome.status), "damaged": outcome.damage, **outcome.parameters}
     return GalleryEdit(
         key=outcome.key,
         instruction=outcome.instruction,
-        before=tuple(map(show, filter(_is_there, inputs))),
-        after=tuple(map(show, filter(_is_there, outcome.files))),
+        before=tuple(pictures[image] for image in outcome.images if image in pictures),
+        after=tuple(pictures[path] for path in outcome.files if path in pictures),
         facts=facts | {"cost": outcome.cost, "task": outcome.task_id, "note": "; ".join(outcome.notes) or None},
         error=outcome.error,
     )
 
 
-def _is_there(path: str | FilePath) -> bool:
-    """Return whether a file exists. A file in a bucket counts as existing, because requests for all would take long."""
-    return isinstance(path, BucketPath) or os.path.isfile(path)
+def write_atomically(path: FilePath, pieces: Iterable[str]) -> None:
+    """Write a text file. If that fails, the file stays as it was.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    if isinstance(path, BucketPath):
+        with tempfile.TemporaryFile() as file:
+            file.writelines(piece.encode("utf-8", "replace") for piece in pieces)
+            attrs.evolve(path, replace=True).put(file)
+        return
+    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
+            file.writelines(pieces)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _log_problem(path: FilePath, error: Exception) -> str:

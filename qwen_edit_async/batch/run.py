@@ -132,7 +132,7 @@ class Run:
         if count := await journal.do(Store.recover):
             log.warning("edits that were being submitted when the last run ended: %d; their tasks may exist", count)
         if not journal.is_new:
-            self.budget.resume(await journal.do(Store.summary))
+            self.budget.resume(await journal.do(Store.totals))
 
     def stop_if_fatal(self, error: Exception) -> bool:
         """Stop submitting if an error would also stop every other edit. Return whether it would."""

@@ -73,7 +73,7 @@ class _Survey:
                 self.tally.problem(item.label, str(error), summary_of(error))
         if self._renamed:
             self.tally.note(f"{counted(self._renamed, 'result')} renamed, because the name is taken: {self._example}")
-        summary = JournalSummary() if self.store is None else self.store.summary()
+        summary = JournalSummary() if self.store is None else self.store.totals()
         plan = self.tally.plan(str(self.given.output.folder), self.given.count, summary)
         self.given.nothing_to_do = not (plan.submit or plan.download or plan.problem_count or self._touched)
         return plan

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-from pathlib import Path
 from urllib.parse import quote
 
 from qwen_edit_async.storage.bucket import BucketPath
@@ -18,7 +17,7 @@ def relative_path(path: str | os.PathLike[str], folder: str | os.PathLike[str]) 
     if isinstance(path, BucketPath) or isinstance(folder, BucketPath):
         return None
     try:
-        return Path(os.path.relpath(path, folder)).as_posix()
+        return os.path.relpath(path, folder).replace(os.sep, "/")
     except ValueError:
         return None
 

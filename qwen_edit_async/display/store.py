@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -47,22 +48,27 @@ class ThumbnailStore:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
 
-    def get(self, image: Any, *, make: bool = True) -> Thumbnail | None:
-        """Return the thumbnail of an image; ``None`` if there is none.
+    def get(self, image: Any) -> Thumbnail | None:
+        """Return the thumbnail of an image of any kind that a request accepts; ``None`` if it can't be made.
 
-        Args:
-            image: An image of any kind that a request accepts. Only thumbnails of files are stored.
-            make: Whether to make a missing thumbnail.
+        Only thumbnails of files are stored.
         """
         known = self._name_and_stamp(image)
-        row = self._query("SELECT content, width, height FROM thumbnails WHERE path = ? AND stamp = ?", known)
-        if row is not None:
-            return Thumbnail(*row)
-        thumbnail = make_thumbnail(image) if make else None
-        if thumbnail is not None and known is not None:
-            values = (*known, thumbnail.content, thumbnail.width, thumbnail.height)
-            self._query("INSERT OR REPLACE INTO thumbnails VALUES (?, ?, ?, ?, ?)", values)
-        return thumbnail
+        return self._find(known) or self._make(image, known)
+
+    def get_all(self, images: Iterable[Any], may_make: Callable[[], bool]) -> dict[Any, Thumbnail | None]:
+        """Return the thumbnail of each existing file, by its path; ``None`` for a file without a thumbnail.
+
+        Args:
+            images: Paths of files. Other images are left out, as are paths without a file.
+            may_make: Called before a missing thumbnail is made, on one of several threads. Returns whether to make it.
+        """
+        known = {image: file for image in images if (file := self._name_and_stamp(image)) is not None}
+        found = {image: self._find(file) for image, file in known.items()}
+        missing = [image for image, thumbnail in found.items() if thumbnail is None]
+        with ThreadPoolExecutor(_WORKERS, "qwen-edit-thumbnails") as makers:
+            made = makers.map(lambda image: self._make(image, known[image]) if may_make() else None, missing)
+            return found | dict(zip(missing, made, strict=True))
 
     def make_soon(self, images: Iterable[Any]) -> None:
         """Make the thumbnails of files on background threads. This does not block."""
@@ -80,6 +86,17 @@ class ThumbnailStore:
             if self._connection is not None:
                 self._connection.close()
 
+    def _find(self, known: tuple[str, str] | None) -> Thumbnail | None:
+        row = self._query("SELECT content, width, height FROM thumbnails WHERE path = ? AND stamp = ?", known)
+        return None if row is None else Thumbnail(*row)
+
+    def _make(self, image: Any, known: tuple[str, str] | None) -> Thumbnail | None:
+        thumbnail = make_thumbnail(image)
+        if thumbnail is not None and known is not None:
+            values = (*known, thumbnail.content, thumbnail.width, thumbnail.height)
+            self._query("INSERT OR REPLACE INTO thumbnails VALUES (?, ?, ?, ?, ?)", values)
+        return thumbnail
+
     def _query(self, statement: str, values: tuple[Any, ...] | None) -> Any:
         if values is None:
             return None
@@ -95,7 +112,7 @@ class ThumbnailStore:
             return None
 
     def _name_and_stamp(self, image: Any) -> tuple[str, str] | None:
-        """Return the path of a file, and its size and modification time; ``None`` for any other image.
+        """Return the path of an existing file, and its size and modification time; ``None`` for any other image.
 
         For a file in a bucket, the second text is empty, because requests for all files would take long.
         """
@@ -107,5 +124,7 @@ class ThumbnailStore:
         try:
             status = os.stat(path)  # noqa: PTH116  # a str
         except (OSError, ValueError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
             return None
         return relative_path(path, self._folder) or path, f"{status.st_size}:{status.st_mtime_ns}"

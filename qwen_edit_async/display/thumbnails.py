@@ -15,6 +15,7 @@ from typing import IO, Any, Final
 
 import attrs
 
+from qwen_edit_async.images.encode import encode_base64
 from qwen_edit_async.images.kinds import ArrayLike, PillowImage, base64_start, is_data_uri
 from qwen_edit_async.images.source import exclusive_access, local_path
 from qwen_edit_async.storage.bucket import BucketPath
@@ -34,7 +35,7 @@ class Thumbnail:
     @property
     def data_uri(self) -> str:
         """The file as a data URI."""
-        return f"data:image/webp;base64,{base64.b64encode(self.content).decode('ascii')}"
+        return f"data:image/webp;base64,{encode_base64(self.content).decode('ascii')}"
 
 
 class Previews:

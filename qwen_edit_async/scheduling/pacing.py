@@ -41,7 +41,7 @@ _SECOND = 1.0
 _COURTESY = 0.001  # seconds that a request waits to let another go first
 
 
-@attrs.define
+@attrs.define(eq=False)
 class RequestRate:
     """The learned limit of requests per second. Before the first refusal, there is no limit.
 
@@ -110,7 +110,7 @@ class RequestRate:
         return len(self._let_in_at)
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Pacer:
     """Decides when the next submission may start and when the next request may be sent.
 

@@ -98,7 +98,7 @@ class NextStep(enum.Enum):
     REQUEUE = "wait for another slot ahead of all new edits, and try again"
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Attempts:
     """The attempts to submit one edit, and the decision whether to make another attempt.
 

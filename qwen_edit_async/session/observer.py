@@ -68,7 +68,7 @@ class SubmitKeywords(EditKeywords, total=False):
     observer: SubmissionObserver | None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class CallSite:
     """A line of the user's code, at which warnings point."""
 

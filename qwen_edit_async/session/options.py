@@ -19,7 +19,7 @@ from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.text import quoted
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(eq=False, kw_only=True)
 class Limits:
     """The limits of one edit.
 
@@ -43,7 +43,7 @@ class Limits:
         )
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(eq=False, kw_only=True)
 class Options:
     """The options of :class:`EditSession` that its background work needs."""
 

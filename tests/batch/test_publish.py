@@ -9,6 +9,7 @@ import logging
 import re
 import sqlite3
 import threading
+import weakref
 import zlib
 from decimal import Decimal
 from pathlib import Path
@@ -29,12 +30,15 @@ from qwen_edit_async import (
     FixedInterval,
     JournalError,
 )
+from qwen_edit_async.batch import publish as _publish
 from qwen_edit_async.batch import run as _run
 from qwen_edit_async.batch.decide import Fingerprint, State
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.outcomes import PAGE
+from qwen_edit_async.batch.outcome import BatchOutcome
 from qwen_edit_async.batch.publish import publish
+from qwen_edit_async.batch.report import JournalSummary, make_report
 from qwen_edit_async.display.store import STORE_NAME, ThumbnailStore
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.notebook import show_batch
@@ -324,6 +328,42 @@ async def test_a_page_that_can_not_be_written_fails_no_run(requests, out, caplog
         "report.html",
         "report.json",
     ]
+
+
+async def test_a_page_that_could_not_be_finished_leaves_the_earlier_one(requests, out, monkeypatch):
+    def outcomes(*_):
+        yield BatchOutcome(key="k", status="saved", instruction="i")
+        raise RuntimeError("the journal is gone")
+
+    async with service() as session:
+        await EditBatch(requests(1), out).run(session)
+        earlier = page_of(out)
+        monkeypatch.setattr(_publish, "read_chosen", outcomes)
+        report = await EditBatch(requests(1), out).run(session)
+    assert (report.gallery, report.gallery_problem) == ("", "the journal is gone")
+    assert page_of(out) == earlier
+    assert sorted(path.name for path in out.glob("*report*")) == ["report.html", "report.json"]
+
+
+@pytest.mark.may_block("the page is written without a thread")
+def test_a_page_keeps_the_order_and_holds_only_a_few_edits(out, monkeypatch):
+    held, most = [], 0
+
+    def outcomes(*_):
+        nonlocal most
+        for number in range(300):
+            outcome = BatchOutcome(key=f"edit-{number:03}", status="saved", instruction="i")
+            held.append(weakref.ref(outcome))
+            most = max(most, sum(each() is not None for each in held))
+            yield outcome
+
+    out.mkdir()
+    monkeypatch.setattr(_publish, "read_chosen", outcomes)
+    report = make_report(JournalSummary(), folder=str(out), elapsed=1.0)
+    with contextlib.closing(ThumbnailStore(out)) as thumbnails:
+        publish(report, out, out, thumbnails, limit=300, preview_seconds=1.0, given_up=threading.Event())
+    assert keys(out) == [f"edit-{number:03}" for number in range(300)]
+    assert most < 150
 
 
 @pytest.mark.may_block(reason="the test damages the journal")

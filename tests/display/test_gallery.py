@@ -15,7 +15,6 @@ from noise import noise
 
 from qwen_edit_async.display.gallery import GalleryEdit, Picture, gallery_html
 from qwen_edit_async.display.links import relative_path
-from qwen_edit_async.display.page import write_page
 from qwen_edit_async.display.thumbnails import Thumbnail, make_thumbnail
 
 HOSTILE = '</p></style><script>window.attacked = 1</script>"\'><img src=x onerror="window.attacked = 1">&amp;\0\ud800'
@@ -193,43 +192,6 @@ def test_an_input_on_another_drive_is_not_linked(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.path.relpath", relpath)
     assert Elements(page_of(picture_of(tmp_path / "report.html", "C:/x.png"))).values("a", "href") == []
-
-
-def test_a_page_that_could_not_be_finished_leaves_the_earlier_one(tmp_path):
-    report = tmp_path / "report.html"
-    report.write_text("before", encoding="utf-8")
-
-    def keys():
-        yield "k"
-        raise RuntimeError("the journal is gone")
-
-    with pytest.raises(RuntimeError, match="journal"):
-        write_page(report, keys(), named)
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-    assert report.read_text(encoding="utf-8") == "before"
-
-
-def named(key: str) -> GalleryEdit:
-    return GalleryEdit(key=key, instruction="i")
-
-
-def test_a_written_page_keeps_the_order_and_holds_only_a_few_edits(tmp_path):
-    pulled, drawn, ahead = [], [], []
-
-    def keys():
-        for index in range(1000):
-            ahead.append(len(pulled) - len(drawn))
-            pulled.append(f"edit-{index:03}")
-            yield pulled[-1]
-
-    def draw(key):
-        drawn.append(key)
-        return named(key)
-
-    write_page(tmp_path / "report.html", keys(), draw)
-    found = re.findall(r"edit-\d{3}(?=</button>)", (tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert found == pulled
-    assert max(ahead) <= 4 * 4 + 1
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,16 @@ def opened():
         yield lambda folder: stack.enter_context(contextlib.closing(ThumbnailStore(folder)))
 
 
+def kept(store, image):
+    return store.get_all([image], lambda: False).get(image)
+
+
 def test_a_thumbnail_is_made_once(photo, opened):
     store = opened(photo.parent)
     first = store.get(photo)
     assert first == make_thumbnail(photo)
-    assert store.get(str(photo), make=False) == first
-    assert opened(photo.parent).get(photo, make=False) == first
+    assert kept(store, str(photo)) == first
+    assert kept(opened(photo.parent), photo) == first
 
 
 def test_a_kept_thumbnail_is_used_without_its_file_being_read(photo, opened):
@@ -47,7 +51,7 @@ def test_a_thumbnail_is_made_anew_after_its_file_has_changed(photo, opened):
     store = opened(photo.parent)
     first = store.get(photo)
     PIL.Image.new("RGB", (100, 480), "navy").save(photo)
-    assert store.get(photo, make=False) is None
+    assert kept(store, photo) is None
     assert store.get(photo) == make_thumbnail(photo) != first
 
 
@@ -57,14 +61,18 @@ def test_thumbnails_move_with_their_folder(tmp_path, photo):
     moved = tmp_path.with_name("moved")
     tmp_path.rename(moved)
     with contextlib.closing(ThumbnailStore(moved)) as store:
-        assert store.get(moved / "photo.png", make=False) is not None
+        assert kept(store, moved / "photo.png") is not None
     moved.rename(tmp_path)
 
 
-def test_a_thumbnail_that_is_not_kept_is_made_on_request_only(photo, opened):
+def test_missing_thumbnails_of_several_files_are_made_if_they_may_be(photo, opened):
+    broken, gone = photo.with_name("broken.png"), photo.with_name("gone.png")
+    broken.write_bytes(b"no picture")
+    images = [photo, broken, photo, gone, photo.parent, None, "https://example.org/x.png"]
     store = opened(photo.parent)
-    assert store.get(photo, make=False) is None
-    assert store.get(photo) is not None
+    assert store.get_all(images, lambda: False) == {photo: None, broken: None}
+    assert store.get_all(images, lambda: True) == {photo: make_thumbnail(photo), broken: None}
+    assert kept(store, photo) == make_thumbnail(photo)
 
 
 @pytest.mark.parametrize("image", [b"bytes", "https://example.org/x.png", "data:image/png;base64,AAAA", "a\0b"])
@@ -82,7 +90,7 @@ def test_a_damaged_store_costs_only_time(photo, opened):
     (photo.parent / STORE_NAME).write_bytes(b"not a database at all" * 100)
     store = opened(photo.parent)
     assert store.get(photo) == store.get(photo) == make_thumbnail(photo)
-    assert store.get(photo, make=False) is None
+    assert kept(store, photo) is None
 
 
 def test_a_folder_that_can_not_be_written_costs_only_time(photo, tmp_path, opened):
@@ -107,11 +115,11 @@ def test_a_file_on_another_drive_is_kept_by_its_whole_path(photo, opened, monkey
     for image in (photo, other):
         store.get(image)
     for image in (photo, other):
-        assert store.get(image, make=False) == make_thumbnail(image)
+        assert kept(store, image) == make_thumbnail(image)
 
 
 def test_thumbnails_are_made_ahead_until_the_store_is_finished(photo, opened):
     store = opened(photo.parent)
     store.make_soon([photo, "https://example.org/x.png"])
     store.finish()
-    assert store.get(photo, make=False) == make_thumbnail(photo)
+    assert kept(store, photo) == make_thumbnail(photo)

@@ -22,7 +22,7 @@ from qwen_edit_async.batch.journal.rows import (
     to_entry,
     to_outcome,
 )
-from qwen_edit_async.batch.journal.summary import read_summary
+from qwen_edit_async.batch.journal.summary import read_summary, read_totals
 from qwen_edit_async.batch.outcome import BatchOutcome
 from qwen_edit_async.batch.report import JournalSummary
 from qwen_edit_async.errors import InvalidEditError, JournalError
@@ -297,8 +297,12 @@ class Store:
         row = self._connection.execute(query, (identity,)).fetchone()
         return None if row is None else to_outcome(row, self._path, self._path.parent)
 
+    def totals(self) -> JournalSummary:
+        """Return the totals that plans and budgets need."""
+        return read_totals(self._connection)
+
     def summary(self) -> JournalSummary:
-        """Return the totals that budgets and reports need."""
+        """Return the totals that reports need."""
         return read_summary(self._connection)
 
     def _configure(self) -> None:

@@ -9,7 +9,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
@@ -54,7 +53,12 @@ _converter.register_structure_hook(
 )
 _converter.register_structure_hook(
     BatchOutcome,
-    make_dict_structure_fn(BatchOutcome, _converter, files=override(omit=True), _cattrs_detailed_validation=False),
+    make_dict_structure_fn(
+        BatchOutcome,
+        _converter,
+        files=override(struct_hook=lambda paths, _: paths),
+        _cattrs_detailed_validation=False,
+    ),
 )
 _converter.register_unstructure_hook(State, lambda state: state.value)
 _converter.register_unstructure_hook(Decimal, str)
@@ -75,9 +79,12 @@ def to_outcome(row: sqlite3.Row, journal: Path, folder: FilePath) -> BatchOutcom
 
     def structure() -> BatchOutcome:
         files = tuple(folder / name for name, _ in json.loads(row["files"] or "[]"))
-        urls = {"urls": json.loads(row["urls"] or "[]")}
-        outcome = _converter.structure(json.loads(row["request"]) | dict(row) | urls, BatchOutcome)
-        return attrs.evolve(outcome, files=files, notes=shortfall(len(files), row["pictures"]) if files else ())
+        columns = dict(row) | {
+            "files": files,
+            "urls": json.loads(row["urls"] or "[]"),
+            "notes": shortfall(len(files), row["pictures"]) if files else (),
+        }
+        return _converter.structure(json.loads(row["request"]) | columns, BatchOutcome)
 
     return _intact(structure, f"the journal {journal}")
 

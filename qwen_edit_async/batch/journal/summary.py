@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final
 
+import attrs
+
 from qwen_edit_async.batch.report import FailureGroup, JournalSummary, Percentiles
 from qwen_edit_async.protocol.replies import cost_of
 
@@ -30,14 +32,13 @@ _TOTALS: Final = f"""
 """Each column has the name of a field of :class:`JournalSummary`."""
 
 
-def read_summary(connection: sqlite3.Connection) -> JournalSummary:
-    """Return the totals of all edits."""
+def read_totals(connection: sqlite3.Connection) -> JournalSummary:
+    """Return the counts and costs of all edits, which plans and budgets need."""
     cursor = connection.execute(_TOTALS)
-    totals = {name: int(total) for (name, *_), total in zip(cursor.description, cursor.fetchone(), strict=True)}
+    totals: dict[str, Any] = {
+        name: int(total) for (name, *_), total in zip(cursor.description, cursor.fetchone(), strict=True)
+    }
     counts = dict(connection.execute("SELECT state, count(*) FROM edits GROUP BY state").fetchall())
-    uncertain = connection.execute(
-        "SELECT key FROM edits WHERE state IN ('uncertain', 'submitting') ORDER BY number LIMIT ?", (_LISTED_KEYS,)
-    )
     cost, highest, unpriced = _cost(connection)
     return JournalSummary(
         **totals,
@@ -52,6 +53,16 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
         price=_price(connection),
         highest=highest,
         unpriced=unpriced,
+    )
+
+
+def read_summary(connection: sqlite3.Connection) -> JournalSummary:
+    """Return the totals of all edits, with their times and failures, which reports need."""
+    uncertain = connection.execute(
+        "SELECT key FROM edits WHERE state IN ('uncertain', 'submitting') ORDER BY number LIMIT ?", (_LISTED_KEYS,)
+    )
+    return attrs.evolve(
+        read_totals(connection),
         queued=_percentiles(connection, "queued"),
         running=_percentiles(connection, "running"),
         lag=_percentiles(connection, "lag"),

@@ -7,10 +7,10 @@ counts as one in any case, so that an empty or damaged one becomes a failed edit
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import os
 import re
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -112,11 +112,16 @@ class Search:
     def _links_last(self, paths: Iterable[str | OSError], folder: str) -> Iterator[_File | OSError]:
         """Yield the files with their paths below the folder. Links come last, after the files that they lead to."""
         root, links = os.path.realpath(folder), []
+        parents: dict[str, tuple[str, str]] = {}
         for path in paths:
             if isinstance(path, OSError):
                 yield path
                 continue
-            below, real = os.path.relpath(path, folder or os.curdir), os.path.realpath(path)
+            parent, name = os.path.split(path)
+            if parent not in parents:
+                parents[parent] = os.path.relpath(parent or os.curdir, folder or os.curdir), os.path.realpath(parent)
+            below = os.path.normpath(os.path.join(parents[parent][0], name))
+            real = os.path.realpath(path) if os.path.islink(path) else os.path.join(parents[parent][1], name)
             file = _File(path, below, real, is_link=real != os.path.join(root, below))
             if file.is_link:
                 links.append(file)
@@ -129,7 +134,11 @@ class Search:
         if isinstance(file, OSError):
             return SourceItem(problem=f"can't be read: {file.strerror}", place=str(file.filename))
         path = file.path
-        if not os.path.isfile(path) or not self._is_new(file):
+        try:
+            status = os.stat(path)
+        except OSError:
+            return None
+        if not stat.S_ISREG(status.st_mode) or not self._is_new(file, status):
             return None
         problem = _problem(path, fit=self.reading.fit)
         if problem:
@@ -191,15 +200,12 @@ class Search:
             folder = os.path.join(folder, name)
         return True
 
-    def _is_new(self, file: _File) -> bool:
+    def _is_new(self, file: _File, status: os.stat_result) -> bool:
         """Return whether a file is outside the excluded folder and was not found by another path before."""
         exclude = self.reading.exclude
         if exclude and file.real.startswith(os.path.join(exclude, "")):
             return False
-        known: str | tuple[int, int] = file.real
-        with contextlib.suppress(OSError):  # the file is gone: its edit fails later
-            if (status := os.stat(file.real)).st_nlink > 1:
-                known = (status.st_dev, status.st_ino)
+        known: str | tuple[int, int] = (status.st_dev, status.st_ino) if status.st_nlink > 1 else file.real
         if file.is_link and known not in self._seen:
             known = file.below
         if (first := self._seen.get(known)) is None:
@@ -265,11 +271,12 @@ def is_picture(path: str) -> bool:
 def _problem(path: str, *, fit: bool) -> str | None:
     """Return the reason why a picture can't be edited; empty if it can be edited. Return ``None`` for other files."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             head = file.read(HEAD_BYTES)
     except OSError:
         return ""  # the file may be a picture
+    if sniff(head) is not None:
+        return ""
     if (other := sniff_other(head, path)) is not None:
         return "" if fit and other not in UNCONVERTIBLE else other_advice(other)
-    named = os.path.splitext(path)[1].lower() in PICTURE_ENDINGS
-    return "" if named or sniff(head) is not None else None
+    return "" if os.path.splitext(path)[1].lower() in PICTURE_ENDINGS else None

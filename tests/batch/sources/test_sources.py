@@ -77,6 +77,11 @@ def test_a_camera_raw_file_is_a_problem(tmp_path, read):
     ]
 
 
+def test_the_content_of_a_picture_counts_more_than_the_ending_of_another_format(tmp_path, read):
+    write(tmp_path / "in", **{"a.cur": PNG, "b.tga": JPEG, "c.tga": bytes(18)})
+    assert [item.problem is None for item in read("in")] == [True, True, False]
+
+
 def test_files_that_are_no_pictures_are_named(tmp_path, read, notes):
     write(tmp_path / "in", a=PNG, b=b"text", c=b"", d=b"x", e=b"y")
     read("in")
