@@ -173,6 +173,7 @@ async def test_many_writers_share_few_transactions(tmp_path, monkeypatch):
 
     monkeypatch.setattr("sqlite3.connect", Disk)
     journal = await Journal.open(tmp_path, "a service")
+    transactions.clear()
     await asyncio.gather(*(journal.do(Store.plan, *draft(f"cat{number}")) for number in range(100)))
     await journal.aclose()
     assert len(transactions) == 1
