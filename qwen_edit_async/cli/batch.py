@@ -53,9 +53,9 @@ def batch(
 
     Args:
         source: A folder, a quoted pattern ("photos/*.jpg"), or a table (.csv, .tsv, .jsonl, .parquet, a folder of
-            .parquet files), also in a bucket (s3://BUCKET/TABLE.csv). A table's columns are image, image2, image3,
-            instruction, key and one per parameter. Its paths are relative to the table. Without --strict, bad rows are
-            left out.
+            .parquet files). Each of them may be in a bucket (s3://BUCKET/TABLE.csv). A table's columns are image,
+            image2, image3, instruction, key and one per parameter. Its paths are relative to the table. Without
+            --strict, bad rows are left out.
         instruction: The instruction for rows without their own.
         output: The folder for the results, which may be in a bucket: s3://BUCKET/FOLDER, gs://… or az://….
         options: Options for the input, output and limits.

@@ -86,7 +86,10 @@ class Calls:
         return await self._answer(request, operation, record.number if record else 0, record, answer)
 
     async def create(self, request: web.Request, parse: Callable[[object, bool], ParsedBody]) -> TaskRecord:
-        """Create the task of a submission. `parse` is called with the body, and with whether to decode its images."""
+        """Create the task of a submission.
+
+        `parse` is called with the body and a flag that says whether to decode the body's images.
+        """
         service = self.service
         settings = service.settings
         body, parsed = await self.parse(request, parse, decode=settings.engine.reads_images)
@@ -108,7 +111,7 @@ class Calls:
     async def check(self, record: TaskRecord) -> float:
         """Bring all tasks up to date, count a status check of one task, and return the current time."""
         if isinstance(self.service.settings.duration, AfterChecks):
-            await self.results.finish(record)  # the number of checks must decide, not the engine's speed
+            await self.results.finish(record)  # the checks, not the engine's speed, must end the task
         now = self.service.now()
         self.service.table.advance(now)
         self.service.table.check(record, now)

@@ -16,7 +16,7 @@ from qwen_edit_async import contract
 from qwen_edit_async.emulator.sizes import Size, parse_size
 
 Form = Literal["flat", "params", "header", "plain"]
-"""The form of a submission's body: ``plain`` in the queue protocol, else an envelope. ``flat`` is documented."""
+"""The form of a submission's body: ``plain`` in the queue protocol, else an envelope. Only ``flat`` is documented."""
 Envelope = Literal["flat", "params", "both", "header"]
 """The envelope that the emulator accepts, or ``both`` for ``flat`` and ``params``."""
 
@@ -72,16 +72,16 @@ class Submission:
     envelope: Form
     images: tuple[ImageInput, ...]
     instruction: str
-    """At most 800 characters."""
+    """The instruction, cut to at most 800 characters."""
     instruction_cut: str
     """Text that was cut off the instruction."""
     negative_prompt: str | None
-    """At most 500 characters."""
+    """The negative prompt, cut to at most 500 characters."""
     negative_prompt_cut: str
     """Text that was cut off the negative prompt."""
     n: int
     size: Size | None
-    """As requested, in pixels, before rounding."""
+    """The requested size in pixels, before rounding."""
     prompt_extend: bool
     watermark: bool
     seed: int | None
@@ -274,5 +274,5 @@ def _boolean(value: object, name: str) -> bool:
 
 def _integer(value: object, name: str, low: int, high: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise RejectedError(f"{name} must be an integer within {low} to {high}")
+        raise RejectedError(f"{name} must be an integer from {low} to {high}")
     return value

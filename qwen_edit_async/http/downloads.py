@@ -1,7 +1,7 @@
 """Downloads result pictures without the key.
 
-A failed download, or one that brings a damaged picture, is repeated. After the last attempt, a damaged picture is kept
-if more than half of it arrived and it is not a PNG. If a result's URL has expired, a status check gets a new URL.
+A failed download, or one that brings a damaged picture, is repeated. After the last attempt, a damaged picture that is
+not a PNG is kept if more than half of it seems usable. If a result's URL has expired, a status check gets a new URL.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Downloader:
         renew: Called with a task's id to get its result URLs again; ``None`` if the service can't give them again.
         hosts: The hosts that results may come from.
         network: The TLS settings and the proxy.
-        replace: Whether pictures may replace local files of their names.
+        replace: Whether a picture may replace a local file of the same name.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class Downloader:
         ``path`` allows replacing it.
 
         Returns:
-            The path of the file, and the picture's damage as the predicate of a sentence; empty if it is intact. If the
-            picture is not a PNG, the path has the suffix of the picture's format.
+            The path of the file, and a description of the picture's damage, which is empty if there is none. If the
+            picture is not a PNG, the path has the suffix of its format, unless a file with that path exists.
 
         Raises:
             DownloadError: No usable picture could be downloaded.
@@ -191,7 +191,7 @@ def _finish(part: Part[Any], offset: int, last: list[bytes], path: FilePath, che
 
 
 def _refusal(verdict: Verdict) -> FetchError | None:
-    """Return the error for a download that is incomplete or too large to be a result, or ``None``."""
+    """Return the error that refuses a download, or ``None`` if the download is acceptable."""
     width, height = verdict.sides
     if width * height > MAX_PIXELS:
         return FetchError(f"it has {width}×{height} pixels, more than any result of an edit", final=True)
@@ -205,5 +205,5 @@ def _report_flaw(verdict: Verdict, task_id: str, index: int) -> None:
     report = f"image {index} of task {task_id} {verdict.flaw}; it is kept as it is"
     about(task_id).warning("%s", report)
     if verdict.damaged:
-        with contextlib.suppress(EditWarning):  # a filter that makes warnings exceptions must not lose the picture
+        with contextlib.suppress(EditWarning):  # a filter that turns warnings into exceptions must not lose the picture
             warnings.warn(EditWarning(report, f"a picture {verdict.flaw}"), stacklevel=2)

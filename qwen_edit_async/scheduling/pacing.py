@@ -11,8 +11,9 @@ requests in a second. No reply says which, so the pacer learns both limits:
 
 At most 100 submissions wait for their replies at a time, so that few are uncertain if the network fails.
 
-If the reply to a submission holds the result, a task runs until its reply. So an accepted submission shows how many
-tasks the service runs at a time: as many as were in flight when it was sent. The limit of 100 does not apply then.
+In some protocols, the reply to a submission holds the result, so a task runs until this reply arrives. The reply proves
+that the service can run at least as many tasks at a time as were in flight when the submission was sent. In these
+protocols, the limit of 100 does not apply.
 
 A ``Retry-After`` pause holds for all requests. A long pause after a refused probe also delays the next probe. When
 requests have to wait, status checks and other requests take turns.
@@ -45,10 +46,10 @@ _COURTESY = 0.001  # seconds that a request waits to let another go first
 class RequestRate:
     """The learned limit of requests per second. Before the first refusal, there is no limit.
 
-    A refusal lowers the rate at once, to slightly less than the number of requests accepted in the last second. The
-    rate stays at least half of the highest rate that worked. After the first refusal, requests are spaced evenly. As
-    long as this spacing delays requests, the rate rises by a quarter from time to time. Rises become rarer when
-    refusals undo them.
+    A refusal lowers the rate at once, to slightly less than the number of requests accepted in the last second. One
+    refusal never lowers it below half of the current rate or of the highest rate that worked, whichever is lower. After
+    the first refusal, requests are spaced evenly. As long as this spacing delays requests, the rate rises by a quarter
+    from time to time. Rises become rarer when refusals undo them.
 
     A 429 for an unrelated reason also lowers the rate. If a service refuses 2 % of its requests at random, edits take
     about a quarter longer. If it refuses 10 %, edits take several times as long.
@@ -120,7 +121,7 @@ class Pacer:
         max_in_flight: The maximum number of tasks between the start of their submission and their end.
         submit_rate: The maximum number of submissions per second, including repeated ones. Submissions are then evenly
             spaced. ``None`` means no limit.
-        limit: The maximum number of tasks in flight, except one more that probes for a higher limit.
+        limit: The maximum number of tasks in flight, not counting one more that probes for a higher limit.
         in_flight: The number of tasks in flight.
         running: The number of tasks in flight that the service has accepted.
         resume_at: The end of the pause; nothing is sent before it.
@@ -129,7 +130,8 @@ class Pacer:
         rate: The learned limit of requests per second.
         submit_at: The earliest time of the next submission under ``submit_rate``.
         turn_wanted: Whether a request other than a check waits to be sent.
-        replies_hold_results: Whether the reply to a submission holds the result, so that a task runs until its reply.
+        replies_hold_results: Whether the reply to a submission holds the result. A task then runs until the
+            reply arrives.
     """
 
     max_in_flight: int
@@ -213,7 +215,8 @@ class Pacer:
         """Record that the service accepted a submission, and raise the limit if it proved too low.
 
         The last two arguments count only if replies hold results. ``among`` is the number of tasks that were in flight
-        at ``sent_at``, when the submission was sent. All refusals among them arrived before this result.
+        at ``sent_at``, when the submission was sent. If the service had refused one of these tasks, the refusal would
+        have arrived before this result.
         """
         self.accepted_at = now
         self.running += 1
@@ -243,11 +246,11 @@ class Pacer:
         - The rate has risen since the last refusal, and the submission was not a probe: lower only the rate.
         - Otherwise: lower only the number of tasks in flight.
 
-        ``draw`` is a random number from 0 to 1, so that clients of the same account return at different times.
+        ``draw`` is a random number from 0 to 1. It makes clients of the same account probe at different times.
         """
         running = max(0, self.in_flight - 1) if self.replies_hold_results else self.running
         if sent_at <= self._lowered_at:
-            if self.replies_hold_results:  # after the last refusal of a round, all tasks in flight run
+            if self.replies_hold_results:  # once every refusal has arrived, all tasks in flight run
                 self.limit = min(self.limit, running)
             return
         probe = running >= self.limit
@@ -260,7 +263,7 @@ class Pacer:
         tried = probe or self._raised
         if tried:
             self._probe_wait = min(_LAST_PROBE, 2 * self._probe_wait)
-        elif now - self._raised_at > self._probe_wait:  # sooner, the refusal would count against that rise
+        elif now - self._raised_at > self._probe_wait:  # sooner, the rise may be the cause of the refusal
             self._probe_wait = _FIRST_PROBE
         self._raised = False
         self._shut_out = not running

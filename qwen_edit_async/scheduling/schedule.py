@@ -1,7 +1,7 @@
 """Decides which task to check, and when. Pure: no I/O, no clock, no randomness of its own.
 
-Each method changes the schedule at once and returns the work for the poller. Adding, removing or taking a task costs
-O(log n).
+The methods only update the schedule: the poller makes the checks and reports the replies. Adding, removing or taking a
+task costs O(log n).
 
 A task is given up only after a last check, which is due at the deadline and goes before all others. The task is given
 up if the last check finds it running, or gets no reply within a grace period. If a pause that the service requested
@@ -204,8 +204,8 @@ class PollSchedule(Generic[W]):
     def take_due(self, now: float) -> W | None:
         """Return the task to check now, if there is one. The caller must then report the reply or the failure.
 
-        A task whose deadline has passed goes first. After that comes the task that has been due for longest, or with a
-        ``poll_rate`` the task that the limiter chooses.
+        A task whose deadline has passed goes first. The task that has been due for longest goes next. With a
+        ``poll_rate``, the limiter chooses the next task instead.
         """
         limiter = self._limiter
         if limiter is None:

@@ -24,7 +24,7 @@ class Limits:
     """The limits of one edit.
 
     Attributes:
-        deadline: The seconds from taking a slot to the end of the edit.
+        deadline: The seconds allowed from taking a slot to the end of the edit.
         max_retries: The maximum number of retries after temporary failures of a submission or of another call.
     """
 
@@ -65,7 +65,9 @@ class Options:
     def __attrs_post_init__(self) -> None:
         check_positive(self.max_in_flight, "max_in_flight", integer=True)
         if self.on_event is not None and (not callable(self.on_event) or _is_async(self.on_event)):
-            raise ConfigurationError(f"on_event is {quoted(self.on_event)}: give a function, not async, of one event")
+            raise ConfigurationError(
+                f"on_event is {quoted(self.on_event)}: give a function that takes one event and is not async"
+            )
         for rate, name in ((self.submit_rate, "submit_rate"), (self.poll_rate, "poll_rate")):
             if rate is not None:
                 check_positive(rate, name)

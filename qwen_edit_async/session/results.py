@@ -46,7 +46,10 @@ class ResultStore(Protocol):
         ...
 
     async def save(self, url: str, task_id: str, index: int, path: FilePath) -> tuple[FilePath, str]:
-        """Download the picture to a file, and return the file's path and the picture's damage. Create its folder."""
+        """Download the picture to a file, and create the file's folder.
+
+        Return the file's path, and a description of the picture's damage, which is empty for an intact picture.
+        """
         ...
 
     async def offload(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -56,7 +59,7 @@ class ResultStore(Protocol):
 
 @attrs.frozen(kw_only=True)
 class OutputImage:
-    """One result picture, downloaded on request. By the contract (*Images*), it is a PNG.
+    """One result picture, downloaded on request. Its documented format is PNG.
 
     Its URL expires, usually after 24 hours. A later download first gets a new URL from the task's status, except with
     the protocol ``dashscope``, which has no tasks. An output image can be pickled and deep-copied, but the copy has no
@@ -82,8 +85,8 @@ class OutputImage:
     async def read(self) -> bytes:
         """Download the picture's file.
 
-        A picture in another format than PNG is returned, and a warning is logged. If all attempts to download such a
-        picture break off, it is returned incomplete, provided that more than half of it arrived. A damaged picture
+        A picture in another format than PNG is returned, and a warning is logged. If such a picture is damaged, it is
+        downloaded again. After the last attempt, it is returned if more than half of it seems usable. A damaged picture
         also causes an :class:`EditWarning`.
 
         Raises:
@@ -115,7 +118,7 @@ class OutputImage:
             changed name exists.
 
         Raises:
-            ConfigurationError: If nothing can be written to such a path.
+            ConfigurationError: If results can't be written to ``path``, for example to an http URL.
             DownloadError: If no usable picture could be downloaded.
             OSError: If the file can't be written.
             SessionClosedError: If the session is closed.
@@ -124,7 +127,7 @@ class OutputImage:
         return saved
 
     async def _save(self, path: FilePath) -> tuple[FilePath, str]:
-        """Save the picture. Return the file's path, and the damage as the predicate of a sentence; empty if intact."""
+        """Save the picture. Return the file's path and a description of the damage, which is empty if there is none."""
         saved, damage = await self._open_store().save(self.url, self.task_id, self.index, path)
         await self._remember(saved)
         return saved, damage
@@ -147,7 +150,7 @@ class OutputImage:
             content = await self.read()
             return await self._open_store().offload(_decode, content)
         except ImageError as error:
-            message, hint = f"image {self.index} of task {self.task_id} {error}", "save() keeps its file unchanged"
+            message, hint = f"image {self.index} of task {self.task_id} {error}", "call save() to get the file as it is"
             raise DownloadError(message, hint=hint, task_id=self.task_id, url=self.url) from None
 
     def _open_store(self) -> ResultStore:
@@ -208,8 +211,8 @@ class EditResult:
                 that are unsafe in file names become ``_``.
 
         Raises:
-            ConfigurationError: If nothing can be written to such a folder.
-            DownloadError: If one of the pictures can't be downloaded completely.
+            ConfigurationError: If results can't be written to ``directory``, for example to an http URL.
+            DownloadError: If no usable version of one of the pictures could be downloaded.
             OSError: If a file can't be written.
             SessionClosedError: If the session is closed.
         """
@@ -248,7 +251,7 @@ class EditResult:
 def pictures_of(
     task_id: str, urls: Iterable[str], store: ResultStore, previews: Previews | None = None
 ) -> tuple[OutputImage, ...]:
-    """Return the result pictures of a task. An empty string stands for a picture without a URL."""
+    """Return the result pictures of a task. Omit pictures whose URL is an empty string."""
     places = enumerate(urls)
     return tuple(
         [
@@ -309,7 +312,7 @@ def result_or_error(
 
 
 def _odd_count(task_id: str, request: EditRequest | None, given: int) -> tuple[str, ...]:
-    """Log that there are too many or too few pictures. Return a note if there are too few."""
+    """Log a warning if there are too many or too few pictures. Return a note if there are too few."""
     if given > MAX_N:
         about(task_id).warning("task %s has %d pictures: only the first %d are kept", task_id, given, MAX_N)
     asked = (request.parameters.n or MIN_N) if request is not None else MIN_N

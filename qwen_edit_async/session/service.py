@@ -20,7 +20,7 @@ _MALFORMED_STATUSES: Final = frozenset({200, 400, 422})
 """The HTTP statuses with which services refuse a body of the wrong form. Some services use 200 for this."""
 
 _LATE_SECONDS = 1.0
-"""Seconds to wait for a reply with the result after an edit's deadline, so that a late result is logged."""
+"""Seconds to keep waiting for the result after an edit's deadline. A result that arrives late is logged."""
 
 
 class Service:
@@ -56,7 +56,7 @@ class Service:
         self.protocol, self.alternative = protocol, None
 
     async def submit(self, protocol: WireProtocol, call: Call, body: JSONBody, *, deadline: float) -> TaskSnapshot:
-        """Submit an edit, in one attempt. If the reply holds the result, wait until shortly after the deadline."""
+        """Submit an edit, in one attempt. If the reply is to hold the result, stop waiting soon after the deadline."""
         if not call.holds_result:
             return protocol.read_submission(await self.transport.send(call, body))
         try:

@@ -235,7 +235,8 @@ async def test_events_have_the_context_variables_of_whoever_submitted():
 
 @pytest.mark.parametrize("value", ["print", 7])
 async def test_what_is_no_function_is_refused(value):
-    with pytest.raises(ConfigurationError, match=rf"on_event is {value!r}: give a function, not async, of one event"):
+    match = f"on_event is {value!r}: give a function that takes one event and is not async"
+    with pytest.raises(ConfigurationError, match=match):
         EditSession(KEY, on_event=value)
 
 
@@ -245,7 +246,8 @@ class AsyncNote:
 
 @pytest.mark.parametrize("note", [AsyncNote.__call__, AsyncNote()], ids=["function", "callable"])
 async def test_an_async_function_is_refused(note):
-    with pytest.raises(ConfigurationError, match=r"on_event is .*: give a function, not async, of one event"):
+    match = r"on_event is .*: give a function that takes one event and is not async"
+    with pytest.raises(ConfigurationError, match=match):
         EditSession(KEY, on_event=note)
 
 

@@ -131,7 +131,7 @@ async def test_a_picture_that_can_not_be_opened_keeps_its_url_within_reach(sessi
     emulator.inject(Fault.wrong_download(content[:12] + bytes(len(content) - 12), "image/webp").on("download"))
     image = (await session.edit(IMAGE, "snow")).images[0]
     with pytest.raises(
-        DownloadError, match=r"^image 0 of task .* is damaged or an unsupported kind of WEBP: .*; save\(\) keeps"
+        DownloadError, match=r"^image 0 of task .* is damaged or an unsupported kind of WEBP: .*; call save\(\)"
     ) as raised:
         await image.open()
     assert raised.value.url == image.url
