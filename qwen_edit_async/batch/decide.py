@@ -3,14 +3,16 @@
 ::
 
     planned ──► submitting ──► submitted ──► completed ──► saved
-       ▲  │          │  │           │            ▲           │
+       ▲  │             │           │            ▲           │
        │  └─► failed ◄──┘           └─► failed   └───────────┘  a file is missing or damaged
        │        │                       (has a task: final)
        └────────┘ without a task: nothing was paid
 
+       submitting ──► planned           the service certainly created no task
+
        uncertain ◄──► submitting        the reply was lost; repeated with consent only
          ▲  │
-         │  └─► submitted, …            the service knows the task after all, and its state
+         │  └─► submitted, …            the task's id came late, or the service knows the task again
        submitted                        the service does not know the task
 
        submitted ──► planned            the service cancelled the task: nothing was made or charged
@@ -77,7 +79,7 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.UNCERTAIN: frozenset(State) - {State.SAVED},
     State.REPLACED: frozenset(),
 }
-"""The legal moves.
+"""The states to which each state can move.
 
 A move from a state to itself records another attempt or problem. A task id that arrives late moves an uncertain edit
 to *submitted*, and a late rejection moves it to *planned*. If the service knows its task again, the edit moves to the
@@ -95,7 +97,7 @@ class Action(enum.Enum):
 
     SUBMIT = "submit it"
     REPLACE = "keep the earlier result, and submit a new edit"
-    REPLACE_LATER = "once its task has ended, keep its result, and submit a new edit"
+    REPLACE_LATER = "keep the earlier result, and submit a new edit once the earlier task has ended"
     ATTACH = "wait for its task"
     DOWNLOAD = "download its pictures"
     VERIFY = "check its files, and download a missing or damaged one"
@@ -118,7 +120,8 @@ class Fingerprint:
     Attributes:
         digest: The hash of the images' content, the instruction and the parameters; empty if it was not needed, or if
             an image can't be read.
-        stamp: The hash of the image files' names, sizes and times; empty if an image is in memory.
+        stamp: The hash of the request and of its files' names, sizes and times; empty if an image is not a local file
+            or a URL.
         problem: The error if an image can't be read.
     """
 
@@ -150,7 +153,8 @@ class Entry:
         key: Its key, or else its name; shown to users.
         name: The stem of its files' names.
         digest: The hash of the row's content; empty before its image files were read.
-        stamp: The hash of the image files' names, sizes and times; empty if an image is in memory.
+        stamp: The hash of the request and of its files' names, sizes and times; empty if an image is not a local file
+            or a URL.
         state: Its state.
         pictures: The number of requested pictures.
         task_id: The id of its task.
@@ -178,7 +182,8 @@ class Entry:
 def decide(entry: Entry | None, fingerprint: Fingerprint | None, consent: Consent) -> Action:
     """Return the action for an edit. An edit that has a task is never resubmitted without consent.
 
-    Before it submits the edit, the caller checks the row. If the check fails, :func:`instead` returns the action.
+    The caller checks the row before it submits the edit. If that check fails, :func:`instead` returns the action to
+    take.
 
     Args:
         entry: The edit in the journal; ``None`` for a new edit.
@@ -206,7 +211,7 @@ def refusal(consent: Consent) -> InvalidEditError:
         "the picture, the instruction or a parameter has changed since an earlier run",
         hint="its task is still in flight: run the batch again later"
         if consent.edit_changed
-        else "give it another key or folder, or edit it anew in a bulk run with edit_changed=True",
+        else "give the edit another key or folder, or repeat it in a bulk run with edit_changed=True",
     )
 
 
@@ -231,9 +236,9 @@ def _unchanged(entry: Entry, consent: Consent) -> Action:
 def _changed(entry: Entry, consent: Consent) -> Action:
     """Return the action for an edit whose row has changed.
 
-    An edit for which nothing was paid takes its row as it is now. With consent, any other edit is replaced, but one in
-    flight only after its task has ended. That includes a completed edit without saved pictures, because the run has
-    tried to save them.
+    An edit that was never paid for is submitted with the changed row. Any other edit is replaced only with consent. An
+    edit in flight is replaced after its task has ended. A completed edit without saved pictures is also replaced,
+    because the run has already tried to save them.
     """
     match entry.state:
         case State.PLANNED | State.FAILED if entry.task_id is None:
@@ -268,7 +273,7 @@ def state_after(state: State, error: Exception, cost: Decimal | None = None) -> 
 
 
 def error_of_run(error: Exception) -> Exception | None:
-    """Return the error that ends the run because of an edit's error; ``None`` if only that edit is concerned."""
+    """Return the error that ends the run because of an edit's error; ``None`` if the error affects only that edit."""
     if isinstance(error, EditFailedError) and error.code in _BALANCE_CODES:
         return InsufficientBalanceError(
             error.message, status_code=_FAILED_TASK_STATUS, code=error.code, task_id=error.task_id

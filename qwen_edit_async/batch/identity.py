@@ -1,8 +1,9 @@
 """The identity of an edit, and the names of its files. Pure.
 
-An identity depends on the row alone: its key, or else a hash of its images' paths or URLs, its instruction and its
-parameters. A folder's picture is identified by its path in the folder. The signature of a presigned URL is ignored. The
-journal allots file names when it plans an edit, and never changes them.
+An identity depends on the row alone. It is the row's key, or else a hash of its images, instruction and parameters. The
+hash covers each image's path or URL, or the content of an image in memory. Paths in the source's folder are relative to
+that folder. The signature of a presigned URL is ignored. The journal allots file names when it plans an edit, and never
+changes them.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ def identity_of(request: EditRequest, hash_of: Callable[[object], str], folder: 
 
 
 def storable(text: str) -> str:
-    """Return a text that UTF-8 can encode. A text with lone surrogates gets a hash, which keeps it unique."""
+    """Return a text in a form that UTF-8 can encode.
+
+    If it has lone surrogates, they become question marks, and a hash of the original text is appended.
+    """
     stored = text.encode("utf-8", "replace").decode("utf-8")
     return text if stored == text else f"{stored}-{_hash(text)[:_IDENTITY_CHARACTERS]}"
 
@@ -78,7 +82,7 @@ def allot(stem: str, is_taken: Callable[[str], bool], numbers: dict[str, int]) -
 
 
 def folded(name: str) -> str:
-    """Return a name case-folded and in Unicode form NFC, because some file systems ignore such differences."""
+    """Return a name, case-folded and in Unicode form NFC. Some file systems ignore case and Unicode form."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
@@ -104,9 +108,9 @@ def content_hash(image_hashes: Sequence[str], request: EditRequest) -> str:
 
 
 def stamp_of(image_stamps: Sequence[str | None], request: EditRequest) -> str:
-    """Return a hash of the stamps of image files and of the request; empty if an image has no stamp.
+    """Return a hash of a request and of its images' stamps; empty if an image has no stamp.
 
-    A stamp changes whenever its file changes. :func:`content_hash` reads the files instead.
+    A stamp changes whenever its file changes. It is made without reading the file.
     """
     return "" if None in image_stamps else content_hash([*map(str, image_stamps)], request)
 

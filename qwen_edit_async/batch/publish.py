@@ -57,7 +57,10 @@ def publish(
     preview_seconds: float,
     given_up: threading.Event,
 ) -> BatchReport:
-    """Write both files. Return the report with the page's path, or with the reason why there is no page.
+    """Write ``report.html`` and ``report.json``.
+
+    Return the report with the page's path, or with the reason why the page could not be written. The report has neither
+    if ``limit`` is 0, or if ``given_up`` stops the work.
 
     Args:
         report: The report of the run.

@@ -39,13 +39,13 @@ _SPARE_ROWS: Final = 16
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """The options of a batch that concern its runs; see :class:`EditBatch`. Some are for the package alone.
+    """The options of a batch that concern its runs. :class:`EditBatch` describes the options that are not listed here.
 
     Attributes:
         saves: Whether runs save the pictures.
-        on_demand: Whether edits are asked for one by one, as from a hub.
+        on_demand: Whether callers request edits one by one, as they do from a hub.
         reporting_seconds: The maximum time for writing the reports after an interrupt, even on a slow disk.
-        closing_seconds: The maximum time by which a hanging disk may delay the end of a run.
+        closing_seconds: The maximum time to wait for pending file work at the end of a run, because a disk may hang.
     """
 
     strict: bool = False
@@ -125,7 +125,7 @@ class Run:
         return attrs.evolve(self.progress, in_flight=len(self.in_flight), cost=self.budget.spent, held=self.budget.held)
 
     async def begin(self) -> None:
-        """Recover from earlier runs: delete their part files, mark uncertain edits, and add up their costs."""
+        """Recover from earlier runs: delete part files, mark interrupted submissions as uncertain, and add up costs."""
         journal = self.journal
         await self.disk.call(sweep, self.output.home, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
         self.progress.begun = True
@@ -185,7 +185,7 @@ class Run:
     def _row_ended(self, row: asyncio.Task[Any]) -> None:
         self.rows.discard(row)
         if not row.cancelled() and (error := row.exception()) is not None:
-            # The journal or this package failed. All edits end, because their steps may not be written.
+            # The journal or this package failed. All edits end, because the journal may not record their next steps.
             self.crash = self.crash or error
             self.budget.stop(str(error))
             self.notify()
@@ -193,7 +193,7 @@ class Run:
                 other.cancel()
 
     async def cancel_rows(self) -> None:
-        """Cancel the edits in progress. Wait shortly for the replies to submissions that were sent."""
+        """Cancel the edits in progress. Wait briefly for the replies to submissions that were sent."""
         for row in self.rows:
             row.cancel()
         while self.rows:
@@ -207,7 +207,9 @@ class Run:
         """Raise the error that ended the run, if there is one. Its notes name the task ids that were not journalled."""
         if self.crash is not None:
             for key, task_id in self.unwritten:
-                self.crash.add_note(f"not in the journal: {key!r} is task {task_id}: session.attach({task_id!r})")
+                self.crash.add_note(
+                    f"task {task_id} of {key!r} is not in the journal: session.attach({task_id!r}) gets its result"
+                )
             raise self.crash
 
     async def write_reports(self, stopped: str, preview_seconds: float) -> BatchReport:
@@ -247,7 +249,7 @@ class Run:
         return self.report
 
     async def aclose(self) -> None:
-        """Stop reading files, and then close the journal, which frees the folder."""
+        """Finish pending file work, within ``closing_seconds``. Then close the journal, which unlocks the folder."""
         try:
             with anyio.move_on_after(self.options.closing_seconds):
                 await self.disk.aclose(self.thumbnails.close)

@@ -1,7 +1,7 @@
 """Makes blocking calls on one thread. Calls that arrive while the thread is busy are collected and made together.
 
-Switching to a thread and back takes longer than most of these calls, and each transaction needs a sync of the disk. So
-calls that are made together share one switch and one transaction (group commit).
+Switching to a thread and back takes longer than most of these calls, so calls that are made together share one switch.
+The journal also makes them in one transaction (group commit), because each transaction needs a sync of the disk.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Worker:
         await asyncio.shield(job)
 
     def _begin_soon(self) -> None:
-        """Begin in the next pass of the event loop at the earliest, so that other calls can join."""
+        """Schedule the waiting calls for the next pass of the event loop or later, so that more calls can join them."""
         if self._waiting and not self._busy:
             self._busy = True
             self._loop.call_later(self._patience, self._begin)
@@ -93,7 +93,7 @@ class Worker:
             return
         try:
             job = self._loop.run_in_executor(self._executor, self._call_all, calls)
-        except BaseException:  # no call has begun, so whatever the error, no caller may keep waiting
+        except BaseException:  # no call has begun, so the callers would wait forever
             for future in futures:
                 future.cancel()
             self._busy = False

@@ -1,4 +1,6 @@
-"""Edits, progress and reports as HTML and text, for notebooks. Only the time and the working directory are not given.
+"""Edits, progress and reports as HTML and text, for notebooks.
+
+The output depends only on the arguments, the time and the working directory.
 
 Styles are inline, and most colors come from the notebook. So the cards suit light and dark notebooks, and look right
 in programs that remove style sheets.

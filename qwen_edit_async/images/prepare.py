@@ -60,7 +60,8 @@ def prepare(
     With ``hashed``, an image file is also hashed while it is open.
 
     Raises:
-        InvalidEditError: An image is missing, unreadable, not an image, damaged, or over 10 MB (contract, *Images*).
+        InvalidEditError: An image is missing, unreadable, damaged, too large, or of an unsupported kind. The maximum
+            size of a file is 10 MB (contract, *Images*), or 256 MB with ``fit``.
         ConfigurationError: Pillow is missing, and a PIL image, an array or ``fit`` needs it.
     """
     with contextlib.ExitStack() as undo:
@@ -199,7 +200,7 @@ def _warnings(facts: Any) -> tuple[EditWarning, ...]:
     if facts.orientation == UPRIGHT:
         return warnings
     advice = "turn it, or let the session do so with fit=True"
-    stored = f"is not stored upright (Exif orientation {facts.orientation}), which the service may ignore"
+    stored = f"is upright only with its Exif orientation ({facts.orientation}), which the service may ignore"
     return (*warnings, EditWarning(f"{stored}: {advice}", advice))
 
 

@@ -57,7 +57,7 @@ Tags = dict[int, tuple[int, ...]]
 
 
 def check_tiff(file: IO[bytes], size: int) -> Findings:
-    """Check the first directory of a file.
+    """Check the tags in a TIFF file's first directory. Return why the file is refused or must be converted.
 
     Raises:
         DamageError: The directory is incomplete or damaged.
@@ -82,7 +82,7 @@ def read_directory(file: IO[bytes], size: int, at: int | None = None) -> Tags:
     """Return the integer tags that the checks need. Read the directory at a position, by default the first directory.
 
     Raises:
-        DamageError: The file ends before the directory does, or the values are far larger than the file.
+        DamageError: The directory is empty or incomplete, or its values would be far larger than the file.
     """
     file.seek(0)
     head = file.read(16)
@@ -110,7 +110,7 @@ def read_directory(file: IO[bytes], size: int, at: int | None = None) -> Tags:
             int.from_bytes(whole[at : at + width], "little" if order == "<" else "big")
             for at in range(0, len(whole), width)
         )
-    if value_bytes > _MAX_OVERLAP * size:  # decoders would read them all
+    if value_bytes > _MAX_OVERLAP * size:  # decoders would read all these bytes
         raise DamageError("its directory is damaged")
     return tags
 
@@ -121,7 +121,10 @@ def _is_big(head: bytes) -> bool:
 
 
 def _raw_format(file: IO[bytes], size: int, tags: Tags) -> str:
-    """Return the name of a camera raw format, or an empty text. A TIFF decoder would see only a small preview."""
+    """Return the name of a file's camera raw format; empty if the file is not a camera raw file.
+
+    A TIFF decoder would see only the small preview in a camera raw file.
+    """
     file.seek(8)
     if file.read(2) == b"CR":
         return "CR2"

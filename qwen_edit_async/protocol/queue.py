@@ -1,4 +1,7 @@
-"""The protocol of the gateway's newer queue: a plain body, a call for the result, and cancellation. Pure."""
+"""The protocol of the gateway's newer queue. Pure.
+
+It has a flat JSON body, a separate call for the result, and a call that cancels a task.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ _ERRORS_OF_EDITS = frozenset({APIStatusError, BadRequestError})
 """The errors that a response reports about the edit. Other errors, such as a rate limit, are about the call."""
 
 _PATH_NAMES = {"status": "status_url", "response": "response_url", "cancel": "cancel_url"}
-"""The member of a submission's reply that may hold the URL of each call about the task."""
+"""The members of a submission's reply that may hold the URLs of calls about the task, by call."""
 
 
 @attrs.frozen
@@ -94,7 +97,10 @@ class QueueProtocol(WireProtocol):
         )
 
     def read_cancellation(self, reply: Reply, task: TaskSnapshot) -> None:
-        """Accept a successful reply, unless it reports a completed task or an error other than the cancellation."""
+        """Raise an error if the service refused the cancellation.
+
+        A completed task or an error counts as a refusal, unless the reply says that the task is cancelled.
+        """
         if not reply.ok:
             raise error_from_reply(reply, task_id=task.task_id)
         document = load_object(reply, task_id=task.task_id) if reply.body.strip() else {}

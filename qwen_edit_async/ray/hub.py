@@ -43,8 +43,8 @@ def start_hub(
 ) -> Hub:
     """Start the hub on the head node, or return the running hub with this name.
 
-    The hub outlives this program, and Ray restarts it if it dies. The key comes from the head node's environment. Stop
-    and start a hub that submits nothing more, for example because the balance was too low.
+    The hub outlives this program, and Ray restarts it if it dies. The key comes from the head node's environment. If a
+    hub has stopped submitting, for example because the balance was too low, stop it and start it again.
 
     Args:
         folder: The folder of the journal, on a disk of the head node.

@@ -45,7 +45,7 @@ class Cancellations:
             asking.add_done_callback(self._asking.discard)
 
     async def finish(self) -> None:
-        """Wait for the replies. Each wait ends after five seconds."""
+        """Wait until each request has a reply or fails, at most five seconds after its start."""
         if self._asking:
             await asyncio.wait(self._asking)
 

@@ -389,7 +389,8 @@ def test_tasks_that_the_journal_could_not_keep_are_named_and_not_submitted_again
     full_disk.is_full = False
     (task_id,) = service.tasks
     text = capsys.readouterr().err
-    assert f"the disk is full\nnot in the journal: 'a' is task {task_id}: qwen-edit fetch {task_id}\n" in text
+    note = f"task {task_id} of 'a' is not in the journal: qwen-edit fetch {task_id} gets its result"
+    assert f"the disk is full\n{note}\n" in text
     assert batch(photos / "a.png") == 1  # uncertain
     assert len(service.tasks) == 1
     assert main(["fetch", task_id, "-o", str(photos / "fetched"), *QUICK]) == 0

@@ -1120,7 +1120,7 @@ TURNED = {
 def test_an_image_that_is_not_stored_upright_is_told_and_fit_turns_it(kind) -> None:
     (upload,) = prepare([TURNED[kind]])
     (warning,) = map(str, upload.warnings)
-    assert warning.startswith("image 1 is not stored upright (Exif orientation 6), which the service may ignore")
+    assert warning.startswith("image 1 is upright only with its Exif orientation (6), which the service may ignore")
     assert "fit=True" in warning
     result, change, _ = fitted(TURNED[kind])
     assert result.size == (480, 640)
