@@ -11,7 +11,7 @@ Start with :class:`EditSession`. The names exported here are public, as are the 
     http                           calls to the API, streamed bodies, downloads
     display                        edits as HTML: cards and the gallery
     protocol  scheduling           the form of calls and replies; the times to check, repeat and submit
-    events  models  tasks          records of what happened to edits; requests; the tasks in replies
+    events  models  tasks          records of what happened to edits; requests; states of tasks
     images                         the kinds of images, their checks and their encoding
     storage                        local files, and files in buckets
     errors  contract  ...          the error tree; the documented limits; threads, files, log, text
@@ -93,7 +93,7 @@ if _TYPE_CHECKING:
     from qwen_edit_async.tasks import TaskStatus as TaskStatus
     from qwen_edit_async.tasks import Usage as Usage
     from qwen_edit_async.version import __version__ as __version__
-else:  # a type checker would accept any name from `__getattr__`
+else:  # hidden from type checkers, which would accept any name because of `__getattr__`
     _NAMES = {
         "batch": "BatchOutcome BatchPlan BatchProgress BatchReport BatchStatus EditBatch EditHub FailureGroup "
         "ParameterGroup Percentiles RowProblem",

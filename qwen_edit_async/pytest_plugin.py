@@ -5,8 +5,8 @@
 
 ``qwen_edit_session`` is an open `EditSession` on this emulator, for async tests with anyio's plugin or pytest-asyncio.
 
-The package is imported only when a fixture is used, so test suites without these fixtures do not get slower. Coverage
-tools that start after pytest's plugins can therefore measure the whole package.
+The emulator and the session are imported only when a fixture is used. So test suites without these fixtures do not get
+slower, and coverage tools that start after pytest's plugins can measure nearly the whole package.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@
         session.edit("cat.jpg", "make it snow").save("out/")
 
 An open session has its own thread with an event loop, so any thread can use it, even one with a running loop. The
-session's thread iterates over the requests of ``edit_many``. Ctrl-C cancels the waiting call. A pickled copy is closed.
+session's thread iterates over the requests of ``edit_many``. Ctrl-C cancels the waiting call. A pickled copy can't
+be opened.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class LoopThread:
         return LoopThread, ()
 
     def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Call a function on the loop, and return its result. Ctrl-C cancels an async function, and waits for its end.
+        """Call a function on the loop, and return its result. On Ctrl-C, cancel an async function and wait for its end.
 
         Raises:
             SessionClosedError: If the loop is not running, or if its own thread makes this call.
@@ -88,7 +89,7 @@ class LoopThread:
             with CallSite.kept():
                 future = self._portal.start_task_soon(run)
         except RuntimeError:
-            message = "the session is closed, or called from its own thread: create another"
+            message = "the session is closed, or was called from its own thread: use another session"
             raise aio.SessionClosedError(message) from None
         try:
             while not wait([future], _WAKING_SECONDS).done:  # the timeout lets Python handle pending signals
@@ -122,14 +123,14 @@ async def _await(awaitable: Awaitable[T]) -> T:
 
 
 class Face(Generic[A]):
-    """A synchronous wrapper of an async object. Attributes that the face does not define come from the object."""
+    """A synchronous wrapper of an async object. Attributes that the wrapper lacks are those of the object."""
 
     def __init__(self, wrapped: A, loop: LoopThread) -> None:
         self._wrapped, self._loop = wrapped, loop
 
     @classmethod
     def returned_by(cls, method: Callable[Concatenate[Any, P], Any]) -> Callable[Concatenate[Any, P], Self]:
-        """Return a synchronous method that calls a method, and returns a face of its result."""
+        """Return a synchronous method that calls ``method`` on the loop, and wraps the result in this class."""
         call: Callable[..., Any] = blocking(method)
         return like(method, _ALL)(lambda self, *args, **options: cls(call(self, *args, **options), self._loop))
 
@@ -145,7 +146,7 @@ class Face(Generic[A]):
 def like(
     method: Callable[Concatenate[Any, P], object], attributes: Sequence[str] = ()
 ) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
-    """Return a decorator that gives a method the signature of an async method, and some of its attributes."""
+    """Return a decorator that gives a method the signature and these attributes of another method."""
     return functools.wraps(method, assigned=attributes)
 
 
@@ -214,7 +215,7 @@ class EditSession(Face[aio.EditSession]):
 
     @like(aio.EditSession.edit_many)
     def edit_many(self, *args: Any, **options: Any) -> Iterator[EditOutcome]:
-        """Run many edits, and yield their outcomes as they end. Leaving the loop stops submitting."""
+        """Run many edits, and yield outcomes as edits end. Leaving the loop stops submitting."""
         outcomes = self._loop.iterate(lambda: self._wrapped.edit_many(*args, **options))
         return (EditOutcome(outcome, self._loop) for outcome in outcomes)
 
@@ -248,14 +249,14 @@ class EditSession(Face[aio.EditSession]):
                 loop.call(self._wrapped.__aexit__, kind)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the service, but not the key, so that ``datasets`` recognizes its cached results."""
+        """Pickle the service's address and model, not the key, so that ``datasets`` recognizes its cached results."""
         protocol = self._wrapped._service.protocol  # noqa: SLF001  # of this package
         service = f"{self.base_url} {protocol.name} {getattr(protocol, 'model', '')}"
         return object.__new__, (EditSession,), {"_wrapped": service, "_loop": self._loop}
 
 
 class EditBatch(Face[aio.EditBatch]):
-    """Edits in bulk that survive any interruption. See :class:`qwen_edit_async.EditBatch`."""
+    """A bulk run that can be resumed after any interruption. See :class:`qwen_edit_async.EditBatch`."""
 
     @like(aio.EditBatch.__init__)
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -273,7 +274,7 @@ class EditBatch(Face[aio.EditBatch]):
 
     @like(aio.EditBatch.plan)
     def plan(self, **options: Any) -> aio.BatchPlan:
-        """Return the plan of a run. This needs no session, key or network."""
+        """Return the plan of a run. This needs no session and no key."""
         with LoopThread() as loop:
             plan: aio.BatchPlan = loop.call(self._wrapped.plan, **options)
             return plan

@@ -1,4 +1,4 @@
-"""Tasks as the service's replies describe them: states, results, costs and durations, as immutable values. Pure."""
+"""The states, results, costs and durations of tasks, as immutable values. Pure."""
 
 from __future__ import annotations
 
@@ -50,9 +50,11 @@ class EditTimings:
 
     Attributes:
         queued: The time spent waiting for a slot and for permission to send.
-        submitting: The time from taking the slot to the service's acceptance, with reading, uploading and retries.
-        running: The time from the acceptance to the status reply that showed that the task had ended.
-        lag: The time from the last check that found the task running to the reply that showed that it had ended.
+        submitting: The time from taking the slot to the service's acceptance, including reading, uploading and retries.
+        running: The time from the acceptance to the reply that showed the task's end. With ``dashscope``, the time of
+            the accepted call.
+        lag: The time from the last check that found the task running to the reply that showed the task's end. Without
+            such a check, the time since the acceptance.
         checks: The number of status checks that were answered.
         failed_checks: The number of status checks that failed.
     """

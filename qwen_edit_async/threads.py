@@ -19,7 +19,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CLOSING_GRACE = 5.0
-"""The time that closing waits for busy threads, in seconds."""
+"""The number of seconds that closing waits for busy threads."""
 
 
 class Offloader:

@@ -172,7 +172,7 @@ def test_the_requests_of_edit_many_can_not_wait_for_their_own_thread(session):
         session.edit(PHOTO, "make it snow")
         yield {"image": PHOTO, "instruction": "make it snow"}
 
-    with pytest.raises(aio.SessionClosedError, match="called from its own thread"):
+    with pytest.raises(aio.SessionClosedError, match="called from its own thread: use another"):
         list(session.edit_many(requests()))
 
 

@@ -1,6 +1,7 @@
 """The ``qwen-edit`` command.
 
-The exit code is 0 (all done), 1 (not all done), 2 (wrong usage), 3 (key refused, balance too low) or 130 (interrupted).
+The exit code is 0 (all done), 1 (not all done), 2 (wrong usage), 3 (key missing or refused, balance too low) or 130
+(interrupted).
 
 ::
 
@@ -10,12 +11,13 @@ The exit code is 0 (all done), 1 (not all done), 2 (wrong usage), 3 (key refused
              checks          the checks of doctor
              command         a command's session, errors and unfinished tasks
              signals         Ctrl-C and termination
-             display         notes, warnings, the progress bar
-             messages        error messages for shell users, exit codes
+             display         results, notes, warnings, the progress bar
+             messages        exit codes, and the error for a missing key
              options         options that commands share
              output          standard streams that survive write errors
 
-Commands import the library and rich only when they need them, so that ``--help`` and usage errors appear quickly.
+Commands import slow modules, such as the session and rich, only when they need them. So ``--help`` and usage errors
+appear quickly.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def _main(arguments: Sequence[str]) -> int:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        print(f'error: this needs {error.name}: pip install "qwen-edit-async[{extra}]"', file=sys.stderr)  # noqa: T201  # rich may be missing
+        print(f'error: this command needs {error.name}: pip install "qwen-edit-async[{extra}]"', file=sys.stderr)  # noqa: T201  # rich may be missing
         return _USAGE
     except KeyboardInterrupt:  # during the imports
         return _INTERRUPTED

@@ -41,7 +41,7 @@ _EXTRAS: Final = {
     "cloud": "obstore",
     "mcp": "mcp",
 }
-"""Each extra that ``all`` includes, and a module that it installs. Without ``cli``, there is no command."""
+"""Extras, each with a module that the extra installs. ``cli`` is left out, because the command needs it."""
 
 _MISSING_TASK: Final = TaskSnapshot(task_id="qwen-edit-doctor", status=TaskStatus.UNKNOWN)
 """A task that does not exist."""
@@ -69,7 +69,7 @@ class Finding:
 
 
 async def examine(connection: ConnectionOptions) -> list[Finding]:
-    """Run the checks in order. Stop when a check fails that later checks depend on."""
+    """Run the checks in order. Stop if the remaining checks depend on one that failed."""
     environment, findings = os.environ, [_extras()]
     network = Network(trust_env=connection.trust_env)
     try:
@@ -109,7 +109,7 @@ def _extras() -> Finding:
 
 def _advice(problem: str) -> str:
     if "certificate" in problem:
-        return "check the clock; if your network has its own certificate authority, name its file in SSL_CERT_FILE"
+        return "check the clock; if your network has its own certificate authority, set SSL_CERT_FILE to its file"
     return "check QWEN_EDIT_BASE_URL and the network; to use a proxy, set HTTPS_PROXY and pass --trust-env"
 
 
@@ -137,7 +137,7 @@ def _key(reply: Reply) -> Finding:
         return Finding("key", ok=False, found=str(error), advice="add money to the account")
     if not isinstance(error, NotFoundError):
         found = f"not known from the reply (HTTP {reply.status})"
-        return Finding("key", ok=None, found=found, advice=f"try again later; if this stays, {_CHECK_ADDRESS}")
+        return Finding("key", ok=None, found=found, advice=f"try again later; if the problem remains, {_CHECK_ADDRESS}")
     if _document(reply) is None:
         return Finding("key", ok=None, found=str(error), advice=_CHECK_ADDRESS)
     return Finding("key", ok=True, found="accepted")

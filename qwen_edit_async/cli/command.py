@@ -1,4 +1,4 @@
-"""Runs a command that uses the service: its event loop, session, errors and unfinished tasks."""
+"""Runs a command with an event loop and a session, and prints its errors and unfinished tasks."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ class Command:
 
     @property
     def service(self) -> str:
-        """The service's name in journals; empty to record its address. The embedded service's address varies."""
+        """The service's name in journals; empty to record its address. The embedded service has no fixed address."""
         is_embedded = self.submission is not None and self.submission.emulator
         return "the embedded service" if is_embedded else ""
 
     @property
     def resubmits(self) -> bool:
-        """Whether the user consents to submit uncertain edits again."""
+        """Whether uncertain edits may be submitted again."""
         return self.submission is not None and self.submission.resubmit_uncertain
 
     def __call__(self, work: Work) -> int:
@@ -133,7 +133,7 @@ class Command:
             yield emulator
 
     def _check_key(self) -> None:
-        """Check the environment's API key, so that the error names the variable to export."""
+        """Raise :class:`MissingKeyError` unless the environment has a valid API key."""
         from qwen_edit_async.http.options import (  # noqa: PLC0415  # slow to import
             PROTOCOL_VARIABLE,
             key_in_environment,
@@ -181,7 +181,7 @@ class Command:
             return
         ids = list(dict.fromkeys([*session.unfinished, *sorted(self.unsaved)]))
         if emulator is not None:
-            # An earlier run's tasks ended with that run's emulator.
+            # Tasks of earlier runs are not counted: they ended with the emulators of those runs.
             if count := sum(task_id in emulator.tasks for task_id in ids):
                 ended = f"{counted(count, 'task')} ended with the embedded service"
                 self.screen.line(f"{ended}: to repeat the edits, use --resubmit-uncertain")
@@ -246,7 +246,7 @@ async def save(result: EditResult, command: Command, stem: str | None = None) ->
 
 
 def _check_output(folder: FilePath) -> None:
-    """Check that a local folder is writable, before any edit is paid for."""
+    """Create a missing local folder, and check that it is writable, before any edit is paid for."""
     if isinstance(folder, BucketPath):
         return
     try:

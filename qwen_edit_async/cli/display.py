@@ -1,4 +1,4 @@
-"""Output for people: results, messages, and a progress bar on terminals.
+"""Output of commands: results, messages, and the progress of bulk runs.
 
 Results go to the standard output stream. All other text goes to the standard error stream.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _NOTES_OF_A_KIND = 3
 _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
-"""Control characters and lone surrogates, which :mod:`json` does not escape."""
+"""Lone surrogates, and the control characters that :mod:`json` does not escape."""
 
 _SECONDS_BETWEEN_LINES = 60.0
 
@@ -79,11 +79,11 @@ class Screen:
         self.line(f"error: {text}", "bold red")
 
     def warning(self, text: str) -> None:
-        """Print a warning about a possible cost."""
+        """Print a warning."""
         self.line(f"warning: {text}", "yellow")
 
     def note(self, text: str, kind: str = "") -> None:
-        """Print a note once, and only the first few notes of a kind. :meth:`close` counts the omitted notes."""
+        """Print a note once, and only the first few notes of a kind. :meth:`close` tells how many were omitted."""
         if text in self._notes:
             return
         self._notes.add(text)
@@ -140,7 +140,7 @@ class ProgressBar:
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        """Show the bar while the block runs."""
+        """While the block runs, show the bar if the output is a terminal."""
         self._started_at = self._clock()
         self._next_line_at = self._started_at + _SECONDS_BETWEEN_LINES
         if not self._screen.console.is_terminal:

@@ -31,7 +31,7 @@ def emulator(
         port: The TCP port on 127.0.0.1; 0 means any free port.
         duration: The median duration of a task, in seconds.
         slots: Maximum number of tasks that run at the same time (no limit).
-        requests_per_second: Maximum number of requests per second. More are rejected with 429 (no limit).
+        requests_per_second: Maximum number of API calls per second. Further calls are rejected with 429 (no limit).
         envelope: The accepted form of the request body for the generation protocol.
     """
     from qwen_edit_async.emulator import EditEmulator, LogNormal  # noqa: PLC0415  # slow to import

@@ -15,7 +15,7 @@ COMMANDS: Final = {
     "emulator": "Run the emulator, an embedded service, on this machine until Ctrl-C.",
     "mcp": "Serve the tools edit_image, edit_folder and get_task to an agent, over standard input and output.",
 }
-"""Each command's name and the first line of its help. Its module and function have the same name."""
+"""Each command's name and the first line of its help. The command's module and function have the command's name."""
 
 _HELP: Final = """\
 Usage: qwen-edit COMMAND
@@ -40,7 +40,7 @@ Exit codes
   1    not all done: an edit failed or is uncertain, or a limit was reached;
        in a dry run: a row is bad
   2    wrong usage, or a bad row with --strict; nothing was sent
-  3    the key is refused or the balance is too low
+  3    the key is missing or refused, or the balance is too low
   130  interrupted; edit prints running tasks, batch records them"""
 
 

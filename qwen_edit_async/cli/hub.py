@@ -1,4 +1,4 @@
-"""``qwen-edit hub`` makes edits for worker processes that share one account, over HTTP."""
+"""``qwen-edit hub`` is an HTTP server that makes edits for worker processes that share one account."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def hub(
     """Make edits for worker processes that share one account, until Ctrl-C.
 
     A worker sends POST /edits with the fields of an edit as JSON (key, image, instruction, any parameter) and with
-    "Authorization: Bearer TOKEN". The reply is the outcome. Sending an edit again costs nothing. Results are saved as
-    in a batch, beside a journal. GET /pictures/NAME downloads a picture. Set QWEN_EDIT_HUB_TOKEN to the workers' token.
-    It needs at least 16 characters, and must not be the API key.
+    "Authorization: Bearer TOKEN". The reply is the outcome. A worker may send an edit again: it is not paid for twice,
+    except with --resubmit-uncertain. Results are saved as in a batch, beside a journal. GET /pictures/NAME downloads a
+    picture. Set QWEN_EDIT_HUB_TOKEN to the workers' token, which needs at least 16 characters and must not be the API
+    key.
 
     Args:
         output: The folder for the results and the journal.

@@ -1,4 +1,4 @@
-"""Options that commands share. ``--help`` shows their docstrings, which end with the default in parentheses."""
+"""Options that commands share. ``--help`` shows their docstrings. Parentheses at the end contain the default."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ParameterOptions:
     """Write "Qwen-Image" into the bottom-right corner, or not (no)."""
 
     def parameters(self) -> EditParameters:
-        """Return the options as the library's object."""
+        """Return the options as :class:`EditParameters`."""
         return EditParameters(**attrs.asdict(self))
 
 
@@ -81,13 +81,13 @@ class SubmissionOptions:
     """Options for submissions."""
 
     fit: Flag = False
-    """Turn, shrink or re-encode pictures that the service would refuse."""
+    """Turn, shrink or re-encode pictures that the service would refuse or edit badly."""
     inline: Flag = False
     """Send the content of pictures in buckets, instead of presigned URLs."""
     strict: Flag = False
     """Refuse text that the service would cut off. In a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
-    """Submit again after a lost reply, although both tasks may be charged. In a batch, the next run does this."""
+    """Submit again if a reply was lost (in a batch: in an earlier run), although both tasks may be charged."""
     envelope: Literal["auto", "flat", "params", "header"] = "auto"
     """The form of the request body for the generation protocol. Auto tries flat and params."""
     emulator: Flag = False
@@ -102,11 +102,11 @@ class BatchOptions:
     concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
     """Maximum number of tasks in flight."""
     recursive: Flag = False
-    """Also read subfolders, except trash folders, thumbnail folders and results of other runs."""
+    """Also read subfolders, except hidden folders, system folders and results of other runs."""
     overwrite: Flag = False
-    """Replace existing files that are not results of this batch. Without this option, their rows are bad."""
+    """Replace existing files that are not results of this batch. Otherwise, an edit that would do so fails."""
     edit_changed: Flag = False
-    """Edit again if the picture, instruction or a parameter has changed. The earlier result is renamed and kept."""
+    """Edit again if the picture, instruction or a parameter has changed. The earlier result is kept under its name."""
     max_cost: Decimal | None = None
     """Stop submitting before the whole batch could cost more than this amount."""
     max_tasks: int | None = None
@@ -154,7 +154,9 @@ _ATTACH = re.compile(r"session\.attach\('([^']+)'\)")
 
 
 def shell_text(text: str) -> str:
-    """Replace Python options in a message of the library by shell options, such as ``name=True`` by ``--name``.
+    """Replace the Python options in a message with shell options, such as ``name=True`` with ``--name``.
+
+    ``session.attach('TASK_ID')`` becomes ``qwen-edit fetch TASK_ID``.
 
     Messages in journals keep the Python options, because Python users read journals too.
     """

@@ -10,14 +10,14 @@ import signal
 def cancel_on_termination() -> None:
     """Cancel the running asyncio task on every SIGINT, SIGTERM and SIGHUP. Under ``nohup``, ignore SIGHUP.
 
-    This replaces asyncio's own handler. On a second Ctrl-C, that handler raises KeyboardInterrupt inside any code that
-    runs on the loop, and other code could then wait forever for the interrupted step.
+    This replaces asyncio's own handler, which raises KeyboardInterrupt on a second Ctrl-C, in whatever code is running.
+    Other code could then wait forever for the interrupted step.
     """
     task = asyncio.current_task()
     if task is None:
         return
-    # Where no handler can be set, Python's own remains, and Ctrl-C raises KeyboardInterrupt. On Windows, the loop
-    # raises NotImplementedError. Outside the main thread, asyncio raises RuntimeError, and uvloop ValueError.
+    # Where no handler can be set, the earlier handlers remain. On Windows, the loop raises NotImplementedError.
+    # Outside the main thread, asyncio raises RuntimeError, and uvloop ValueError.
     with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, task.cancel)

@@ -7,14 +7,14 @@ async with EditEmulator(duration=0.2, slots=4) as emulator:
 assert emulator.statistics().tasks_completed == 16
 ```
 
-The emulator implements the service's published contract independently of the client. Both share only the contract's
+The emulator implements the service's published contract independently of the client. They share only the contract's
 constants. The emulator also supports the gateway's queue protocol and Alibaba Model Studio's protocol, each on its own
 paths. It edits real pixels with Pillow (``qwen-edit-async[images]``), but it is not the model. `PillowEngine`
 recognises some plain words and writes other instructions on the picture. The setting `engine` replaces this engine.
 
 ```
  server        EditEmulator: starts and closes the service
- generation  queue  dashscope                       the protocols of the API origin
+ generation  queue  dashscope  models               the protocols of the API origin, and the model's description
  calls         code that the protocols share        results    the results origin
  service       state that both origins share        delivery   sends replies, applies faults
  tasks         slots, durations, billing            faults     the fault plan

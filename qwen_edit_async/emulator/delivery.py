@@ -78,7 +78,7 @@ async def _break(
 ) -> web.StreamResponse:
     """Close the connection.
 
-    `Drop` does so at once, `Truncate` in the middle of the body, and `Hang` when the emulator closes.
+    `Drop` does so at once, `Truncate` after a part of the body, and `Hang` when the emulator closes.
     """
     response: web.StreamResponse = web.Response()
     if isinstance(action, Hang):

@@ -77,7 +77,7 @@ def _vignette(picture: Picture, strength: float = 0.75) -> Picture:
 
 
 def _dodge(base: Picture, mask: Picture) -> Picture:
-    """Lighten a grey picture by a mask, as the colour dodge of image editors."""
+    """Lighten a grey picture with a mask, like the colour dodge of image editors."""
     result = ImageMath.lambda_eval(
         lambda args: args["convert"](args["min"](args["base"] * 255 / (256 - args["mask"]), 255), "L"),
         base=base,
@@ -212,7 +212,7 @@ def _frame(picture: Picture) -> Picture:
 
 
 def _turn(picture: Picture, _: random.Random, words: re.Match[str]) -> Picture:
-    """Rotate by the degrees in the words, or by 90. The rotation is clockwise unless the words say left."""
+    """Rotate by the degrees in the words, or by 90. Turn clockwise unless the words say left or counterclockwise."""
     text = words[0].casefold()
     degrees = re.search(r"\d{1,3}(\.\d+)?", text)
     angle = float(degrees[0]) if degrees else 90.0

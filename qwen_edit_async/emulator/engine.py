@@ -1,4 +1,4 @@
-"""Engines that make the pictures. They replace the model by simple effects, which show which edit was made."""
+"""Engines, which make the pictures in place of the model. The default engine applies simple effects."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ class EditEngine(Protocol):
     def reads_images(self) -> bool:
         """Whether the engine reads the input images.
 
-        If not, input images are not fetched, decoded or kept, and each download calls `render`.
+        If not, input images are neither fetched nor decoded, and each download calls `render`.
         """
         ...
 
     def render(self, job: EditJob) -> list[bytes]:
-        """Return `job.n` PNG files. Any exception fails the task.
+        """Return `job.n` PNG files. If the engine reads images, an exception fails the task.
 
         The emulator calls this on worker threads, for several tasks at a time.
         """
@@ -192,7 +192,7 @@ def _tint(picture: Image.Image, instruction: str) -> Image.Image:
 
 
 def _font(size: int, text: str) -> _Font:
-    """Return a font of a size in pixels. For Chinese text, prefer an installed font with its characters."""
+    """Return a font of a size in pixels. For Chinese text, prefer an installed Chinese font."""
     if any(ord(character) >= 0x2E80 for character in text):  # noqa: PLR2004 - where the CJK blocks begin
         for name in _CJK_FONTS:
             try:

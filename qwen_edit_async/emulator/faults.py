@@ -1,4 +1,4 @@
-"""Faults to inject: what goes wrong, when, and how often. A seed makes a plan replayable. Pure: the server applies it.
+"""Faults to inject: what goes wrong, when, and how often. A seed makes a plan replayable. Pure.
 
 A class method says what happens (`Fault.status(503)`), and other methods say when (`.on("submit").nth(3)`). Each method
 returns a new fault, because a `Fault` never changes. A `FaultPlan` applies the first fault that fits a request.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qwen_edit_async.emulator.tasks import TaskRecord
 
 Operation = Literal["submit", "check", "result", "cancel", "precharge", "download"]
-"""A kind of request. Only the queue protocol has ``result`` and ``cancel``, only the documented one ``precharge``."""
+"""A kind of request. ``result`` and ``cancel`` belong to the queue protocol, ``precharge`` to the documented one."""
 _Occasion: TypeAlias = "Operation | Literal['task']"
 _API: tuple[Operation, ...] = ("submit", "check", "result", "cancel", "precharge")
 _EVERY_REQUEST: tuple[Operation, ...] = (*_API, "download")
@@ -78,7 +78,7 @@ class Truncate:
 
 @attrs.frozen
 class Slow:
-    """Wait, then send the body at a limited speed."""
+    """Wait, and then send the body, at a limited speed if `bytes_per_second` is given."""
 
     delay: float
     bytes_per_second: float | None
@@ -128,7 +128,7 @@ class Fault:
             code: The error's code; the HTTP status by default.
             message: The error's message.
             shape: The shape of the error. ``html`` is a proxy's page, ``empty`` has no body.
-            accepted: Whether the request still takes effect: a submission then creates a task, which is charged.
+            accepted: Whether the request still takes effect. A submission then creates a task.
         """
         reply = error_reply(status, status if code is None else code, message, shape=shape)
         if retry_after is not None:
@@ -196,7 +196,7 @@ class Fault:
 
     @classmethod
     def status_word(cls, word: str | Callable[[str], str]) -> Fault:
-        """Answer with another status word. A function, such as `str.upper`, is applied to the true word."""
+        """Answer a status check with another status word. A function, such as `str.upper`, changes the true word."""
 
         def replace(members: dict[str, Any]) -> dict[str, Any]:
             return members | {"status": word(members["status"]) if callable(word) else word}
@@ -207,7 +207,7 @@ class Fault:
 
     @classmethod
     def expired_url(cls) -> Fault:
-        """Answer a download as if its URL had expired. A later status check returns a fresh URL."""
+        """Answer a download as if its URL had expired. Later replies about the task have fresh URLs."""
         return cls.status(403, message="the URL has expired").on("download")
 
     @classmethod
@@ -224,7 +224,7 @@ class Fault:
 
     @classmethod
     def stuck_task(cls) -> Fault:
-        """Create a task that never ends."""
+        """Create a task that ends only if it is cancelled."""
         return cls(TaskFault("stuck"), ("task",))
 
     @classmethod
@@ -240,7 +240,7 @@ class Fault:
 
     @classmethod
     def vanished_task(cls, *, after_checks: int = 0) -> Fault:
-        """Create a task that status checks no longer find after the first `after_checks` checks."""
+        """Create a task that is not found any more after `after_checks` status checks."""
         return cls(TaskFault("vanished", after_checks=after_checks), ("task",))
 
     # Restrictions.
@@ -306,7 +306,7 @@ class _Counter:
         self._fired = 0
 
     def is_due(self, number: int, task: TaskRecord | None) -> bool:
-        """Count one occasion, and return whether the fault happens on it."""
+        """Count one occasion, and return whether the fault is due. An earlier fault of the plan goes first."""
         fault = self.fault
         if not fault._could_apply(number, task):  # noqa: SLF001 - same module, but not public
             return False
@@ -340,7 +340,7 @@ class FaultRun:
                 self._counters[occasion].append(counter)
 
     def on_request(self, operation: Operation, number: int, task: TaskRecord | None) -> RequestAction | None:
-        """Return the action of a fault on a request, whose task has this number."""
+        """Return the action of the fault that applies to a request, or None. `number` is the number of its task."""
         action = self._select(operation, number, task)
         return None if isinstance(action, TaskFault) else action
 

@@ -39,7 +39,7 @@ _SHUTDOWN_SECONDS = 0.1  # time for replies in progress; 0 would mean no limit
 
 
 class _Runtime:
-    """The resources of a started emulator."""
+    """The state and the resources of an emulator."""
 
     def __init__(self, settings: EmulatorSettings) -> None:
         self.service = Service(settings)

@@ -16,7 +16,10 @@ from qwen_edit_async.emulator.validation import Envelope
 
 @attrs.frozen(kw_only=True, eq=False)
 class EmulatorSettings:
-    """Settings of an emulator. All times are seconds on the event loop's clock."""
+    """Settings of an emulator. All times are seconds on the event loop's clock.
+
+    HTTP statuses and error codes are those of the documented protocol. The other protocols have their own.
+    """
 
     port: int = attrs.field(default=0, validator=[ge(0), le(65535)])
     """TCP port of the API on 127.0.0.1. 0 means a free port. Results are served on a second port, always a free one."""
@@ -51,11 +54,11 @@ class EmulatorSettings:
     price: Decimal = attrs.field(default=Decimal("0.0357"), validator=instance_of(Decimal))
     """Price of an output picture. Only completed tasks are charged."""
     result_lifetime: float = attrs.field(default=86400.0, validator=gt(0))
-    """Seconds until a result URL expires. Each status check returns a fresh URL."""
+    """Seconds until a result URL expires. Each reply that reports the pictures has fresh URLs."""
     faults: FaultPlan = attrs.field(factory=FaultPlan, validator=instance_of(FaultPlan))
     """The faults to inject."""
     seed: int = 0
-    """Seed of the durations and of random picture seeds. Task ids do not depend on the seed, so they never repeat."""
+    """Seed of the durations, and of the pictures whose requests give no seed. Task ids do not depend on it."""
     keep_bodies: bool = False
     """Whether `TaskRecord.body` keeps each task's parsed JSON, including images."""
     request_log: int = attrs.field(default=10_000, validator=ge(0))

@@ -28,7 +28,7 @@ class EmulatorStatistics:
     checks: int
     """Status checks that arrived."""
     results: int
-    """Calls for a result that arrived (queue protocol)."""
+    """Calls for the result of a task (queue protocol)."""
     cancels: int
     """Cancellations that arrived (queue protocol)."""
     downloads: int
@@ -57,4 +57,4 @@ class EmulatorStatistics:
     checks_per_task: tuple[int, ...]
     """Number of answered status checks of each task. Tasks are in the order of creation."""
     lags: tuple[float, ...]
-    """Seconds from each task's end to the first check that reported it. Tasks without such a check are left out."""
+    """Seconds from each task's end to the first check that found it ended. Tasks without such a check are left out."""

@@ -90,9 +90,9 @@ class TaskRecord:
     started_at: float | None = None
     finished_at: float | None = None
     seen_at: float | None = None
-    """Time of the first status check that reported the end."""
+    """Time of the first status check that reported the end; without status checks, of the reply to the submission."""
     on_change: Callable[[], None] | None = attrs.field(default=None, repr=False)
-    """Called when the task starts or ends."""
+    """Called when the task starts or ends, or the emulator closes."""
 
     @property
     def is_finished(self) -> bool:
@@ -101,7 +101,7 @@ class TaskRecord:
 
     @property
     def lag(self) -> float | None:
-        """Seconds from the task's end to the first status check that reported the end, or None before that check."""
+        """Seconds from the task's end to `seen_at`, or None before that time."""
         if self.seen_at is None or self.finished_at is None:
             return None
         return self.seen_at - self.finished_at
@@ -145,13 +145,13 @@ class TaskTable:
         self._due: list[tuple[float, int, TaskRecord]] = []
 
     def cost(self, submission: Submission) -> Decimal:
-        """Return the price of a successful submission."""
+        """Return what a submission costs if its task completes."""
         return self._price * submission.n
 
     def create(
         self, submission: Submission, now: float, *, picture_ready: bool, protocol: ProtocolName = "generation"
     ) -> TaskRecord:
-        """Create a task. If `picture_ready` is false, the task can't end before `picture_done` is called.
+        """Create a task. If `picture_ready` is false, the task can't complete before `picture_done` is called.
 
         Raises:
             RejectedError: The balance is too low (402), or no slot is free and tasks may not wait (429).
@@ -176,7 +176,7 @@ class TaskTable:
         )
         self.records[record.id] = record
         if self.balance is not None:
-            self.balance -= cost  # returned if the task fails, because only successful tasks are billed
+            self.balance -= cost  # returned if the task fails, because only completed tasks are billed
         self.unfinished += 1
         self.peak_unfinished = max(self.peak_unfinished, self.unfinished)
         return record
@@ -189,7 +189,7 @@ class TaskTable:
             self._waiting.append(record)
 
     def advance(self, now: float) -> None:
-        """Finish every task that is due, and start waiting tasks in the slots that become free."""
+        """Finish every due task whose pictures are ready, and start waiting tasks in the slots that become free."""
         while self._due and self._due[0][0] <= now:
             due, _, record = heapq.heappop(self._due)
             if record.picture_ready and record.status == "running":  # a cancelled task is not running
@@ -233,7 +233,7 @@ class TaskTable:
         self._finish(record, now)
 
     def next_due(self) -> float | None:
-        """Return the time when the next running task is due, or None if there is no such task."""
+        """Return the next time when a task may be due, or None if there is none."""
         return self._due[0][0] if self._due else None
 
     def progress(self, record: TaskRecord, now: float) -> float:
