@@ -251,8 +251,13 @@ class EditSession(Face[aio.EditSession]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the service's address and model, not the key, so that ``datasets`` recognizes its cached results."""
         protocol = self._wrapped._service.protocol  # noqa: SLF001  # of this package
-        service = f"{self.base_url} {protocol.name} {getattr(protocol, 'model', '')}"
-        return object.__new__, (EditSession,), {"_wrapped": service, "_loop": self._loop}
+        return _closed_copy, (self.base_url, protocol.name, getattr(protocol, "model", None))
+
+
+def _closed_copy(base_url: str, protocol: Any, model: str | None) -> EditSession:
+    session = EditSession("none", base_url=base_url, protocol=protocol, model=model, allow_insecure=True)
+    session._wrapped._state.closed = True  # noqa: SLF001  # of this package
+    return session
 
 
 class EditBatch(Face[aio.EditBatch]):

@@ -142,8 +142,13 @@ def test_a_session_is_pickled_in_the_same_way_before_and_after_its_edits():
 def test_a_pickled_session_has_no_key_and_is_closed(session):
     assert b"qwen_image_edit_plus" in pickle.dumps(session)
     assert b"emulator-key" not in pickle.dumps(session)
+    copied = pickle.loads(pickle.dumps(session))
     with pytest.raises(aio.SessionClosedError, match="not open in this process"):
-        pickle.loads(pickle.dumps(session)).edit(PHOTO, "make it snow")
+        copied.edit(PHOTO, "make it snow")
+    with pytest.raises(aio.SessionClosedError, match="create another"):
+        copied.open()
+    assert (copied.is_open, copied.base_url) == (False, session.base_url)
+    copied.close()
 
 
 def test_a_pickled_result_keeps_what_it_says(session):

@@ -184,7 +184,8 @@ class Command:
             # Tasks of earlier runs are not counted: they ended with the emulators of those runs.
             if count := sum(task_id in emulator.tasks for task_id in ids):
                 ended = f"{counted(count, 'task')} ended with the embedded service"
-                self.screen.line(f"{ended}: to repeat the edits, use --resubmit-uncertain")
+                way = "use --resubmit-uncertain" if self.journalled else "run the command again"
+                self.screen.line(f"{ended}: to repeat the edits, {way}")
             return
         if ids and not self.journalled:
             way = "Fetch the pictures later with:" if session.has_tasks else "No pictures can be fetched later."
