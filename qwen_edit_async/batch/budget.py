@@ -159,7 +159,7 @@ class Budget:
         if self.stop_after_failures is not None and self._failures >= self.stop_after_failures:
             self.stop(f"{counted(self._failures, 'edit')} failed (stop_after_failures={self.stop_after_failures})")
         elif self._unreachable >= _UNREACHABLE_LIMIT and not self.on_demand:
-            self.stop(f"the service could not be reached {self._unreachable} times in a row")
+            self.stop(f"the service could not be reached for {self._unreachable} edits in a row")
 
     def saved(self) -> None:
         """Record that a completed edit was saved."""
