@@ -1,4 +1,4 @@
-"""Bulk runs that survive any interruption.
+"""Bulk runs that can be interrupted and resumed.
 
 ::
 
@@ -7,10 +7,10 @@
     intake      works through the input of a run       input     requests, or a source of them
     survey      reads the input and the journal before anything is sent
     run         the state that the edits of one run share
-    row         one edit: submit, wait, save; each step is journalled before anything relies on it
-    publish     report.html and report.json      output    files that results may not replace
+    row         one edit, from its state in the journal to its saved pictures
+    publish     report.html and report.json      output    the folder of the results
     fingerprint   hashes of images               counts    equal and missing rows of a source
-    worker      blocking calls on one thread
+    worker      blocking calls on one thread     price     the price of a picture
     journal/    SQLite, the run lock             sources/  folders, tables, data frames
     ------------------------------------------------------------------------------------------ pure below
     decide      states, legal moves, and what a run does with an edit

@@ -29,24 +29,25 @@ class Verdict(enum.Enum):
 class Budget:
     """The limits of a batch, and the costs and tasks that count against them.
 
-    The cost of an edit is known only when it completes. Until then, the edit counts against ``max_cost`` at the highest
-    known price of a picture, from completed edits or the batch's ``price``. Until a price above 0 is known, edits run
-    one at a time. The next edit is then assumed to cost as much as the most expensive edit so far.
+    The cost of an edit is known only when its task ends. Until then, each picture of the edit counts against
+    ``max_cost`` at the highest known price, from completed edits or the batch's ``price``. With ``max_cost``, edits run
+    one at a time until a price above 0 is known. The next edit is then assumed to cost as much as the most expensive
+    edit so far.
 
     The budget also limits spending on pictures that can't be saved. Until a run has saved an edit, at most ``slots``
     edits are unfinished, and nothing is submitted during downloads. After an edit whose pictures could not be saved,
     edits run one at a time until one is saved. After three such edits in a row, nothing is submitted until one is
-    saved. Edits that earlier runs completed count as two at most, so lost pictures can't block the batch
-    forever.
+    saved. Edits that earlier runs completed count as two at most, so that lost pictures can't block the batch forever.
 
     Attributes:
         max_cost: The maximum cost of the batch, earlier runs included, in the account's currency.
         max_tasks: The maximum number of tasks, earlier runs included.
         stop_after_failures: The number of failures in this run after which nothing more is submitted. Bad input does
             not count.
-        slots: The maximum number of unfinished edits until one is saved.
+        slots: The maximum number of unfinished edits until one is saved, and while tasks of earlier runs are
+            unfinished.
         on_demand: Whether edits are asked for one by one, as from a hub. Lost pictures and an unreachable service then
-            fail the edits that they concern, and end nothing.
+            affect single edits, and do not stop the batch.
         spent: The costs that the service stated.
         tasks: The number of tasks that were created, or may have been.
         stopped: The reason why nothing more may be submitted; empty if there is none.
@@ -93,7 +94,7 @@ class Budget:
         """Return whether an edit with this many pictures may be submitted now.
 
         After ``GO``, the edit counts as unfinished until its end is recorded. After ``WAIT``, call this again when an
-        edit has ended or was saved. ``STOP`` is final, unless the budget is that of a hub and only ``held``.
+        edit has ended or was saved. ``STOP`` is final, except for a hub whose submissions are only ``held``.
         """
         if not self.stopped:
             verdict = self._judge(pictures)
@@ -104,7 +105,7 @@ class Budget:
         return Verdict.STOP
 
     def adopt(self, pictures: int) -> None:
-        """Count an edit of an earlier run as unfinished, until its end is recorded."""
+        """Count an edit as unfinished until its end is recorded."""
         self._live += 1
         self._reserved += pictures
 
@@ -158,7 +159,7 @@ class Budget:
         if self.stop_after_failures is not None and self._failures >= self.stop_after_failures:
             self.stop(f"{counted(self._failures, 'edit')} failed (stop_after_failures={self.stop_after_failures})")
         elif self._unreachable >= _UNREACHABLE_LIMIT and not self.on_demand:
-            self.stop(f"the service could not be reached {self._unreachable} times in a row")
+            self.stop(f"the service could not be reached for {self._unreachable} edits in a row")
 
     def saved(self) -> None:
         """Record that a completed edit was saved."""

@@ -28,7 +28,7 @@ class RowCounts:
         weakref.finalize(self, self._connection.close)
 
     def add(self, identity: str, content: str = "") -> tuple[int, str]:
-        """Count a row. Return the number of rows with its identity so far, and the content of the first of them.
+        """Count a row. Return the number of rows with its identity so far, and the content of the first such row.
 
         Raises:
             ConfigurationError: If the temporary file can't be written.

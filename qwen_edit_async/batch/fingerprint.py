@@ -37,7 +37,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 @attrs.frozen
 class ImageHash:
-    """The hash of an image's content. It stands for an image that another process has, and sends later.
+    """The hash of an image's content, in place of an image that another process holds and sends later.
 
     Attributes:
         digest: The hash, from :func:`hash_image`.
@@ -46,12 +46,15 @@ class ImageHash:
     digest: str
 
     def open(self, _mode: str = "rb", /) -> Any:
-        """Raise an error, because the image is not here."""
+        """Raise an error, because another process has the image."""
         raise OSError("another process has it")
 
 
 def stamp(request: EditRequest) -> str:
-    """Return a hash of a request and of its files' names, sizes and times; empty if an image is not a file or URL."""
+    """Return a hash of a request and of its files' paths, sizes and times.
+
+    It is empty if an image is not a URL or a readable local file.
+    """
     try:
         return stamp_of([_stamp(image) for image in request.images], request)
     except (OSError, ValueError):
@@ -85,7 +88,8 @@ def located(request: EditRequest, folder: str) -> EditRequest:
 def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerprint:
     """Return the hash and the stamp of a request.
 
-    Files are read only if the stamp differs from the journal's. The files of a new edit are hashed when they are sent.
+    The images of an edit in the journal are read only if the stamp is empty or differs from the journal's. The
+    image files of a new edit with a stamp are hashed when they are sent.
     """
     stamped = stamp(request)
     if entry is None and stamped and not all(map(is_url, request.images)):

@@ -36,11 +36,12 @@ _CLOSED: Final = "the hub was closed"
 class EditHub:
     """Edits on demand with the guarantees of a bulk run: ``outcome = await hub.edit(request)``.
 
-    A request may be repeated as often as you like. Its edit is journalled as by :class:`EditBatch`, and paid for once:
+    A request may be repeated as often as you like, because its edit is journalled as by :class:`EditBatch`:
 
     - A request for an edit in flight waits for that edit.
     - A finished edit is answered from the journal. Missing or damaged files are downloaded again.
-    - A request is refused if its key was first used for another edit.
+    - A request is refused if its key belongs to another edit that may have a task. It is also refused if its image
+      files changed after its edit was submitted.
     - If the hub dies or a reply is lost during a submission, the edit is ``uncertain``: a task may exist.
 
     The session's limits apply to all callers together. Tasks of an earlier hub count against ``max_in_flight`` until
@@ -48,21 +49,21 @@ class EditHub:
 
     Use ``async with EditHub(…) as hub:``. Only one hub or bulk run can use the folder at a time. At its end, the
     block stops the edits in progress, and waits at most 5 s for the ids of tasks that were just submitted. The next hub
-    continues these tasks.
+    continues these tasks. With the protocol ``queue``, tasks that have not begun are cancelled at the service instead.
 
     Args:
-        out_dir: The folder for the pictures and the journal, created if it is missing. It can be a folder of
-            :class:`EditBatch`, whose journal is continued.
+        out_dir: The folder for the pictures and the journal, created if it is missing. It can be the folder of
+            an :class:`EditBatch`: the hub then continues the batch's journal.
         session: The session that edits.
         max_cost: The maximum cost of all edits of the folder, as for :class:`EditBatch`.
         max_tasks: The maximum number of tasks that may be created for the folder.
         resubmit_uncertain: Whether a request for an uncertain edit submits it again. Both tasks may be charged.
-        deadline: Seconds for each edit, from getting a slot to its end; the session's by default.
+        deadline: Seconds from taking a slot to the end of an edit; by default the session's.
         service: The name of the service that has the tasks; the session's address by default. Give a name if the
             address changes.
         save: Whether the hub saves the pictures. If not, an edit ends as ``completed``. Its caller downloads
-            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. Of the paths in
-            ``outcome.files``, only the file names are then valid, not the folders.
+            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. Only the file
+            names in ``outcome.files`` are then valid, not the folders.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -105,7 +106,7 @@ class EditHub:
 
     @property
     def progress(self) -> BatchProgress:
-        """The counts of the outcomes that this hub has returned, and the cost of all edits of the folder.
+        """The counts of this hub's edits, and the cost of all edits of the folder.
 
         A repeated request for a saved edit counts again, both as saved and as found.
         """
@@ -117,7 +118,7 @@ class EditHub:
         return self._run.report if self._run is not None else None
 
     async def __aenter__(self) -> Self:
-        """Open the journal, and continue the tasks of an earlier hub.
+        """Open the journal, and continue the tasks of an earlier hub or run.
 
         Raises:
             JournalError: If the journal can't be opened, or if another hub or run uses it.
@@ -143,7 +144,7 @@ class EditHub:
         """Stop the edits in progress, keep the ids of their tasks, and write ``report.json``.
 
         Raises:
-            JournalError: If the journal failed. Its notes name the ids of tasks that could not be written.
+            JournalError: If the journal failed. Its notes name the ids of tasks that could not be recorded.
         """
         self._is_open = False
         await self._opened.aclose()
@@ -154,15 +155,16 @@ class EditHub:
         """Make an edit unless it is finished, and return its outcome.
 
         If the edit goes wrong, no exception is raised: see ``outcome.status`` and ``outcome.error``. The status is
-        ``saved``, ``failed`` or ``uncertain``. Any other status means that the edit has not ended. The error then says
-        why, and you can repeat the request. A refused request is also ``failed``, but the journal stays unchanged.
+        ``saved`` (``completed`` if the hub does not save), ``failed`` or ``uncertain``. Any other status means that the
+        edit has not ended. The error then says why, if that is known, and you can repeat the request. A refused request
+        is also ``failed``, but the edit in the journal stays unchanged.
 
         Args:
             request: The request, or a mapping with its fields. Without a key, the images' paths or URLs, the
                 instruction and the parameters identify the edit.
-            load_images: Called with ``outcome.name`` shortly before the edit is submitted. Returns the images to send
+            load_images: Called with ``outcome.name`` before the edit is submitted. Returns the images to send
                 in place of the request's. If it raises :class:`InvalidEditError`, the edit fails and costs nothing. If
-                several calls ask for an edit at the same time, only the first call's function counts.
+                several calls ask for an edit at the same time, only the first call's function is used.
 
         Raises:
             JournalError: If the journal fails. The hub can't be used any more.
@@ -191,7 +193,7 @@ class EditHub:
         Args:
             name: The edit's ``outcome.name``.
             files: The names and sizes in bytes of the pictures' files.
-            error: The reason why the pictures could not be saved.
+            error: The reason why the pictures could not be saved; ``None`` if they were saved.
 
         Raises:
             JournalError: If the journal fails, or if no edit has that name.

@@ -50,7 +50,7 @@ class BatchInput:
 
     Attributes:
         source: The input as the user gave it.
-        reading: The way in which it is read.
+        reading: The options for reading it.
         output: The folder of the results, which is not input.
         count: The number of rows that the last survey read.
         nothing_to_do: Whether a plan found nothing to do for any row, so that the run need not read the rows again.
@@ -97,7 +97,7 @@ class BatchInput:
         return self.described or (isinstance(self.source, Iterable) and iter(self.source) is not self.source)
 
     def anew(self, *, fit: bool) -> BatchInput:
-        """Return the same input for another plan or run, not read yet."""
+        """Return an unread copy of the input for another plan or run."""
         return attrs.evolve(self, output=attrs.evolve(self.output), reading=attrs.evolve(self.reading, fit=fit))
 
     def survey(self, note: Callable[[str], None]) -> Iterator[SourceItem]:
@@ -127,7 +127,7 @@ class BatchInput:
             yield item
 
     def feed(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
-        """Yield each row with its identity. A source must have been surveyed. It is read in pages on a thread."""
+        """Yield each row with its identity. A source must be surveyed first, and is read in pages on a thread."""
         return self._pages(thread) if self.described else self._requests(thread)
 
     async def _requests(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:

@@ -40,7 +40,7 @@ _PAGE: Final = 256
 _LISTED_PROBLEMS: Final = 20
 
 _PREVIEW_SECONDS: Final = 60.0
-"""The maximum time for making thumbnails at the end of a run. Those of an edit take 20 to 40 ms."""
+"""The maximum time for making thumbnails at the end of a run. An edit's thumbnails take 20 to 40 ms."""
 
 _INTERRUPTED_SECONDS: Final = 3.0
 """The maximum time for making thumbnails after an interrupt, because the user waits for the prompt."""
@@ -96,7 +96,7 @@ async def _work(run: Run, given: BatchInput) -> None:
 
     Raises:
         JournalError: If the journal fails.
-        Exception: Any exception that the input raises, after the work on the rows before it has ended.
+        Exception: Any exception that the input raises. It is raised after the edits already begun have ended.
     """
     feeding = asyncio.create_task(_feed_all(run, given))
     feeding.add_done_callback(lambda _: run.notify())
@@ -175,7 +175,7 @@ async def take(
         identity: The identity of the row's edit.
         request: The row.
         resumed: The numbers of edits from the journal that this run has already worked on.
-        load_images: Called just before the edit is submitted. Returns the images to send.
+        load_images: Called before the edit is submitted. Returns the images to send.
     """
     consent = run.options.consent
     entry, fingerprint = await _planned(run, identity, request)
@@ -199,7 +199,7 @@ async def take(
 
 
 async def _planned(run: Run, identity: str, request: EditRequest) -> tuple[Entry, Fingerprint]:
-    """Return the row's edit in the journal, planned now if it is new, and the row as it is now."""
+    """Return the row's edit in the journal, and the row's current fingerprint. Plan the edit if it is new."""
     entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
     fingerprint = await run.disk.call(fingerprint_of, request, entry)
     if entry is None:
@@ -212,7 +212,7 @@ async def _planned(run: Run, identity: str, request: EditRequest) -> tuple[Entry
 
 
 async def _redrafted(run: Run, action: Action, entry: Entry, request: EditRequest, fingerprint: Fingerprint) -> Entry:
-    """Journal the current request, and return the edit to be submitted.
+    """Journal the current request if it has changed, and return the edit to be submitted.
 
     Raises:
         InvalidEditError: If an image can't be read.

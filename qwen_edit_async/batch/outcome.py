@@ -29,18 +29,18 @@ class BatchOutcome:
         images: The paths of the images, or their URLs without signatures; ``None`` for an image in memory.
         parameters: The parameters that were given, by name.
         files: The files of its pictures, once they are saved.
-        name: The part that its files' names begin with. No other edit has the same name.
+        name: The beginning of its files' names. No other edit has the same name.
         urls: The URLs of its pictures, once it is completed; an empty string for a picture without a URL.
         cost: Its cost in the account's currency, if the service stated one.
         task_id: The service's id for the task, if it has one.
-        error: The error, if it failed.
+        error: The error, if there is one. Edits that did not fail can also have one.
         notes: Remarks about its pictures, one sentence each.
         damage: The damage of its saved pictures, if there is any.
         attempts: The number of submissions.
-        queued: Seconds that the edit waited for a slot. This field and those below are known only if the task was
-            submitted and completed in the same run.
+        queued: Seconds that the edit waited for a slot. ``queued``, ``running``, ``lag`` and ``checks`` are known
+            only if the task was submitted and completed in the same run.
         running: Seconds from the service's acceptance of the task to the reply that reported its end.
-        lag: The longest possible time in seconds between the task's end and that reply.
+        lag: The longest possible time in seconds between the task's end and the reply that reported it.
         checks: The number of status checks.
     """
 
@@ -89,7 +89,7 @@ class BatchProgress:
         saved: Done edits, including those of earlier runs, as far as the input was read.
         found: Done edits that earlier runs had saved.
         pictures: The number of files of the done edits.
-        failed: Edits that had an error in this run.
+        failed: Edits that had an error in this run, and refused rows.
         in_flight: Edits that this run is submitting, or whose tasks it waits for.
         cost: The cost of the whole batch so far.
         total: Rows, pictures or requests of the input, including bad ones; ``None`` if the run did not count them.

@@ -64,11 +64,12 @@ def output_at(out_dir: AnyPath, journal: str | os.PathLike[str] | None, here: st
 
 @attrs.define(eq=False)
 class BatchOutput:
-    """The folder of the results, and what one plan or run knows about the files in it that are not results.
+    """The folder of the results, and what one plan or run has found in it.
 
     Attributes:
         folder: The folder, on this machine or in a bucket.
-        overwrite: Whether results replace other files. They never replace an image that is to be edited.
+        overwrite: Whether results replace other files. They never replace an image of their own edit, or of an input
+            folder or table.
         home: The local folder of the journal; by default that of the results.
     """
 

@@ -50,13 +50,13 @@ class BatchPlan:
     """The plan of a bulk run, made before anything is sent.
 
     Attributes:
-        folder: The folder of the pictures and the journal.
+        folder: The folder of the pictures.
         rows: Rows, pictures or requests that were read.
         submit: Edits that would be submitted, if the budget lasts.
         pictures: Pictures that these edits would make.
         groups: These edits grouped by parameters, the largest group first; at most 20 groups.
         attach: Edits in flight. The run waits for them even if the input no longer has them.
-        download: Completed edits whose pictures would be downloaded.
+        download: Completed edits, and saved edits with missing or damaged files, whose pictures would be downloaded.
         saved: Edits of the input that are done.
         files: The number of saved files of these edits.
         failed: Edits of the input whose task failed. They are not repeated.
@@ -114,7 +114,7 @@ class BatchPlan:
         if len(self.groups) > 1 or any(group.parameters for group in self.groups):
             lines += [
                 f"    {counted(group.edits, 'edit')}, {counted(group.pictures, 'picture')}: "
-                f"{group.parameters or 'as the service decides'}"
+                f"{group.parameters or 'default parameters'}"
                 for group in self.groups
             ]
         lines += [f"  {count} {words}" for count, words in self._rest() if count]

@@ -27,12 +27,12 @@ class Percentiles:
 
 @attrs.frozen(kw_only=True)
 class FailureGroup:
-    """Edits that failed for the same reason.
+    """Edits or rows with the same problem.
 
     Attributes:
         reason: The reason, without file names.
-        count: The number of edits.
-        keys: The keys of up to 50 of these edits.
+        count: The number of edits or rows.
+        keys: The keys of up to 50 of them.
     """
 
     reason: str
@@ -70,10 +70,10 @@ class JournalSummary:
         doubtful: Pictures that may have been charged although no task id is known.
         queued: The time that edits waited for a slot of the session.
         running: The time from the service's acceptance of the task to the reply that reported its end.
-        lag: The longest possible time between the task's end and that reply.
+        lag: The longest possible time between the task's end and the reply that reported it.
         checks_per_edit: The average number of status checks of an edit.
         retries: Submissions after the first submission of each edit.
-        repeats: Submissions repeated with consent, so that an edit may be charged twice.
+        repeats: Submissions repeated with consent. Each may charge an edit a second time.
         uncertain_keys: The keys of up to 100 uncertain edits.
         unsaved_tasks: The task ids of up to 100 completed edits with unsaved pictures, by the edits' keys.
         failures: Edits with errors, grouped by reason, the most frequent reason first.
@@ -120,7 +120,7 @@ class BatchReport(JournalSummary):
         rows: Rows or pictures of the input, including bad ones; 0 if the run did not count them.
         stopped: The reason why the run ended early; empty if it did not.
         limit: ``"max_tasks"`` or ``"max_cost"`` if that limit ended the run; raise the limit to go on.
-        error: The error that stopped the run.
+        error: The error that stopped the run because it would stop every other edit.
         gallery: The path of ``report.html``; empty if the page was not written.
         gallery_problem: The reason why the page could not be written.
     """
@@ -200,7 +200,7 @@ class BatchReport(JournalSummary):
         return lines
 
     def to_json(self) -> str:
-        """Return the report as a JSON object. Amounts of money are decimal strings, times are seconds."""
+        """Return the report as a JSON object. Amounts of money are decimal strings, and times are seconds."""
         derived = {"total": self.total, "unread": self.unread, "ok": self.ok}
         return json.dumps(_converter.unstructure(self) | derived, ensure_ascii=False, indent=2)
 

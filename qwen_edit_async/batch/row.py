@@ -40,7 +40,7 @@ from qwen_edit_async.tasks import TaskSnapshot, TaskStatus, Usage
 
 
 class _StoppedError(Exception):
-    """The run stopped submitting while an edit waited for a slot. This error never leaves the module."""
+    """Raised if submissions stop or are held while an edit waits for a slot; caught in this module."""
 
 
 class Row:
@@ -62,7 +62,7 @@ class Row:
         await self._record(State.FAILED, problem)
 
     async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
-        """Carry out an action other than a problem, until the pictures are saved. Journal every error.
+        """Carry out any action except recording or reporting a problem. Journal the edit's errors.
 
         Args:
             action: The action.
@@ -110,7 +110,7 @@ class Row:
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
         """Journal the task's id and any pictures, or undo the journalled intent if there is certainly no task.
 
-        Nobody may be left to await the task, and some protocols give the pictures only once.
+        The edit's coroutine may have been cancelled by then, and some protocols return the pictures only once.
         """
         if isinstance(fate, TaskSnapshot):
             if self._state is State.SUBMITTING:
@@ -137,7 +137,7 @@ class Row:
         return self._entry.state in {State.COMPLETED, State.SAVED}
 
     def _undo_attempt(self) -> None:
-        """Journal the edit's state before this attempt, because the attempt created no task."""
+        """Restore the edit's earlier state in the journal, because this attempt created no task."""
         self._leave_flight()
         if self._state not in {State.SUBMITTING, State.UNCERTAIN}:
             return
@@ -218,7 +218,7 @@ class Row:
                 self._leave_flight()
         except asyncio.CancelledError:
             if not task.awaited:
-                # At the service, only a queued task is cancelled. The next run gets the result of any other task.
+                # Only a queued task is cancelled at the service. The next run gets the result of any other task.
                 task.owned = task.status is TaskStatus.QUEUED
                 task.cancel()
             raise
@@ -327,6 +327,6 @@ def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
 
 
 def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:
-    """Return the number in the name of each picture's file. It is less than the number of requested pictures."""
+    """Return the number in the name of each picture's file. Each is less than the number of requested pictures."""
     places = [image.index for image in images[:asked]]
     return places if all(place < asked for place in places) else range(len(places))

@@ -6,8 +6,8 @@
     GET  /pictures/{name}    returns a saved picture, by the last part of its path in the outcome
 
 Each call carries ``Authorization: Bearer TOKEN``. 200 means that the edit has ended, successfully or not. 503 means
-that the hub is closed or submits nothing more: retry later. 400 means bad input, 401 a wrong token, and 413 a body that
-is too large.
+that the edit has not ended, or that the hub is closed or its journal failed: retry later. 400 means bad input, 401 a
+wrong token, 404 an unknown picture, and 413 a body that is too large.
 
 Workers can make the hub edit any picture that the hub's user can read.
 """

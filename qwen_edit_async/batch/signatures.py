@@ -11,10 +11,10 @@ from qwen_edit_async.images.kinds import is_url
 _NAMES: Final = frozenset({"expires", "signature", "key-pair-id", "googleaccessid"})
 _ENDINGS: Final = ("accesskeyid", "-security-token")
 _VENDOR_SIGNATURE: Final = re.compile("(x-[a-z0-9]+-)signature")
-"""The signature parameter of a storage service. Others, such as ``X-Amz-Date``, have the same prefix."""
+"""The signature parameter of a storage service. Its other parameters, such as ``X-Amz-Date``, share the prefix."""
 
 _CHANGES_PICTURE: Final = "-process"
-"""The ending of a parameter that has such a prefix but changes the picture, so it is kept: ``x-oss-process``."""
+"""The ending of a storage service's parameter that changes the picture, such as ``x-oss-process``. It is kept."""
 
 _AZURE: Final = (
     "sig sv ss se sp sr srt st spr sip si sdd skoid sktid skt ske sks skv saoid suoid scid skdutid sduoid ses"

@@ -137,5 +137,5 @@ class _Survey:
         for cut in request.silently_cut():
             if self.options.strict:
                 return InvalidEditError(cut)
-            self.tally.note("some texts exceed the service's limit: it ignores the rest of them")
+            self.tally.note("some texts exceed the service's limit: the service ignores the excess")
         return None

@@ -179,7 +179,7 @@ def test_a_service_that_can_not_be_reached_stops():
     for _ in range(20):
         assert not budget.stopped
         budget.failed(unreachable=True)
-    assert budget.stopped == "the service could not be reached 20 times in a row"
+    assert budget.stopped == "the service could not be reached for 20 edits in a row"
 
 
 def test_a_service_that_can_be_reached_now_and_then_does_not_stop():

@@ -40,7 +40,7 @@ def test_a_plan_in_words():
         "9 rows read; the results are for out\n"
         "  3 to submit: 5 pictures, about 0.15 at 0.030 a picture\n"
         "    2 edits, 4 pictures: n=2, size=1024*1536\n"
-        "    1 edit, 1 picture: as the service decides\n"
+        "    1 edit, 1 picture: default parameters\n"
         "  1 in flight, to be waited for\n"
         "  2 completed, to be downloaded\n"
         "  3 done\n"

@@ -238,7 +238,7 @@ async def test_text_that_would_be_cut_off_is_noted(table, out):
     plan = await EditBatch(table(f"a.png,{'x' * 801},,", f"b.png,{'x' * 802},,"), out).plan()
     assert (plan.submit, plan.notes) == (
         2,
-        ("some texts exceed the service's limit: it ignores the rest of them",),
+        ("some texts exceed the service's limit: the service ignores the excess",),
     )
 
 
@@ -723,7 +723,7 @@ async def test_a_run_reads_its_input_only_once_it_has_the_folder(photos, out):
     async with service() as (_, session):
         with run_lock(out / LOCK_NAME), pytest.raises(JournalError, match="another run"):
             await EditBatch(photos / "not there", out, instruction="snow").run(session)
-        with pytest.raises(ConfigurationError, match="there is no directory"):
+        with pytest.raises(ConfigurationError, match="there is no file or folder"):
             await EditBatch(photos / "not there", out, instruction="snow").run(session)
 
 

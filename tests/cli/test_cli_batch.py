@@ -196,7 +196,7 @@ def test_existing_files_are_overwritten_on_request(photos, batch, out, service):
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("nothing", "there is no directory, file or pattern of files"), ("photos/*.bmp", "in the files that match")],
+    [("nothing", "there is no file or folder"), ("photos/*.bmp", "in the files that match")],
 )
 def test_a_source_without_edits_is_exit_code_2(photos, batch, capsys, service, source, message):  # noqa: PLR0917  # fixtures
     assert batch(photos.parent / source) == 2

@@ -105,13 +105,13 @@ def is_journal(connection: sqlite3.Connection, path: Path) -> bool:
     """
     version, owner = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id"))
     if version > VERSION:
-        raise JournalError(f"{path} was written by a later version of qwen-edit-async", hint="update it")
+        raise JournalError(f"{path} was written by a later version of qwen-edit-async", hint="update qwen-edit-async")
     if (owner or version) and owner != _APPLICATION_ID:
         raise JournalError(f"{path} is a database of another program")
     if 0 < version < VERSION:
         raise JournalError(
             f"{path} was written by an earlier version of qwen-edit-async, and was left as it is",
-            hint="finish it with the version that made it, or choose another output folder",
+            hint="finish the batch with the version that wrote it, or choose another output folder",
         )
     return bool(version)
 
@@ -326,7 +326,7 @@ class Store:
         if self._one("PRAGMA integrity_check(1)") != "ok" or self._one(_COUNT_DAMAGED):
             raise JournalError(f"the journal {self._path}: {DAMAGED}")
         for (task_id,) in self._connection.execute("SELECT task_id FROM edits WHERE task_id IS NOT NULL"):
-            check_task_id(task_id)  # found later, a bad id would end a run that has already submitted edits
+            check_task_id(task_id)  # otherwise, a bad id could end a run that has already submitted edits
 
     def _select(self, where: str, *values: Any) -> list[Entry]:
         rows = self._connection.execute(f"SELECT {_ENTRY} FROM edits WHERE {where}", values)
@@ -342,7 +342,7 @@ class Store:
 
 @functools.cache
 def _move_statement(state: State, columns: tuple[str, ...]) -> str:
-    """Return the SQL statement that moves an edit to a state. Only few statements exist, so the cache stays small."""
+    """Return the SQL statement that moves an edit to a state. Few statements exist, so the cache stays small."""
     changes = "".join(f", {column} = ?" for column in columns)
     if state is State.SUBMITTING:
         changes += ", attempts = attempts + 1"

@@ -79,7 +79,7 @@ class Journal:
         Calls are made in order, even if they are not awaited.
 
         Raises:
-            JournalError: Raised when awaited, if the edit can't move to that state, or if the journal can't be written.
+            JournalError: Raised when awaited, if the method raises it, or if the journal can't be written.
         """
         return self._thread.call(functools.partial(method, self._store, *args, **kwargs))
 
@@ -122,7 +122,7 @@ def check_not_lost(journal: Path) -> None:
     """Refuse to begin a new journal beside an earlier report, because all edits would be paid for again.
 
     Raises:
-        JournalError: If the journal beside such a report is missing or empty.
+        JournalError: If there is an earlier report, and the journal beside it is missing or empty.
     """
     with contextlib.suppress(OSError):  # a missing file; opening the journal reports other errors
         if journal.stat().st_size >= _HEADER_BYTES:

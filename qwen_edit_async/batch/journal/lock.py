@@ -17,10 +17,10 @@ _NOT_SUPPORTED: Final = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS
 
 @contextlib.contextmanager
 def run_lock(path: Path) -> Iterator[None]:
-    """Hold the lock while the block runs. Blocking.
+    """Lock a file while the block runs. Blocking.
 
     Raises:
-        JournalError: If another run holds it, or if the file system has no locks.
+        JournalError: If another run holds the lock, or if the file system has no locks.
         OSError: If the lock file can't be written.
     """
     with path.open("a+b") as file:  # closing it frees the lock

@@ -114,7 +114,7 @@ def explain(error: sqlite3.Error | UnicodeDecodeError | InvalidEditError, path: 
 
 
 def read_only_address(path: Path) -> str:
-    """Return the URI with which SQLite opens a journal for reading only, and leaves no file beside it.
+    """Return the URI with which SQLite reads a journal without leaving a file beside it.
 
     If a run without a write-ahead log died, its last transaction may be unfinished. SQLite must then write to the
     journal, to undo that transaction.

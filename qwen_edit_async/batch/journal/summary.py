@@ -85,7 +85,7 @@ def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
 
 
 def _cost(connection: sqlite3.Connection) -> tuple[Decimal, Decimal, int]:
-    """Return the total and highest cost, and the number of edits without a cost.
+    """Return the total and highest cost, and the number of completed edits without a cost.
 
     Python adds the costs, because SQLite can't add decimals exactly.
     """

@@ -6,7 +6,7 @@ table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` 
 
 ::
 
-    read        recognises the kind of a source, and gives hints if it has no pictures
+    read        recognises the kind of a source, and gives hints if the source has no pictures
     folders     folders, patterns     tables   CSV, JSON Lines      frames   Parquet, data frames, datasets (extras)
     buckets     folders and patterns in buckets (extra)
     ------------------------------------------------------------------------------------------ pure below

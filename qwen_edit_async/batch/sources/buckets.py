@@ -40,13 +40,13 @@ def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
         request = EditRequest(image, defaults.instruction, defaults.parameters)
         yield SourceItem(request=request, identity=storable(name))
     if not found:
-        raise ConfigurationError(f"there is no file with the name of a {PICTURE} in {path}")
+        raise ConfigurationError(f"no file in {path} is named like a {PICTURE}")
     if others:
         reading.note(left_out_others(others))
 
 
 def tagged(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
-    """Yield edits with the tags of their images in buckets, which are asked for page by page."""
+    """Yield edits with the tags of their images in buckets. Tags are requested for one page of edits at a time."""
     left = iter(items)
     while page := [*islice(left, _PAGE)]:
         images = [image for item in page if item.request is not None for image in item.request.images]
@@ -62,7 +62,7 @@ def _tagged(item: SourceItem, tags: Mapping[BucketPath, BucketPath]) -> SourceIt
 
 
 def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str, BucketPath]]:
-    """Yield a file, each file in a folder, or each that matches a pattern, after its path below the folder.
+    """Yield the relative path and the file of a picture, of each file in a folder, or of each match of a pattern.
 
     Hidden files and folders are left out.
     """

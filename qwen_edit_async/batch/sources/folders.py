@@ -1,8 +1,8 @@
 """Finds the pictures in a folder, or the pictures that match a pattern. Blocking.
 
-It reads the first 64 bytes of each file, because formats are recognised by content. A file with the name of a picture
-counts as one in any case, so that an empty or damaged one becomes a failed edit. Paths are strings, because 100,000
-:class:`Path` objects are slow.
+The first 64 bytes of each file are read, because formats are recognised by content. A file named like a picture counts
+as a picture even if it is empty or damaged, so that it is reported. Paths are strings, because 100,000 :class:`Path`
+objects are slow.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Search:
     ) -> Iterator[SourceItem]:
         """Yield an edit for each picture. An unreadable file counts as a picture; its edit fails later.
 
-        A link to one of these files is left out, so that adding or moving links changes nothing. A link to any
-        other file is a picture of its own. Only the first of a file's hard links counts.
+        A link to another file of the source is left out, so that adding or moving links changes nothing. A link to a
+        file outside the source is a picture of its own. Only the first of a file's hard links counts.
 
         Args:
             paths: The files, and an error for each folder that can't be read.
@@ -167,10 +167,10 @@ class Search:
             yield error
 
     def matches_of(self, pattern: str, base: str = "") -> Iterator[str]:
-        """Yield the files that match a pattern, which is relative to the folder ``base``.
+        """Yield the files and folders that match a pattern, which is relative to the folder ``base``.
 
-        ``**`` matches any number of folders, but does not follow links. Wildcards don't match folders that are left
-        out, but a pattern can name such a folder.
+        ``**`` matches any number of folders, but does not follow links. Wildcards skip hidden folders, system folders
+        and results of other runs, but a pattern can name such a folder.
         """
         before, *after = _ANY_FOLDERS.split(pattern, maxsplit=1)
         if not after:
@@ -217,7 +217,7 @@ class Search:
     def _left_out(self) -> str:
         """Return a text about the files and folders that were left out; empty if there are none."""
         parts = [
-            _counted(self._system, "folder of the system", "folders of the system"),
+            _counted(self._system, "system folder", "system folders"),
             _counted(self._results, "folder with the results of another run", "folders with the results of other runs"),
             _counted(self._repeats, "other path to the same file", "other paths to the same files"),
         ]

@@ -1,6 +1,6 @@
 """Reads the rows of Parquet files, of a data frame (pandas, polars, PyArrow) or of a Hugging Face dataset. Blocking.
 
-A file needs the extra ``parquet``, and a data frame the extra ``frames``. The extra ``tables`` includes both.
+A Parquet file needs the extra ``parquet``, and a data frame the extra ``frames``. The extra ``tables`` includes both.
 """
 
 from __future__ import annotations

@@ -19,13 +19,13 @@ class SourceItem:
     """One row of a source: an edit, or the reason why it is not one.
 
     Attributes:
-        row: The number of a table row: from 1 as in a spreadsheet, including the header. Without a header, the line or
-            row from 1; in a data frame, the position from 0. ``None`` for other sources.
+        row: The number of a table row; ``None`` for other sources. CSV rows count from 1 with the header, as in a
+            spreadsheet. Lines of JSON and Parquet rows count from 1, and rows of data frames and datasets from 0.
         request: The edit.
         identity: The identity of the edit; empty if it is not known yet.
         problem: The reason why the row is not an edit.
-        place: The name of the item in messages; for a table row, the name of its file. If it is empty, messages name
-            the row number or the first image.
+        place: The name of the item in messages; for a row of several Parquet files, the name of its file. If it is
+            empty, messages name the row number or the first image.
     """
 
     row: int | None = None
@@ -35,7 +35,7 @@ class SourceItem:
     place: str = ""
 
     def refused(self, problem: str) -> SourceItem:
-        """Return the row without its edit, because there is a problem."""
+        """Return the row with a problem in place of its edit."""
         return attrs.evolve(self, request=None, identity="", problem=problem)
 
     @property
@@ -66,7 +66,7 @@ class Reading:
     Attributes:
         defaults: The instruction and the parameters for pictures and rows without them.
         note: Called with a remark about files or columns that are left out.
-        base: The folder that a relative source is in; empty for the working directory.
+        base: The folder that relative paths start from, except those in a table; empty for the working directory.
         recursive: Whether to read subfolders.
         exclude: The real path, or the URL, of a folder that is not input, such as the folder of the results.
         fit: Whether pictures in formats that the service refuses are converted. Otherwise they are problems.

@@ -116,8 +116,8 @@ def read_source(source: Source, reading: Reading) -> Iterator[SourceItem]:
     Relative paths in a table are relative to the table.
 
     Raises:
-        ConfigurationError: If the source is missing or can't be read, if it has no pictures, rows or instruction, if a
-            column is missing or wrong, or if an extra is not installed.
+        ConfigurationError: If the source is missing, unreadable or empty, if an instruction or a column is missing or
+            wrong, or if an extra is not installed.
     """
     if isinstance(source, DatasetLike):
         return _with_rows(dataset_items(source, reading), "the dataset")
@@ -161,7 +161,7 @@ def _pattern_items(search: Search, pattern: str, base: str) -> Iterator[SourceIt
         return _pattern_advice(pattern, lambda other: search.matches_of(other, base))
 
     if not glob.has_magic(pattern):
-        raise ConfigurationError(f"there is no directory, file or pattern of files {quoted(pattern)}{advice()}")
+        raise ConfigurationError(f"there is no file or folder {quoted(pattern)}{advice()}")
     folder = pattern
     while glob.has_magic(folder):  # the folder before the first wildcard
         folder = os.path.dirname(folder)

@@ -61,7 +61,7 @@ class Rows:
         """Return the normalized names of the columns.
 
         Raises:
-            ConfigurationError: If a needed column is missing, or if a name is likely a typo.
+            ConfigurationError: If a needed column is missing, or if a name is repeated or likely a typo.
         """
         columns = [column_name(name) for name in names]
         if (typo := _typo(columns)) is not None:

@@ -24,7 +24,10 @@ _ADVICE: Final = "double the quotes in a quoted cell; put long texts, such as da
 
 
 def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
-    """Yield an edit for each row, numbered as in a spreadsheet. Commas, semicolons or tabs separate cells."""
+    """Yield an edit for each row, numbered as in a spreadsheet.
+
+    Commas, semicolons or tabs separate cells, unless a ``sep=`` line declares another character.
+    """
     rows = Rows(path.parent, reading)
     lines = _lines(path)
     header, before, first, delimiter = _header(lines)

@@ -525,7 +525,7 @@ async def test_a_journal_of_an_earlier_version_is_refused_and_left_as_it_is(tmp_
             f"PRAGMA application_id = {0x51574544}; PRAGMA user_version = 3;"
         )
     before = path.read_bytes()
-    with pytest.raises(JournalError, match=r"an earlier version .*; finish it with the version that made it"):
+    with pytest.raises(JournalError, match=r"an earlier version .*; finish the batch with the version that wrote it"):
         await use(tmp_path)
     assert path.read_bytes() == before
 

@@ -199,7 +199,7 @@ def test_folders_of_the_system_and_results_of_other_runs_are_left_out(tmp_path, 
     assert names(read(source, recursive=True, **options)) == ["a.jpg"]
     assert [note for note in notes if "folder" in note] == [
         (
-            "left out: 5 folders of the system (#recycle, $RECYCLE.BIN, @eaDir, …), "
+            "left out: 5 system folders (#recycle, $RECYCLE.BIN, @eaDir, …), "
             "1 folder with the results of another run (snow)"
         )
     ]
@@ -227,7 +227,7 @@ def test_wildcards_stand_for_no_folder_of_the_system_and_for_no_results(tmp_path
     items = read_source(pattern, Reading(SNOW, base=str(tmp_path / base), note=notes.append))
     assert names(items) == found
     if found == ["a.jpg"]:
-        assert notes == ["left out: 1 folder of the system (@eaDir), 1 folder with the results of another run (snow)"]
+        assert notes == ["left out: 1 system folder (@eaDir), 1 folder with the results of another run (snow)"]
 
 
 def test_a_file_with_two_hard_links_is_read_once(tmp_path, read, notes):
@@ -240,7 +240,7 @@ def test_a_file_with_two_hard_links_is_read_once(tmp_path, read, notes):
 
 def test_what_was_left_out_is_said_if_nothing_else_is_there(tmp_path, read):
     write(tmp_path / "in" / "@eaDir", **{"a.jpg": JPEG})
-    with pytest.raises(ConfigurationError, match=r"in .*in and its folders; left out: 1 folder of the system \(@eaDir"):
+    with pytest.raises(ConfigurationError, match=r"in .*in and its folders; left out: 1 system folder \(@eaDir"):
         read("in", recursive=True)
 
 
@@ -267,7 +267,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path, read):
         ("empty", "there is no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in .*empty$"),
         ("text", "text is neither a JPEG, .* picture nor a table"),
         ("*.jpg", r"no JPEG, .* picture in the files that match .*\*\.jpg"),
-        ("missing", "there is no directory, file or pattern of files .*missing"),
+        ("missing", "there is no file or folder .*missing"),
     ],
 )
 def test_an_empty_source_says_what_was_looked_for(tmp_path, read, source, message):
