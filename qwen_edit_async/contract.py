@@ -1,4 +1,4 @@
-"""The documented contract of ``qwen_image_edit_plus``, as constants. "(contract, *Images*)" cites one of its sections.
+"""The documented contract of ``qwen_image_edit_plus``, as constants. "(contract, *Images*)" cites its section *Images*.
 
 The client and the emulator share only this module, so that neither can hide a mistake of the other.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 MODEL: Final = "qwen_image_edit_plus"
-"""The value of the body's ``model`` member."""
+"""The value of ``model`` in the body of a submission."""
 
 DEFAULT_BASE_URL: Final = "https://cloud.vtrix.ai"
 SUBMIT_PATH: Final = "/model/v1/generation"
@@ -16,7 +16,7 @@ STATUS_PATH: Final = "/model/v1/generation/task/{task_id}"
 
 QUEUE_PATH: Final = "/model/v1/queue/{model}"
 QUEUE_REQUEST_PATH: Final = QUEUE_PATH + "/requests/{request_id}"
-"""The gateway's newer queue: the path of submissions, and the start of the paths of calls about a request."""
+"""The paths of the queue protocol: for submissions, and for calls about a request (some add a suffix)."""
 
 CANCELED: Final = "CANCELED"
 """The ``error_type`` of a cancelled task in the queue protocol."""
@@ -41,7 +41,7 @@ MAX_IMAGE_BYTES: Final = 10 * 1024 * 1024
 """The largest image file in bytes, before Base64."""
 
 SAFE_IMAGE_BYTES: Final = 7_500_000
-"""The limit for re-encoded images in bytes. Even their Base64 text is smaller than ``MAX_IMAGE_BYTES``."""
+"""The largest re-encoded image in bytes. Even its Base64 text is smaller than ``MAX_IMAGE_BYTES``."""
 
 RECOMMENDED_MIN_SIDE: Final = 384
 RECOMMENDED_MAX_SIDE: Final = 3072
@@ -59,7 +59,7 @@ MEDIA_TYPES: Final = (
 
 MAX_INSTRUCTION_CHARACTERS: Final = 800
 MAX_NEGATIVE_PROMPT_CHARACTERS: Final = 500
-"""The service ignores further characters without an error. Every character counts as one."""
+"""The service ignores further characters without an error. A Chinese character counts as one."""
 
 MIN_N: Final = 1
 MAX_N: Final = 6

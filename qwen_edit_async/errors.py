@@ -3,8 +3,8 @@
 ::
 
     QwenEditError
-    ├── ConfigurationError             the key, the host or an option is missing or wrong: nothing was sent
-    ├── InvalidEditError (ValueError)  the service would refuse this edit: nothing was sent
+    ├── ConfigurationError             the key, the host, an option or an extra is missing or wrong
+    ├── InvalidEditError (ValueError)  the edit is invalid: no task was created
     ├── APIConnectionError             the service sent no reply
     │   └── APITimeoutError (TimeoutError)
     ├── APIStatusError                 the service replied with an error
@@ -17,10 +17,10 @@
     │   └── InternalServerError        5xx
     ├── APIResponseError               the reply can't be understood
     ├── SubmitUncertainError           a task may exist and be charged
-    ├── EditFailedError                the service ran the task, and it failed
-    ├── EditCancelledError             the task was given up with ``cancel()``
+    ├── EditFailedError                the task failed at the service
+    ├── EditCancelledError             the edit was cancelled
     ├── DeadlineExceededError (TimeoutError)  the edit did not end in time
-    ├── DownloadError                  the task is completed, but its picture could not be downloaded
+    ├── DownloadError                  the task is completed, but a picture could not be downloaded or decoded
     ├── JournalError                   the journal of a bulk run can't be opened, locked or written
     └── SessionClosedError             the session is not open, or belongs to another event loop or process
 
@@ -72,7 +72,7 @@ class QwenEditError(Exception):
         return text.replace(self.task_id, "…") if self.task_id else text
 
     def for_task(self, task_id: str | None) -> Self:
-        """Return a copy of this error for another waiter, without its traceback, context and notes."""
+        """Return a copy of this error with another task id, and without traceback, context and notes."""
         error = copy.copy(self)
         error.task_id = task_id
         error.__dict__.pop("__notes__", None)
@@ -81,15 +81,15 @@ class QwenEditError(Exception):
 
 
 class ConfigurationError(QwenEditError):
-    """The key, the host or an option is missing or wrong. Nothing was sent."""
+    """The key, the host, an option or an extra is missing or wrong. An edit that fails with this error was not sent."""
 
 
 class InvalidEditError(QwenEditError, ValueError):
-    """The edit breaks the documented contract. Nothing was sent, and nothing is charged."""
+    """The edit breaks the documented contract, or an image can't be read. No task was created or charged."""
 
     @property
     def summary(self) -> str:
-        """The message without the names of images, and the hint, which is the same for all errors of a kind."""
+        """The message without the names of images, followed by the hint. Errors of one kind have the same hint."""
         return f"{super().summary}; {self.hint}" if self.hint else super().summary
 
 
@@ -166,19 +166,28 @@ class BadRequestError(APIStatusError):
 
 
 class AuthenticationError(APIStatusError):
-    """The key is missing or invalid (401). Set QWEN_EDIT_API_KEY. The session submits nothing more."""
+    """The key is missing or invalid (401). Set QWEN_EDIT_API_KEY.
+
+    After a submission gets this error, the session submits nothing more.
+    """
 
 
 class InsufficientBalanceError(APIStatusError):
-    """The account's balance is too low (402, or codes 40201 to 40208). Top it up. The session submits nothing more."""
+    """The account's balance is too low (402, or codes 40201 to 40208). Top it up.
+
+    After a submission gets this error, the session submits nothing more.
+    """
 
 
 class PermissionDeniedError(APIStatusError):
-    """The key has no permission for this call (403). The session submits nothing more."""
+    """The key has no permission for this call (403).
+
+    After a submission gets this error, the session submits nothing more.
+    """
 
 
 class NotFoundError(APIStatusError):
-    """The service does not know the task (404)."""
+    """The service does not know the task, or the path of the call (404)."""
 
     @property
     def summary(self) -> str:
@@ -189,7 +198,7 @@ class NotFoundError(APIStatusError):
 
 
 class RateLimitError(APIStatusError):
-    """The service kept replying "too many requests" (429) until the edit's deadline."""
+    """The service replied "too many requests" (429, or code 1002). An edit is retried while its deadline allows."""
 
     @property
     def summary(self) -> str:
@@ -228,11 +237,11 @@ class SubmitUncertainError(QwenEditError):
 
 
 class EditFailedError(QwenEditError):
-    """The service ran the task, and it failed.
+    """The task failed at the service.
 
     Attributes:
-        code: The service's error code, as an integer if it looks like one: 110001 for content moderation, 190000 for an
-            input image that could not be downloaded.
+        code: The service's error code, as an integer if it looks like one. 110001 stands for content moderation, and
+            190000 for an input image that the service could not download.
         message: The service's error message.
         error_type: The kind of failure, such as ``CONTENT_BLOCKED``; empty if the service does not name it.
         provider_error: The error text of the provider that ran the model for the service; may be empty.
@@ -267,18 +276,20 @@ class EditFailedError(QwenEditError):
 
 
 class EditCancelledError(QwenEditError):
-    """The task was given up with ``EditTask.cancel()``. It is charged, unless the service can cancel it."""
+    """The edit was cancelled, usually with ``EditTask.cancel()``. Its task is charged unless the service cancels it."""
 
 
 class DeadlineExceededError(QwenEditError, TimeoutError):
     """The edit did not end within its ``deadline``.
 
-    If the error has a ``task_id``, the task runs on and is charged. ``session.attach(task_id)`` waits for it again.
+    If the error has a ``task_id``, the task may run on and be charged. ``session.attach(task_id)`` waits for it again.
     """
 
 
 class DownloadError(QwenEditError):
-    """The task is completed, but a result picture could not be downloaded. ``session.attach(task_id)`` tries again.
+    """The task is completed, but a picture could not be downloaded or decoded.
+
+    ``session.attach(task_id)`` gets the task's result again, with new URLs.
 
     Attributes:
         url: The URL that was tried last, or an empty string. It needs no key, and it expires.

@@ -37,7 +37,9 @@ class EditSubmitted(EditEvent):
 
 @attrs.frozen(kw_only=True)
 class EditThrottled(EditEvent):
-    """The service refused a submission or a status check with "too many requests". The session will repeat it.
+    """The service refused a submission or a status check with "too many requests".
+
+    The session repeats the call while the edit's deadline allows.
 
     Attributes:
         error: The error. Its ``retry_after`` is the number of seconds that the service asks to wait, if stated.
@@ -48,7 +50,7 @@ class EditThrottled(EditEvent):
 
 @attrs.frozen(kw_only=True)
 class EditRetried(EditEvent):
-    """A failed submission is repeated.
+    """A submission failed, and the session will try again.
 
     Attributes:
         attempt: The number of the next attempt, at least 2.
@@ -63,7 +65,7 @@ class EditRetried(EditEvent):
 
 @attrs.frozen(kw_only=True)
 class EditChecked(EditEvent):
-    """A status check showed that the task has changed, but not ended.
+    """A status check showed that the task's state has changed, but the task has not ended.
 
     Attributes:
         snapshot: The task's state in the service's reply.
@@ -74,7 +76,7 @@ class EditChecked(EditEvent):
 
 @attrs.frozen(kw_only=True)
 class EditEnded(EditEvent):
-    """The edit ended, with a result or an error. Each edit and each attached task has exactly one such event.
+    """The edit ended, with a result or an error. Each edit and each attached task has exactly one ``EditEnded``.
 
     Attributes:
         timings: The durations of the phases that the edit went through.

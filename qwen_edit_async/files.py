@@ -7,13 +7,13 @@ import re
 
 _UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
 _DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\.", re.IGNORECASE)
-"""Names that Windows reserves for devices, with any text after the first dot."""
+"""The start of a file name that Windows reserves for a device: the device's name and a dot."""
 
 _MAX_STEM_BYTES = 160
 
 
 def safe_stem(text: str) -> str:
-    """Convert any text, even from a server, to a safe file name without a suffix."""
+    """Convert any text, even from a server, to a stem for safe file names such as ``stem-0.png``."""
     stem = _DEVICE.sub(r"\1_.", _UNSAFE_IN_NAMES.sub("_", text).lstrip("."))
     stem = stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
     if stem == text:

@@ -12,7 +12,7 @@ from qwen_edit_async.text import visible
 LOG_VARIABLE = "QWEN_EDIT_LOG"
 
 log: logging.Logger = logging.getLogger("qwen_edit_async")
-"""The logger. All its records have the attribute ``task_id``, which is ``None`` if a message is not about one task."""
+"""The logger. Its records have the attribute ``task_id``, which is ``None`` if a message is not about one task."""
 
 
 def about(task_id: str | None) -> logging.LoggerAdapter[logging.Logger]:

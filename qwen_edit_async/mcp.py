@@ -4,7 +4,7 @@ The server uses standard input and output, and offers the tools ``edit_image``, 
 Environment variables limit the server:
 
 - ``QWEN_EDIT_MCP_FOLDER`` is the only folder in which the server reads and writes files.
-- ``QWEN_EDIT_MCP_MAX_COST`` is the most that the server may spend until it ends, in the account's currency.
+- ``QWEN_EDIT_MCP_MAX_COST`` is the most that the server may spend before it exits, in the account's currency.
 - ``QWEN_EDIT_MCP_PRICE`` is the price of a picture. It is needed only if the service does not state prices.
 """
 
@@ -84,7 +84,7 @@ class Allowance:
         return amount
 
     def settle(self, reserved: Decimal, cost: Decimal | None, pictures: int) -> None:
-        """Replace a reservation by the actual cost. If the cost is unknown, the reservation counts as spent."""
+        """Replace a reservation with the actual cost. If the cost is unknown, the reservation counts as spent."""
         if cost is None:
             return
         self.left += reserved - cost
@@ -118,8 +118,8 @@ class ServerState:
         """Return a folder of pictures inside the folder of the server.
 
         Raises:
-            ToolError: This is not a folder, or it is a table, whose rows could name any file and any number of
-                pictures. Or one of its links leads out of the server's folder.
+            ToolError: The path is not a folder, or one of the folder's links leads out of the server's folder. A table
+                is refused too, because its rows could name any file and any number of pictures.
         """
         full = self.inside(folder)
         if not full.is_dir() or is_table(full):
@@ -133,7 +133,7 @@ class ServerState:
         """Return the price of a picture with these parameters, or the highest known price, whichever is higher.
 
         Raises:
-            ToolError: The service does not state prices, and none is known.
+            ToolError: The service does not state the price, and no price is known.
         """
         known = self.allowance.price
         try:
@@ -249,7 +249,9 @@ async def _result_of(task: EditTask, context: Context[ServerState]) -> EditResul
 async def edit_folder(
     context: Context[ServerState], folder: str, instruction: str, output: str = "edited", *, recursive: bool = False
 ) -> str:
-    """Edit every picture of a folder, which costs money. To continue an interrupted run, repeat the call.
+    """Edit the pictures of a folder, within the spending cap. This costs money.
+
+    To continue an interrupted run, repeat the call.
 
     Args:
         context: The call.

@@ -119,13 +119,13 @@ def requested_pictures(parameters: EditParameters) -> int:
 class EditRequest:
     """One edit: the pictures and the instruction.
 
-    A pickled or deep-copied request has empty bytes in place of an open file, so the copy can't be sent.
+    Pickling or deep-copying a request replaces open files with empty bytes. A copy that lacks a file can't be sent.
 
     Attributes:
-        images: One image, or a sequence of one to three images in the order that the instruction refers to. The output
-            has the aspect ratio of the last image. An image is a path, an http(s) URL, a data URI, bytes, a binary file
-            object, a PIL image, or a uint8 array (H×W, H×W×3, H×W×4). The extra ``cloud`` adds images in buckets: a URL
-            (``s3://``, ``gs://``, ``az://``), or a tuple ``(store, path)`` with an obstore store.
+        images: One image, or a sequence of one to three images in the order that the instruction refers to. By default,
+            the output has the aspect ratio of the last image. An image is a path, an http(s) URL, a data URI, bytes, a
+            binary file object, a PIL image, or a uint8 array (H×W, H×W×3, H×W×4). The extra ``cloud`` adds images in
+            buckets: a URL (``s3://``, ``gs://``, ``az://``), or a tuple ``(store, path)`` with an obstore store.
         instruction: The change to make, in Chinese or English. The service ignores everything after 800 characters.
         parameters: The options of the edit.
         key: Your own name for this edit. The output files are named after it. It is never sent.
@@ -253,9 +253,9 @@ def request_from_fields(fields: object) -> EditRequest:
     parameters = _merge(others.pop("parameters", None), options)
     if named := [fields[name] for name in IMAGE_NAMES if not _is_missing(fields.get(name))]:
         if "images" in others:
-            raise InvalidEditError("a request has both images and image: give one of them")
+            raise InvalidEditError("a request has both images and single images (image, image2, image3): give one form")
         if _is_missing(fields.get("image")):
-            raise InvalidEditError("a request has a second image but no first one: put the first into 'image'")
+            raise InvalidEditError("a request has image2 or image3, but no first image: put the first into 'image'")
         others["images"] = named
     return EditRequest(others.pop("images", ()), others.pop("instruction", ""), parameters, **others)
 

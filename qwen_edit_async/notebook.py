@@ -48,7 +48,7 @@ class ProgressDisplay:
 
     Args:
         title: The title of the line.
-        clock: Returns the time in seconds. The line changes at most ten times a second.
+        clock: Returns the time in seconds.
     """
 
     def __init__(self, title: str = "", *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -130,7 +130,7 @@ class _Tally:
 
 
 class TrackedOutcomes:
-    """The outcomes that :func:`track` passes on. Loop over it once."""
+    """The outcomes that :func:`track` passes on. They can be looped over once."""
 
     def __init__(self, outcomes: AsyncIterable[EditOutcome], tally: _Tally) -> None:
         self._outcomes = aiter(outcomes)
@@ -245,7 +245,7 @@ def show(edits: Iterable[EditOutcome | EditResult], *, limit: int = 24) -> Grid:
 
 
 async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
-    """Return a grid of a bulk run's edits for the last line of a cell, including edits of earlier runs.
+    """Return a grid of a bulk run's edits, including those of earlier runs, for the last line of a cell.
 
     Args:
         batch: The bulk run. Its journal and files are enough, so it need not have run in this kernel.

@@ -392,8 +392,8 @@ def test_the_mapping_is_left_as_it_was() -> None:
     ("fields", "reason"),
     [
         ({"picture": "a.png", "instruction": "snow"}, "no field 'picture': put your own data into metadata"),
-        ({"image": "a.png", "images": "a.png", "instruction": "snow"}, "both images and image"),
-        ({"image2": "a.png", "instruction": "snow"}, "a second image but no first one: put the first into 'image'"),
+        ({"image": "a.png", "images": "a.png", "instruction": "snow"}, "both images and single images"),
+        ({"image2": "a.png", "instruction": "snow"}, "no first image: put the first into 'image'"),
         (
             {"images": "a.png", "instruction": "snow", "parameters": {"m": 1}},
             "there is no parameter 'm': the param",

@@ -1,4 +1,4 @@
-"""The gallery: many edits, before and after, as one HTML page that loads nothing from the network. Pure.
+"""The gallery: many edits, before and after, as one HTML page that loads nothing from other hosts. Pure.
 
 The page is yielded in pieces, one for each edit, so that ten thousand edits need no more memory than ten. Thumbnails
 are embedded, and full pictures are linked. All text is escaped, because it comes from users or from the service.
@@ -39,7 +39,7 @@ class Picture:
 
     Attributes:
         thumbnail: The embedded thumbnail. Without one, the page shows the file.
-        path: The path of the file from the page's folder, with ``/`` between folders; ``None`` without a file.
+        path: The file's path relative to the page's folder, with ``/`` between folders; ``None`` without a file.
     """
 
     thumbnail: Thumbnail | None = None
@@ -60,7 +60,7 @@ class GalleryEdit:
     Attributes:
         key: The title of the card.
         instruction: The instruction.
-        before: The input images, in order. The last is compared with the output, whose aspect ratio it has.
+        before: The input images, in order. The page compares the last one with the output.
         after: The output images, in order.
         facts: Other values, by name. The page leaves out values that are ``None``.
         error: The reason why there is no output; ``None`` for a successful edit.
@@ -206,7 +206,7 @@ def _source_hash(text: str) -> str:
 
 _CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
-        "default-src 'none'",  # no network
+        "default-src 'none'",  # nothing but the following
         "img-src data: 'self'",  # embedded thumbnails, and files beside the page
         f"style-src {_source_hash(_STYLE)}",
         f"script-src {_source_hash(_SCRIPT)}",

@@ -1,4 +1,4 @@
-"""Links from a page, or from a notebook's output, to files on this machine."""
+"""Makes links from a page, or from a notebook's output, to files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qwen_edit_async.text import escape
 
 
 def relative_path(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str | None:
-    """Return the path from a folder to a file, with ``/`` between folders; ``None`` if the drives or buckets differ."""
+    """Return a file's path relative to a folder, with ``/`` between folders; ``None`` if there is no such path."""
     if isinstance(path, BucketPath) and isinstance(folder, BucketPath) and path.root == folder.root:
         return posixpath.relpath(f"/{path.key}", f"/{folder.key}")
     if isinstance(path, BucketPath) or isinstance(folder, BucketPath):

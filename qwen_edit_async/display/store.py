@@ -39,7 +39,8 @@ class ThumbnailStore:
     """The thumbnails of a bulk run's inputs and results. The store can be used from any thread.
 
     Args:
-        folder: The folder of the SQLite file. Stored paths are relative to this folder, so the folder can be moved.
+        folder: The folder of the SQLite file. Paths are stored relative to it where possible, so the
+            folder and the pictures can be moved together.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,10 +58,10 @@ class ThumbnailStore:
         return self._find(known) or self._make(image, known)
 
     def get_all(self, images: Iterable[Any], may_make: Callable[[], bool]) -> dict[Any, Thumbnail | None]:
-        """Return the thumbnail of each existing file, by its path; ``None`` for a file without a thumbnail.
+        """Return the thumbnail of each file, by its path; ``None`` for a file without a thumbnail.
 
         Args:
-            images: Paths of files. Other images are left out, as are paths without a file.
+            images: Paths of files. Other images, and local paths without a file, are left out.
             may_make: Called before a missing thumbnail is made, on one of several threads. Returns whether to make it.
         """
         known = {image: file for image in images if (file := self._name_and_stamp(image)) is not None}
@@ -112,9 +113,9 @@ class ThumbnailStore:
             return None
 
     def _name_and_stamp(self, image: Any) -> tuple[str, str] | None:
-        """Return the path of an existing file, and its size and modification time; ``None`` for any other image.
+        """Return a file's path, and a stamp of its size and modification time; ``None`` if the image is not a file.
 
-        For a file in a bucket, the second text is empty, because requests for all files would take long.
+        The stamp of a file in a bucket is empty, because one request per file would take long.
         """
         if (bucket := BucketPath.of(image)) is not None:
             return str(bucket), ""

@@ -1,7 +1,7 @@
 """Makes thumbnails of inputs and results, to embed in pages and notebooks. Blocking.
 
-A missing thumbnail is never an error. URLs, streams, missing files and broken pictures have no thumbnail. Without
-Pillow, there are no thumbnails.
+A missing thumbnail is never an error. URLs, streams, missing files and pictures that can't be decoded have
+no thumbnail. Without Pillow, there are no thumbnails.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Thumbnail:
 
 
 class Previews:
-    """The thumbnails of one edit, ready for a notebook to show.
+    """The thumbnails of one edit, for a notebook to show.
 
-    They are made on a thread when an output is downloaded, and only in a notebook.
+    In a notebook, they are made on a thread when an output is downloaded. Elsewhere, there are none.
 
     Attributes:
         before: The thumbnails of the inputs, in order. Inputs without a thumbnail are left out.
@@ -58,7 +58,7 @@ class Previews:
         return self.__dict__ | {"_inputs": ()}
 
     def lacks(self, index: int) -> bool:
-        """Return whether a downloaded output needs a thumbnail."""
+        """Return whether to make the thumbnail of a downloaded output: once, and only in a notebook."""
         return index not in self.after and in_notebook()
 
     def remember(self, index: int, output: Any) -> None:

@@ -33,10 +33,10 @@ _READ_LATE: Final = frozenset({"BMP", "GIF", "TIFF"})
 
 _JPEG_END: Final = b"\xff\xd9"
 _MAX_PADDED_BYTES: Final = 16 * 1024 * 1024
-"""The maximum number of bytes of a damaged picture that are read into memory."""
+"""The maximum number of bytes of a damaged picture that :func:`load_despite_damage` reads into memory."""
 
 _FILLER_BYTES: Final = 1024
-"""The number of appended filler bytes. No decoder reads so far ahead."""
+"""The number of appended filler bytes. No decoder reads that far ahead."""
 
 _HEADER_BYTES: Final = 64 * 1024
 _READ_COLOURS: Final = re.compile(
@@ -64,7 +64,8 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
 
         Raises:
             SampleDecodedError: The decoder accepted all bytes before ``end``, and there is no padding.
-            OSError: The decoder failed, or needs more bytes than the padding.
+            OSError: The decoder failed.
+            EOFError: The decoder needs more bytes than the padding.
         """
         self._readable, self._padding = end, padding  # the decoder begins at the start of the file
         self.draft(None, (max(1, self.width // 8), max(1, self.height // 8)))
@@ -94,7 +95,7 @@ class PngEssentials(PngImagePlugin.PngImageFile):
     """A PNG file that Pillow can open only without its damaged ancillary chunks.
 
     Attributes:
-        lost: The types of the lost chunks that change colours.
+        lost: The types of the lost chunks that set transparency (tRNS) or the colour profile (iCCP).
     """
 
     lost: tuple[str, ...] = ()
@@ -173,7 +174,7 @@ def load_despite_damage(file: IO[bytes], side: int | None = None) -> ImageFile.I
     With ``side``, a JPEG is decoded at a reduced scale, but its sides keep at least this number of pixels.
 
     Raises:
-        Exception: No pixel can be decoded.
+        Exception: No pixel can be decoded, or the picture has too many pixels.
     """
     with contextlib.suppress(Exception):  # decoders raise any kind of error for a broken file
         image = _open_small(file, side)
@@ -285,7 +286,7 @@ def _webp_sides(head: bytes) -> tuple[int, int]:
 
 
 def _check_jpeg(image: JpegFile, file: IO[bytes], *, fit: bool) -> None:
-    """Refuse a JPEG with too many pixels, unless it can be shrunk during decoding."""
+    """Refuse a JPEG with too many pixels, unless ``fit`` can shrink it during decoding."""
     if image.width * image.height <= MAX_PIXELS:
         return
     position = file.tell()
@@ -293,6 +294,6 @@ def _check_jpeg(image: JpegFile, file: IO[bytes], *, fit: bool) -> None:
     file.seek(position)
     advice = "shrink it, or let the session do so with fit=True"
     if too_much:
-        advice = "it is progressive, and shrinking it would take too much memory. Save it as a baseline JPEG"
+        advice = "it has several scans, so shrinking it takes too much memory. Save it without progressive encoding"
     if too_much or not fit:
         raise ImageError(f"is {image.width}×{image.height}, more than {MAX_PIXELS:,} pixels: {advice}")

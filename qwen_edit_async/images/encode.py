@@ -50,7 +50,7 @@ class Upload:
         read: Called with a start and a size. Returns these bytes of the image file. They stay valid until the same
             thread reads again.
         file: The temporary file that holds the image, if there is one. :meth:`close` deletes it.
-        digest: The hash of the given image file, before any conversion; empty if nobody asked for it.
+        digest: The hash of a local image file before any conversion; empty if it was not requested.
         in_memory: Whether chunks are made without disk access, so that no thread is needed.
         warnings: Warnings that say why the service may edit the image badly.
         notes: Sentences about changes by ``fit``, and about parts of the image that the service ignores.
@@ -76,10 +76,10 @@ class Upload:
         return max(1, -(-self.size // RAW_CHUNK))
 
     def chunk(self, index: int) -> bytes:
-        """Return a chunk of the text, at most 512 KiB. The first chunk begins with the head.
+        """Return a chunk of the text: at most 512 KiB of Base64. The first chunk begins with the head.
 
         Raises:
-            ImageError: The image file has changed since the edit was prepared.
+            ImageError: The image file has changed since the edit was prepared, or can't be read any more.
         """
         start = index * RAW_CHUNK
         text = encode_base64(self.read(start, min(RAW_CHUNK, self.size - start)))
@@ -102,7 +102,7 @@ def bytes_upload(data: bytes) -> Upload:
 
 
 def path_upload(path: str, status: os.stat_result) -> Upload:
-    """Return the upload of a local file. Each read reopens the file, and fails if the file's status has changed."""
+    """Return the upload of a local file. Each read reopens the file, and fails if the file has changed."""
 
     def read(start: int, size: int) -> memoryview:
         chunk = _buffer.view[:size]

@@ -20,7 +20,7 @@ class ImageError(ValueError):
     """An image can't be used. The message is the predicate of a sentence about it."""
 
     def named(self, name: str, position: int) -> InvalidEditError:
-        """Return the error with the image's name, for users. The summary has only the image's position."""
+        """Return an error for users that names the image. Its summary has only the image's position."""
         return InvalidEditError(f"{name} {self}", summary=f"image {position} {self}")
 
 
@@ -35,12 +35,12 @@ class Findings:
     Attributes:
         damage: A clause that describes the damage.
         unsupported: The reason why an undamaged file is refused, as the predicate of a sentence.
-        conversion_reason: The reason why an undamaged file must be converted, as the predicate of a sentence.
+        conversion_reason: The reason why a file with intact pixels must be converted, as the predicate of a sentence.
         sides: Width and height in pixels; zeros if the check did not read them.
         trailing: The number of bytes after the end of a PNG.
         exif: The Exif data of a PNG.
         colours: The type of the PNG chunk that sets colours other than sRGB. Conversion loses this chunk.
-        doubtful_end: Where a JPEG's pixel data ends, if only decoding can show whether the data is complete.
+        doubtful_end: The end of a JPEG's pixel data, if only decoding can show whether the data is complete.
     """
 
     damage: str = ""

@@ -75,8 +75,8 @@ def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
     """Check a file's structure without Pillow and without decoding pixels.
 
     A PNG file is checked chunk by chunk, including the number of its rows. A JPEG file is checked from marker to
-    marker. A WEBP file must be as long as its header says. A TIFF file must contain its first directory. A BMP or
-    GIF file must be longer than its header. ``media_type`` is the type according to the file's content.
+    marker. A WEBP file must be at least as long as its header says. A TIFF file must contain its first directory. A
+    BMP or GIF file must be longer than its header. ``media_type`` is the type according to the file's content.
     """
     file.seek(0)
     try:
@@ -86,7 +86,7 @@ def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
 
 
 def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
-    """Check a file, but read only the first KiB of a JPEG or PNG file that ends with its end marker.
+    """Check a file, but read only the first KiB of a JPEG or PNG file that has its usual end.
 
     Any other file may be cut short or have appended bytes, so :func:`find_damage` checks it.
     """
@@ -104,8 +104,10 @@ def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
     """Judge a downloaded file.
 
     A damaged picture is refused, because another download may be sound. With ``lenient``, it is accepted if more than
-    half of it can be used. A PNG is refused if a chunk that its pixels need is missing or has a wrong checksum. Other
-    damage of a PNG was there before the download.
+    half of it can be used.
+
+    A PNG is refused, even with ``lenient``, if a chunk that its pixels need is missing or has a wrong checksum.
+    Other damage to a PNG is accepted, because it was there before the download.
     """
     file.seek(0)
     head = file.read(_HEAD_BYTES)
@@ -139,7 +141,7 @@ def _judge_png(file: IO[bytes], size: int) -> Verdict:
 
 
 def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> str:
-    """Return a clause that describes a picture's damage. Its pixels are checked only if Pillow is installed."""
+    """Return a clause that describes a picture's damage, or an empty text. Without Pillow, pixels are not checked."""
     found = Findings() if media_type is None else find_damage(file, size, media_type)
     if found.damage or _stated_size(file, size, kind) > size:
         return found.damage or CUT_SHORT
@@ -190,7 +192,7 @@ def _stated_size(file: IO[bytes], size: int, kind: str) -> int:
         length = int.from_bytes(head[:4])
         if length == 1:
             length = int.from_bytes(head[8:])
-        if length < _BOX_HEAD or head[4:8] not in _BOXES:  # the last box, or bytes after it
+        if length < _BOX_HEAD or head[4:8] not in _BOXES:  # a last box without a length, or bytes after the last box
             return size
         end += length
     return end

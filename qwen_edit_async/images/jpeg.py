@@ -1,7 +1,7 @@
 """Checks a JPEG file from marker to marker (ITU T.81, annex B), without decoding a pixel.
 
 A file that was cut short often has too few scans, restart markers or bytes for its size in pixels. The check finds
-this even if an end marker was appended. It does not find other damage within the pixel data.
+this even if an end marker was appended. It finds little other damage within the pixel data.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MAX_STRAY_BYTES: Final = 64 * 1024
 _BAD_SEGMENTS: Final = "its segments are damaged"
 _BAD_PIXELS: Final = "its pixel data is damaged"
 _USUAL_BLOCK_BITS: Final = 24
-"""Bits per block of 8×8 samples. A photo has 40 to 200. A file with less than this may lack most of its data."""
+"""Bits per block of 8×8 samples. A photo has 40 to 200. A file with fewer bits may lack most of its data."""
 
 _COEFFICIENTS: Final = 64
 """The coefficients of a block of 8×8 samples. A decoder needs two bytes for each."""
@@ -113,7 +113,7 @@ class _Check:
         self._segments = 0
         self._stray_bytes = 0
         self._scans = 0
-        self._sent: dict[int, int] = {}  # by component, a bit for each coefficient whose last bit was read
+        self._sent: dict[int, int] = {}  # by component: a bit for each complete coefficient
 
     def read_header(self) -> _Frame:
         """Read everything up to and including the marker of the first scan."""

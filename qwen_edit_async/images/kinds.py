@@ -101,7 +101,7 @@ _BRANDS: Final = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIF"),
 }
 _GENERAL_BRANDS: Final = frozenset({b"mif1", b"msf1"})
-"""The brands of ISO media files that hold pictures. A file lists several brands, the main brand first."""
+"""The brands of ISO media files whose pictures can have any coding. A file lists its main brand first."""
 
 _OTHER_STARTS: Final = {
     **dict.fromkeys((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), "JPEG2000"),
@@ -162,13 +162,13 @@ _LONGEST_PATH = 4096
 _CELL_NAMES = frozenset({"bytes", "path"})
 _CHECKED_CHARACTERS = 64 * 1024
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]*[A-Za-z0-9](:[0-9]{1,4})?(/[!-~]*)?")
-"""URLs that are certainly valid. Others must be parsed, which takes longer."""
+"""URLs that are certainly valid. Matching this pattern is faster than parsing a URL."""
 
 _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def sniff(head: bytes) -> str | None:
-    """Identify a media type by a file's first 16 or more bytes. Return ``None`` if the service does not accept it."""
+    """Return the media type of a file from its first 16 or more bytes; ``None`` if the service does not accept it."""
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -209,7 +209,7 @@ def is_url(image: object) -> TypeGuard[str]:
 
 
 def is_plain_url(image: object) -> bool:
-    """Return whether the image is an http(s) URL that is certainly valid. Parsing would take longer."""
+    """Return whether the image is an http(s) URL that is certainly valid, without parsing it."""
     return isinstance(image, str) and _PLAIN_URL.fullmatch(image) is not None
 
 
@@ -259,7 +259,7 @@ def unwrapped(image: Any) -> Any:
 
 
 def copyable(images: Any) -> Any:
-    """Replace open files by empty bytes in one or several images. Open files can't be pickled or deep-copied."""
+    """Replace open files with empty bytes in one or several images. Open files can't be pickled or deep-copied."""
     if isinstance(images, list | tuple):
         return tuple(map(copyable, images))
     return b"" if isinstance(images, BinaryReader) and not isinstance(images, BytesIO) else images

@@ -85,7 +85,9 @@ class Encoded:
 
 
 def check(file: IO[bytes], findings: Findings, *, fit: bool = False) -> Facts | None:
-    """Decode the part of an image file that the check of its structure could not judge. Return the file's properties.
+    """Decode the part of an image file that the check of its structure could not judge.
+
+    Return the file's properties; ``None`` if a warning by Pillow was raised as an exception.
 
     For a PNG, only the header is decoded. For a JPEG, the tables and the first 8 KiB of pixels are decoded, because
     decoders accept any data after that. If a JPEG's end is doubtful, the whole picture is decoded at an eighth of its
@@ -116,7 +118,7 @@ def encode(picture: Any, *, fit: bool) -> Encoded:
     shrunk further.
 
     Raises:
-        ImageError: The picture can't be converted, or its file is over 10 MB.
+        ImageError: The picture can't be converted, has too many pixels, or makes a file over 10 MB.
     """
     with _plain_words():
         image = picture if isinstance(picture, Image.Image) else _from_array(picture)
@@ -163,7 +165,7 @@ def thumbnail(picture: Any, side: int) -> Encoded:
     """Encode a picture (an image file, a PIL image, an array) as a WebP file with sides of at most ``side`` pixels.
 
     Raises:
-        ImageError: The picture can't be decoded, or has more than 89,478,485 pixels.
+        ImageError: The picture can't be decoded, or has too many pixels.
     """
     with _plain_words(), contextlib.ExitStack() as stack:
         if isinstance(picture, Image.Image | ArrayLike):
@@ -182,7 +184,7 @@ def decode(content: bytes) -> Image.Image:
     """Decode a picture. The damaged or missing part is black or gray.
 
     Raises:
-        ImageError: No pixel can be decoded, or the picture has more than 89,478,485 pixels.
+        ImageError: No pixel can be decoded, or the picture has too many pixels.
     """
     with _plain_words():
         return load_despite_damage(io.BytesIO(content))
@@ -211,7 +213,7 @@ def _page_notes(image: ImageFile.ImageFile) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _plain_words() -> Iterator[None]:
-    """Replace any error of a decoder by an error that tells the user what to do."""
+    """Replace any error of a decoder with an :class:`ImageError` in plain words."""
     try:
         yield
     except ImageError:

@@ -32,7 +32,7 @@ _INFLATED_BYTES: Final = 256 * 1024
 """Bytes inflated at a time."""
 
 _KEPT: Final = frozenset({b"IHDR", b"eXIf", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"})
-"""Chunk types. The check keeps the first block of data of each type."""
+"""The chunk types of which the check keeps the first block of data."""
 
 _SRGB_CODE: Final = b"\1\x0d\0\1"
 """The cICP data of sRGB."""
@@ -72,10 +72,10 @@ def check_png(file: IO[bytes], size: int, *, block: int = BLOCK) -> Findings:
 
 
 def essentials(data: bytes, broken: Collection[str] = ()) -> tuple[bytes, tuple[str, ...]]:
-    """Remove a PNG file's ancillary chunks, except intact ones for transparency, colours and orientation.
+    """Remove a PNG file's ancillary chunks, except intact ones of the types tRNS, iCCP and eXIf.
 
-    Return the rest, and the types of the removed chunks for transparency and colours. ``broken`` lists types
-    that are removed even if they are intact.
+    Return the remaining file, and the types of the tRNS and iCCP chunks that were removed. Chunks whose type is in
+    ``broken`` are removed even if their checksum is right.
     """
     kept, lost, start = [data[:8]], [], 8
     while head := data[start : start + 8]:
@@ -107,7 +107,7 @@ class _Check:
         self._remark = ""
 
     def read(self, size: int) -> Findings:
-        """Read up to the last chunk. Damage after the last row is not raised, because the picture can be shown."""
+        """Read up to the last chunk. Damage after the last row is noted, not raised."""
         if (start := self._take(len(_SIGNATURE))) != _SIGNATURE:
             raise DamageError(f"it begins with {start!r}")
         self._read_chunk()

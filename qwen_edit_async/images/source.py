@@ -20,7 +20,7 @@ from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.images.kinds import BinaryReader, base64_start, is_data_uri, is_url
 
 _SPOOL_BYTES: Final = 1024 * 1024
-"""The largest image file that stays in memory until it is sent. A larger one goes to a temporary file."""
+"""The largest copied or converted image that stays in memory. A larger one is in a temporary file until it is sent."""
 
 _DIGEST_BYTES: Final = 20
 _TEXT_PIECE: Final = 512 * 1024
@@ -56,7 +56,7 @@ def open_temporary(file: IO[bytes], size: int) -> tuple[IO[bytes], Upload]:
 
 
 def local_path(image: Any) -> str | None:
-    """Return the path of an image in a local file; ``None`` for URLs, remote paths and images in memory."""
+    """Return the path of an image in a local file; ``None`` for any other image."""
     if isinstance(image, str):
         return None if is_url(image) or is_data_uri(image) else image
     if not isinstance(image, os.PathLike):
@@ -69,7 +69,7 @@ def local_path(image: Any) -> str | None:
 
 
 def check_size(size: int, limit: int = MAX_IMAGE_BYTES) -> None:
-    """Refuse an empty image file, or one over 10 × 1024 × 1024 bytes (contract, *Images*)."""
+    """Refuse an empty image file, or one over the limit: by default 10 × 1024 × 1024 bytes (contract, *Images*)."""
     if size == 0:
         raise ImageError("is empty")
     if size > limit:
@@ -117,7 +117,7 @@ def hash_file(file: Any) -> str:
 
 
 def new_digest() -> hashlib.blake2b:
-    """Return an empty hash of the kind that journals store."""
+    """Return a new hash object of the kind that journals use."""
     return hashlib.blake2b(digest_size=_DIGEST_BYTES)
 
 
@@ -144,15 +144,16 @@ _INNER: Final = ("fp", "raw", "fileobj", "file")
 """The attributes in which PIL images, buffers, wrappers and members of archives keep the file that they read."""
 
 _DEEPEST: Final = 8
-"""The longest chain of such attributes to follow. Mock objects have every attribute, so their chain never ends."""
+"""The longest chain of ``_INNER`` attributes to follow. A mock object has every attribute, so its chain never ends."""
 
 _locks: dict[int, list[threading.RLock]] = {}
-"""The lock of each shared object, by the object's id. Each list contains one lock, once for each user.
+"""The lock of each shared object, by the object's id.
 
-A user is a thread that holds the lock or waits for it.
+A list repeats its lock once for each thread that holds the lock or waits for it.
 
-Edits can share an open file, or a picture that Pillow has not loaded yet. Without a lock, two threads that read it at
-the same time would each get a part of its bytes. Each object has its own lock, so a file that hangs delays no others.
+Edits can share an open file, or a picture that Pillow has not loaded yet. Without a lock, two threads that read the
+same object would each get a part of its bytes. Each object has its own lock, so a file that hangs delays only the
+edits that share it.
 """
 
 _guard = threading.Lock()

@@ -29,7 +29,7 @@ _DELIVERY_SECONDS: Final = 60.0
 
 @attrs.frozen
 class ImagesWanted:
-    """The reply that asks for an edit's images, because the edit will soon be submitted: repeat the call with them.
+    """The reply that asks the caller to repeat the call with the images, because the edit will soon be submitted.
 
     Attributes:
         name: The name that the edit's files begin with.
@@ -41,7 +41,7 @@ class ImagesWanted:
 
 
 class Delivery:
-    """The way of an edit's images from one of its callers to the edit."""
+    """Passes the images of an edit from a caller to the edit."""
 
     def __init__(self) -> None:
         self.name: str = ""
@@ -58,7 +58,7 @@ class Delivery:
         """Tell all callers that the images are wanted, and wait for them.
 
         Raises:
-            InvalidEditError: If the images can't be sent, or don't arrive in time, because their worker has died.
+            InvalidEditError: If the images can't be sent, or don't arrive within 60 s.
         """
         self.name, self._images = name, asyncio.get_running_loop().create_future()
         self.wanted.set()
@@ -101,9 +101,11 @@ class HubActor:
         return self._arguments
 
     async def edit(self, request: EditRequest, images: Images | None = None) -> BatchOutcome | ImagesWanted:
-        """Make an edit unless it is finished, and return its outcome. If it succeeded, the status is ``completed``.
+        """Make an edit unless it is finished, and return its outcome, or ask for its images.
 
-        The caller sends the images only when they are wanted. So the hub holds few images, and presigned URLs are new.
+        A new edit that succeeds has the status ``completed``. After :meth:`record`, its status is ``saved``.
+
+        The caller sends the images only when they are wanted, so the hub holds few, and presigned URLs are fresh.
 
         Args:
             request: The edit. Each image is a URL, a file in a bucket with its tag, or an :class:`ImageHash`.

@@ -34,7 +34,7 @@ from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 from qwen_edit_async.threads import Offloader
 
 _AT_A_TIME: Final = 16
-"""The maximum number of rows of a batch that a worker edits at a time, because it holds their images in memory.
+"""The maximum number of rows of a batch that a worker edits at a time. It holds the images of these rows in memory.
 
 Ray Data gives a worker at most four batches, or 16 rows, at a time.
 """
@@ -68,8 +68,9 @@ class EditRows:
     its row has an error; no exception is raised. A row that runs again gets the same pictures.
 
     The worker sends an image to the hub shortly before the edit is submitted. For an image in a bucket, it sends a
-    presigned URL, so only the worker needs credentials. The service must fetch the image while the URL is valid, for 12
-    hours, or as long as temporary credentials are. The worker downloads the pictures without the API key.
+    presigned URL, so only the worker needs credentials. The URL is valid for 12 hours, or until temporary credentials
+    expire. The service must fetch the image before then. The worker downloads the pictures without the API key.
+
     With Daft, pass the columns to the method ``edit``::
 
         rows = daft.cls(EditRows, max_concurrency=16)(hub, "/shared/edited")
@@ -77,9 +78,9 @@ class EditRows:
 
     Args:
         hub: The hub.
-        save_to: The folder for the pictures. All workers must share it, or it is in a bucket, such as
-            ``s3://bucket/folder``, that the workers can read and write. Other files in it are never replaced. An edit
-            that would do so is not submitted, or is ``completed`` if the file appears after the submission. A worker
+        save_to: The folder for the pictures: a local folder that all workers share, or a folder in a bucket
+            (``s3://bucket/folder``) that they can read and write. An edit is not submitted if another file has the
+            name of its result. If such a file appears later, it is kept, and the edit stays ``completed``. A worker
             that is killed during a download can leave a hidden file that ends in ``.part``.
         trust_env: Whether downloads use the proxies of the worker's environment.
     """
@@ -96,7 +97,7 @@ class EditRows:
         """Return a row, or a batch of NumPy columns, with the columns of :class:`EditedRow` added.
 
         Raises:
-            ConfigurationError: If the batch is in another format.
+            ConfigurationError: If the batch is not in NumPy format.
         """
         import pyarrow as pa  # noqa: PLC0415  # Ray Data requires it
 
@@ -158,7 +159,7 @@ class EditRows:
                 if (self._folder / f"{wanted.name}-{index}.png").exists():
                     raise InvalidEditError("another file has the name of the result", hint="move it, or change the key")
             return map_images(functools.partial(_sendable, inline=wanted.inline), request.images)
-        except (QwenEditError, OSError) as error:  # also of a worker that lacks an extra
+        except (QwenEditError, OSError) as error:  # also if the worker lacks an extra
             return error if isinstance(error, InvalidEditError) else InvalidEditError(summary_of(error))
 
     async def _save(self, outcome: BatchOutcome) -> list[str]:
@@ -168,7 +169,7 @@ class EditRows:
             return [*map(str, saved)]
         try:
             paths = await self._download(outcome)
-        except (QwenEditError, OSError) as error:  # also of a worker that lacks an extra
+        except (QwenEditError, OSError) as error:  # also if the worker lacks an extra
             await self._hub.ask("record", outcome.name, (), summary_of(error))
             raise
         sizes = await self._threads.run(lambda: [*map(_size, paths)])
@@ -204,7 +205,7 @@ def _identified(image: Any) -> Any:
 
 
 def _sendable(image: Any, *, inline: bool) -> Any:
-    """Return a URL, pixels, or a presigned URL of a file in a bucket; of any other file, the content. Blocking."""
+    """Return a URL or pixels unchanged; for any other image, a presigned URL or the content. Blocking."""
     if is_url(image) or isinstance(image, PillowImage | ArrayLike):
         return image
     if isinstance(image, BucketPath) and not inline and (url := signed_url(image)) is not None:

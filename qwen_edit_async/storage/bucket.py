@@ -137,7 +137,7 @@ class BucketPath(os.PathLike[str]):
     def tag(self) -> str:
         """Return a tag that changes with the file's content, without reading the content.
 
-        The store is not asked if the path has the tag already, as that of a listed file.
+        The store is asked only if the path has no tag yet. The path of a listed file usually has one.
 
         Raises:
             OSError: The file does not exist, or the store does not answer.
@@ -159,9 +159,9 @@ class BucketPath(os.PathLike[str]):
             return _tag_of(obstore.head(self._store, self.key))
 
     def files(self) -> Iterator[tuple[str, Self]]:
-        """Yield each file in this folder and its subfolders: its path below this folder, and the file.
+        """Yield each file in this folder and its subfolders, as its relative path and its ``BucketPath``.
 
-        The file has its size, and its tag if the store lists tags.
+        The ``BucketPath`` has the size of the file, and its tag if the store lists tags.
 
         Raises:
             OSError: The folder can't be read.
@@ -180,7 +180,7 @@ class BucketPath(os.PathLike[str]):
                 url = str(obstore.sign(self._store, "GET", self.key, expires_in=_SIGNED_FOR))
         except OSError:  # also raised without credentials, as for a public bucket
             return None
-        # For Google's stores, obstore does not quote "#", "?" and "%", so that the URL names another file.
+        # For Google's stores, obstore does not quote "#", "?" and "%", so the URL would name another file.
         return url if unquote(urlsplit(url).path).endswith(f"/{self.key}") else None
 
     def put(self, file: IO[bytes]) -> None:
@@ -270,9 +270,9 @@ class _Reader(io.RawIOBase):
 
 
 def with_tags(paths: Iterable[BucketPath]) -> dict[BucketPath, BucketPath]:
-    """Return files with their tags by their paths. Many are asked for at once, because each takes long.
+    """Map each path that has no tag to the same path with its tag. Up to 32 requests run at once.
 
-    A file that can't be asked for is left as it is, because reading it gives the reason.
+    If a request fails, the path stays without a tag. Reading the file then shows the reason.
     """
     lacking = [path for path in paths if not path._tag]  # noqa: SLF001  # the same module
     if not lacking:

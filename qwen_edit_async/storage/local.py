@@ -19,7 +19,7 @@ class PartFile(Part[Path]):
 
     Args:
         target: The planned name.
-        replace: Whether it may replace another file of its name. A file with the same content is not another one.
+        replace: Whether the file may replace an existing file with other content.
 
     Raises:
         OSError: The file can't be created. A missing folder is created first.

@@ -47,7 +47,7 @@ class Part(abc.ABC, Generic[P]):
     def commit(self, target: P) -> P:
         """Move the file to its final name, and return the final path.
 
-        If ``target`` differs from the planned name, but such a file exists already, the planned name is used.
+        If ``target`` differs from the planned name and already exists, the planned name is used instead.
 
         Raises:
             OSError: The file can't be written.

@@ -15,14 +15,14 @@ FilePath: TypeAlias = Path | BucketPath
 """The path of a result, or of the folder of results."""
 
 AnyPath: TypeAlias = "str | os.PathLike[str] | tuple[object, str]"
-"""A path that users give: a local path, a URL in a bucket, or a tuple ``(store, path)`` with an obstore store."""
+"""A path that users give: a local path, a URL such as ``s3://bucket/folder``, or an obstore tuple ``(store, path)``."""
 
 
 def file_path(path: Any) -> FilePath:
     """Convert a local path, a URL or a tuple ``(store, path)`` to the path of a result.
 
     Raises:
-        ConfigurationError: If results can't be written to such a path.
+        ConfigurationError: If results can't be written to the path.
     """
     if (bucket := BucketPath.of(path)) is not None:
         return bucket
@@ -41,6 +41,6 @@ def file_path(path: Any) -> FilePath:
 def new_part(path: FilePath, *, replace: bool = True) -> Part[Any]:
     """Start to write a file, which gets its name when it is complete.
 
-    It may replace a local file if ``replace``, and a file in a bucket if the path says so.
+    ``replace`` says whether it may replace a local file. For a file in a bucket, the path's own ``replace`` decides.
     """
     return BucketPart(path) if isinstance(path, BucketPath) else PartFile(path, replace=replace)
