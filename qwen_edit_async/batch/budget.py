@@ -25,6 +25,11 @@ class Verdict(enum.Enum):
     STOP = enum.auto()
 
 
+def _known(price: Decimal | None) -> Decimal | None:
+    """Return a price above 0; ``None`` for 0, because a price of 0 could not limit the number of edits."""
+    return price or None
+
+
 @attrs.define(kw_only=True)
 class Budget:
     """The limits of a batch, and the costs and tasks that count against them.
@@ -69,7 +74,7 @@ class Budget:
     fetching: set[int] = attrs.field(factory=set)
     limit: str = ""
     attached: int = 0
-    _price: Decimal | None = None
+    _price: Decimal | None = attrs.field(default=None, converter=_known)
     _highest: Decimal = Decimal(0)
     _unpriced: int = 0
     _failures: int = 0

@@ -43,6 +43,11 @@ def test_until_a_price_is_seen_edits_go_one_at_a_time():
     assert [budget.admit(1) for _ in range(10)] == [*[Verdict.GO] * 9, Verdict.WAIT]
 
 
+def test_a_given_price_of_0_does_not_let_edits_go_together():
+    budget = Budget(max_cost=Decimal(1), price=Decimal(0))
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+
+
 def test_with_a_given_price_edits_need_not_go_one_at_a_time():
     budget = Budget(max_cost=Decimal(5), price=Decimal(2))
     assert [budget.admit(1) for _ in range(3)] == [Verdict.GO, Verdict.GO, Verdict.WAIT]
