@@ -89,7 +89,7 @@ def resolve_base_url(
 
     Raises:
         ConfigurationError: The address is not a plain http(s) URL, belongs to another protocol, or ends with the path
-            of a call. Another cause is http to another machine without ``allow_insecure``.
+            of a call. Plain http to another machine also needs ``allow_insecure``.
     """
     url = base_url or from_environment or protocol.default_base_url
     try:
@@ -192,7 +192,7 @@ def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:
 
 
 def resolve_timeouts(timeout: float | Timeouts) -> Timeouts:
-    """Return the time limits. A single number sets all three, but ``connect`` becomes at most 10 s."""
+    """Return the time limits. A single number sets all three, but ``connect`` is at most 10 s."""
     if isinstance(timeout, Timeouts):
         return timeout
     check_positive(timeout, "timeout")

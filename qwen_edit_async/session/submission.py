@@ -91,7 +91,7 @@ class Submission:
 
     @property
     def sent_whole(self) -> bool:
-        """Whether the service may have received the whole request of an attempt, and has not replied yet."""
+        """Whether a whole request may have reached the service, which has not replied yet."""
         return self._pending is not None and self._pending.sent_whole
 
     def cut_reply_short(self) -> bool:

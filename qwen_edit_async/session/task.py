@@ -151,8 +151,8 @@ class EditTask(ScheduledTask):
     def cancel(self) -> None:
         """Stop watching the task and free its slot. Callers that await it get :class:`EditCancelledError`.
 
-        With the protocol ``queue``, the session asks the service to cancel an ``owned`` task. If the service
-        refuses, or with another protocol, the task runs on and is charged.
+        With the protocol ``queue``, the session asks the service to cancel an ``owned`` task. Otherwise,
+        or if the service refuses, the task runs on and is charged.
 
         Raises:
             SessionClosedError: If the session runs on another event loop.
