@@ -1,4 +1,4 @@
-"""HTTP calls to the service's API. They carry the key, keep the time limits, and raise errors without secrets.
+"""Makes HTTP calls to the service's API, with the key and within time limits. Errors do not contain the key.
 
 Nothing here retries, because retries depend on the kind of call: see ``session.submission`` and ``session.poller``.
 """
@@ -27,7 +27,7 @@ from qwen_edit_async.version import __version__
 _MAX_REPLY_BYTES = 1024 * 1024
 
 _IDLE_SECONDS = 4.0
-"""Seconds after which an idle connection is closed. Common servers close it after 5 s."""
+"""Seconds after which an idle connection for calls without a body is closed. Common servers close it after 5 s."""
 
 _IDLE_SECONDS_OF_SUBMISSIONS = 1.5
 """Seconds after which an idle connection for submissions is closed. Impatient servers close it after 2 s. If a
@@ -99,7 +99,7 @@ class AiohttpTransport:
         self._reply_timeouts = ReplyTimeouts(timeouts.reply)
 
     async def open(self) -> None:
-        """Create the connection pools. The session's slots and the poller's limit bound their size.
+        """Create the connection pools. They have no limits, because the session limits its submissions and checks.
 
         Raises:
             ConfigurationError: If the environment names a proxy that can't be used.
@@ -206,7 +206,7 @@ class AiohttpTransport:
 
 
 async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
-    """Read as much of the body as arrives, up to 1 MiB. Return whether it is complete."""
+    """Read as much of the body as arrives, up to 1 MiB. Return whether the body is complete."""
     stream = response.content
     try:
         while not stream.at_eof():

@@ -1,7 +1,7 @@
-"""The JSON body of a submission, which encodes its images while it is sent.
+"""The JSON body of a request with images, which are encoded while the body is sent.
 
-The body's exact size is known, so the request has a Content-Length header. The body keeps about one chunk of one image
-in memory, and can be sent again from the start.
+The body's exact size is known, so the request has a Content-Length header. Only about one encoded chunk is in memory
+at a time. The body can be sent again from the start.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class JSONBody(Payload):
             gets the last chunk.
         on_sent: Called when the connection has taken the last chunk.
         end_reply: Ends the reading of the reply, and uses the part that has arrived; ``None`` until the reply begins.
-        failure: The error that kept the body from being sent: a changed file, or a connection that stalled or closed.
+        failure: The error that kept the body from being sent, for example because an image file has changed; ``None``
+            without an error.
     """
 
     _default_content_type = "application/json"
@@ -84,7 +85,7 @@ class JSONBody(Payload):
         self._withdrawn = True
 
     def cut_reply_short(self) -> bool:
-        """Stop waiting for the rest of the reply. Return whether any of it has arrived."""
+        """Stop waiting for the rest of the reply. Return whether any part of the reply has arrived."""
         if self.end_reply is None:
             return False
         self.end_reply()
@@ -151,7 +152,7 @@ class JSONBody(Payload):
 
     def _check_wanted(self) -> None:
         if self._withdrawn:
-            raise APIConnectionError("the submission was given up before it was sent whole")
+            raise APIConnectionError("the submission was given up before the whole request was sent")
 
     async def _write_in_time(self, writer: ChunkWriter, content: memoryview) -> None:
         limit = asyncio.timeout(self._stall_timeout)
@@ -162,7 +163,7 @@ class JSONBody(Payload):
             if not limit.expired():
                 raise
         raise APITimeoutError(
-            f"sending the request stalled: the connection accepted no data for {self._stall_timeout:g} s",
+            f"sending the request stalled: the connection did not accept a chunk within {self._stall_timeout:g} s",
             request_sent=self.sent_whole,
         )
 
@@ -202,4 +203,4 @@ async def _notice_close(writer: ChunkWriter) -> None:
     for _ in range(2):  # two passes: the first notices the close, the second lets its callback run
         await asyncio.sleep(0)
     if isinstance(writer, StreamWriter) and (writer.transport is None or writer.transport.is_closing()):
-        raise APIConnectionError("the service closed the connection before the request was sent whole")
+        raise APIConnectionError("the service closed the connection before the whole request was sent")

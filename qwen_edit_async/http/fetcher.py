@@ -1,7 +1,7 @@
 """Requests for result pictures, over connections that never carry the key.
 
-The service keeps results on other hosts, behind signed URLs. The host, size and speed of a download are checked while
-it streams.
+The service keeps results on other hosts, behind signed URLs. A download's host is checked before the request. Its size
+and speed are checked while it streams.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TEMPORARY_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 
 
 class FetchError(Exception):
-    """The failure of one attempt. If ``expired``, a new URL is needed; if ``final``, a retry would not help."""
+    """The failure of one attempt. If ``expired``, a new URL may help; if ``final``, repeating the request would not."""
 
     def __init__(self, reason: str, *, expired: bool = False, final: bool = False) -> None:
         super().__init__(reason)

@@ -74,7 +74,7 @@ def host_of(url: URL) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is public. If an IPv6 address contains an IPv4 address, the IPv4 address decides."""
+    """Return whether an IP address is public. The IPv4 address in an IPv4-mapped or NAT64 address decides."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -92,7 +92,7 @@ def is_public(address: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Return whether a host is ``localhost`` or an IP address that is not public. Other names are not resolved."""
+    """Return whether a host is ``localhost``, a name below it, or an IP address that is not public."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -47,7 +47,7 @@ class Network:
         return self if may_be_proxied(base_url) else attrs.evolve(self, proxy=None, trust_env=False)
 
     def proxy_of(self, url: URL) -> URL | None:
-        """Return the proxy for a result's URL. As for API calls, an https proxy of the environment is not used."""
+        """Return the proxy for a result's URL. An environment proxy with an https URL is not used, as for API calls."""
         if self.proxy is not None:
             return self.proxy if may_be_proxied(str(url)) else None
         proxy = URL(urllib.request.getproxies().get(url.scheme, "") if self.trust_env else "")
@@ -62,7 +62,7 @@ class Network:
 
 @functools.lru_cache(maxsize=1)
 def _context_of_environment(*_named: str | None) -> ssl.SSLContext:
-    """Return the TLS settings with the certificates that the environment names. aiohttp's own are from its import."""
+    """Return the TLS settings with the environment's certificates. aiohttp reads the environment only at import."""
     return ssl.create_default_context()
 
 
@@ -74,7 +74,7 @@ def resolve_ssl(value: object) -> ssl.SSLContext | None:
     """
     if isinstance(value, ssl.SSLContext):
         if value.verify_mode is ssl.CERT_NONE:
-            log.warning("ssl checks no certificates: anybody on the way can read the key and change the pictures")
+            log.warning("ssl does not check certificates: an attacker can read the key and change the pictures")
         return value
     if value is None:
         return None
@@ -84,12 +84,12 @@ def resolve_ssl(value: object) -> ssl.SSLContext | None:
             return ssl.create_default_context(cafile=value)
         except (OSError, ValueError) as error:  # includes ssl.SSLError
             reason = f" ({getattr(error, 'strerror', None) or error})"
-    refusal = "ssl is False, but certificates are always checked" if value is False else f"ssl is {quoted(value)}"
+    refusal = "ssl is False, which would turn off certificate checks" if value is False else f"ssl is {quoted(value)}"
     raise ConfigurationError(f"{refusal}{reason}: {_SSL_HINT}")
 
 
 def resolve_proxy(value: object) -> URL | None:
-    """Return the URL of a proxy. Error messages do not show it, because it may hold a password.
+    """Return the URL of a proxy. Error messages do not show the URL, because it may hold a password.
 
     Raises:
         ConfigurationError: The option is not the URL of an HTTP proxy.

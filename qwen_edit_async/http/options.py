@@ -36,8 +36,9 @@ class Timeouts:
     Attributes:
         connect: The limit for making the connection.
         send: The limit for sending the next piece of a request's body. A whole upload may take longer.
-        reply: The limit from the end of sending a submission to the end of its reply, and for a whole status check. It
-            also limits the time between two pieces of a picture, which must arrive at 1 KiB/s or more.
+        reply: The limit from the end of sending a submission to the end of its reply, and for a whole status check. If
+            the reply holds the result, the limit starts when the reply begins. The same limit holds for the time
+            between two pieces of a picture. A picture must also arrive at 1 KiB/s or more.
     """
 
     connect: float = _LONGEST_CONNECT
@@ -87,8 +88,8 @@ def resolve_base_url(
     """Return the service's address without a trailing slash: the argument, or the environment's, or the protocol's.
 
     Raises:
-        ConfigurationError: The address is not a plain http(s) URL, or is known to have only other protocols. Or the key
-            would travel unencrypted to another machine.
+        ConfigurationError: The address is not a plain http(s) URL, belongs to another protocol, or ends with the path
+            of a call. Plain http to another machine also needs ``allow_insecure``.
     """
     url = base_url or from_environment or protocol.default_base_url
     try:
@@ -121,7 +122,7 @@ def resolve_base_url(
 
 
 def _start_at_end_of(path: str, submission_path: str) -> str:
-    """Return the longest end of ``path`` that is a start of ``submission_path`` and has two names or more."""
+    """Return the longest suffix of ``path`` that is a prefix of ``submission_path`` with at least two segments."""
     names = submission_path.split("/")[1:]
     starts = ("/" + "/".join(names[:count]) for count in range(len(names), _SHORTEST_START - 1, -1))
     return next((start for start in starts if path.endswith(start)), "")
@@ -182,7 +183,7 @@ def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:
     for host in hosts:
         if not isinstance(host, str) or not _HOST.fullmatch(host):
             raise ConfigurationError(
-                f"allow_result_hosts has {quoted(host)}: give a name or an address, without scheme, port and path"
+                f"allow_result_hosts has {quoted(host)}: give a name or an address, without scheme, port or path"
             )
     return ResultHosts(
         anywhere=is_local((urlsplit(base_url).hostname or "").rstrip(".")),
@@ -191,7 +192,7 @@ def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:
 
 
 def resolve_timeouts(timeout: float | Timeouts) -> Timeouts:
-    """Return the time limits. A single number limits each phase, but connecting never takes more than 10 s."""
+    """Return the time limits. A single number sets all three, but ``connect`` is at most 10 s."""
     if isinstance(timeout, Timeouts):
         return timeout
     check_positive(timeout, "timeout")
@@ -209,7 +210,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     checked = dict(headers or {})
     for text in (*checked, *checked.values()):
         if not isinstance(text, str) or any(character in text for character in "\r\n\0"):
-            raise ConfigurationError("default_headers is not all text: give names and values of one line each")
+            raise ConfigurationError("default_headers has a name or value that is not one line of text: correct it")
     for name in checked:
         if not _HEADER_NAME.fullmatch(name):
             raise ConfigurationError(f"default_headers has {quoted(name)}: give a valid header name")

@@ -32,7 +32,7 @@ class ReplyTimeout:
         self._timeouts.start(self)
 
     def replied(self, response: aiohttp.ClientResponse) -> None:
-        """Record that the reply has begun. Start the time limit if the reply came before the whole request was sent."""
+        """Record that the reply has begun. Start the time limit, unless it has started already."""
         self.response = response
         if self.ends_at == math.inf:
             self.start()
@@ -62,7 +62,7 @@ class ReplyTimeouts:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> ReplyTimeout:
-        """Return a timeout for the current task, which has not started."""
+        """Return a timeout for the current task. The timeout has not started."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("no asyncio task is running: make calls inside one")

@@ -16,7 +16,7 @@ _NAMES = [name for name, text in html5.items() if text.isascii() and name.endswi
 
 
 class Secret:
-    """ASCII text that never appears in a repr, log or traceback."""
+    """ASCII text that its repr hides, so that logs and tracebacks do not show it."""
 
     __slots__ = ("_text", "_torn", "_whole")
 
@@ -25,7 +25,7 @@ class Secret:
         # Short secrets are not removed, because they may be part of other words, such as a task's id.
         long_enough = len(text) >= _SHORTEST_REDACTED
         spellings = [_spelling(character) for character in text] if long_enough else []
-        # The patterns are compiled only when needed, because that takes longer than the rest of a session's start.
+        # The patterns are compiled only when needed, because compiling takes longer than the rest of a session's start.
         self._whole = _BETWEEN.join(spellings).encode()
         begin, rest = _BETWEEN.join(spellings[:_SHORTEST_TORN]), spellings[_SHORTEST_TORN:]
         self._torn = (begin + "".join(f"(?:{_BETWEEN}{spelling}|{_TORN})" for spelling in rest)).encode()

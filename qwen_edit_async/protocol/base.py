@@ -91,8 +91,8 @@ class WireProtocol(abc.ABC):
         foreign_hosts: Known hosts that have only other protocols.
         key_variables: The environment variables that may hold the API key, in order of precedence.
         has_tasks: Whether a task's status can be checked after its submission.
-        reply_grace: Seconds that a session or run that ends waits for the replies to submissions that were sent. The
-            id of a task comes soon. A result can take minutes, so only a reply that is about to arrive is awaited.
+        reply_grace: Seconds that an ending session or run waits for replies to submissions that were sent. The wait is
+            short if replies hold results, because a result can take minutes.
     """
 
     __slots__ = ()
@@ -119,7 +119,7 @@ class WireProtocol(abc.ABC):
 
         Raises:
             APIStatusError: The service refused. If the error has a ``task_id``, that task exists and is paid for.
-                Otherwise, a task may exist only if the status is 500 or above.
+                Otherwise, :func:`judge_submission` decides whether a task may exist.
             APIResponseError: The reply can't be understood. A task may exist.
         """
 
@@ -148,7 +148,7 @@ class WireProtocol(abc.ABC):
         """
         raise ConfigurationError(
             f"task {task.task_id}: the protocol {self.name!r} has no status checks, because the reply to a "
-            "submission is the result"
+            "submission holds the result"
         )
 
     def read_status(self, reply: Reply, task: TaskSnapshot) -> TaskSnapshot:
@@ -161,7 +161,7 @@ class WireProtocol(abc.ABC):
         raise APIResponseError("the protocol has no status checks", body=reply.excerpt(), task_id=task.task_id)
 
     def result_call(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # other protocols need it
-        """Build the call for the result of a completed task. Return ``None`` if the task already has its result."""
+        """Build the call for the result of a completed task. Return ``None`` if no such call is needed."""
         return None
 
     def cancellation(self, task: TaskSnapshot) -> Call | None:  # noqa: ARG002  # other protocols need it
@@ -178,7 +178,7 @@ class WireProtocol(abc.ABC):
         raise APIResponseError("the protocol has no cancellation", body=reply.excerpt(), task_id=task.task_id)
 
     def alternative(self) -> WireProtocol | None:
-        """Return the form to try once if the service refuses the first submission as malformed."""
+        """Return the form to try if the first submission is refused as malformed; ``None`` if there is no other."""
         return None
 
 

@@ -57,7 +57,7 @@ class DashScopeProtocol(WireProtocol):
 
         Raises:
             APIStatusError: The service refused, possibly with a successful HTTP status.
-            APIResponseError: The reply can't be understood. The edit may exist, and may be charged.
+            APIResponseError: The reply can't be understood. The edit may have run, and may be charged.
         """
         error = error_from_reply(reply)
         task_id = error.request_id if error.request_id is not None and is_task_id(error.request_id) else _NAMELESS

@@ -63,7 +63,7 @@ class GenerationProtocol(WireProtocol):
         return read_submission(reply)
 
     def read_status(self, reply: Reply, task: TaskSnapshot) -> TaskSnapshot:
-        """Read ``status``, then either ``error`` or ``output`` and ``usage`` (contract, *The status reply*)."""
+        """Read the task's status, and its failure or its pictures and usage (contract, *The status reply*)."""
         if not reply.ok:
             raise error_from_reply(reply, task_id=task.task_id)
         document = load_object(reply, task_id=task.task_id)
@@ -97,7 +97,7 @@ class GenerationProtocol(WireProtocol):
         return super().read_estimate(reply)
 
     def alternative(self) -> GenerationProtocol | None:
-        """Return the form with the other common envelope, to try if a gateway rejects this one with 400."""
+        """Return the form with the other common envelope, to try if a gateway refuses this one as malformed."""
         if self.envelope == "header":
             return None
         return attrs.evolve(self, envelope="params" if self.envelope == "flat" else "flat")

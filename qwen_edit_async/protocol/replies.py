@@ -206,7 +206,7 @@ def _family(code: int | str | None) -> int | str | None:
 def cost_of(value: Any) -> Decimal | None:
     """Read a cost from a decimal string or a number. Return ``None`` for anything else.
 
-    Negative costs and costs with very many digits are ignored, because they would break sums and budgets.
+    Negative, very large and very small costs are ignored, because they would break sums and budgets.
     """
     if not isinstance(value, str | int | float) or len(text := str(value).strip()) > _MAX_COST_CHARACTERS:
         return None
@@ -261,7 +261,7 @@ def _means_success(value: int | str) -> bool:
 
 
 def _words(reply: Reply, document: Mapping[str, Any]) -> str:
-    """Find a message for an error without a known shape."""
+    """Return a message for an error report of unknown shape."""
     if reply.status in _REDIRECTS:
         return "the service redirects, but the key must not go to another address: correct base_url"
     text = "" if document else " ".join(_TAG.sub(" ", reply.excerpt()).split())

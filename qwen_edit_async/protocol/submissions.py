@@ -32,7 +32,7 @@ from qwen_edit_async.protocol.tasks import (
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 _OPEN_STATUSES = frozenset({303, 409, *range(500, 600)}) - {503}
-"""The HTTP errors after which a task may exist."""
+"""The HTTP errors with which the ``id`` of an error report may be a task's id."""
 
 _REPORT_NAMES = ("error", "detail", "status")
 
@@ -45,12 +45,12 @@ _ERROR_REPORT = re.compile(r'"(error|error_message|code|message|detail)"\s*:')
 def read_submission(reply: Reply) -> TaskSnapshot:
     """Read the task's id and first status.
 
-    A task id proves that the task exists and is paid for, even if the reply also reports an error. A reply
-    without an id is a refusal if it has an HTTP error, or clearly reports an error. Otherwise, a task may exist.
+    A task id proves that the task exists and is paid for, even if the reply also reports an error.
 
     Raises:
-        APIStatusError: The reply is an HTTP error or a refusal. If the error has a ``task_id``, the task exists.
-        APIResponseError: The reply can't be understood. A task may exist.
+        APIStatusError: The reply has an HTTP error, or no task id and a clear error report. If the error has a
+            ``task_id``, the task exists.
+        APIResponseError: The reply has no usable task id. A task may exist.
     """
     broken: APIResponseError | None = None
     try:

@@ -143,9 +143,9 @@ def task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, An
 
 
 def _documented_urls(document: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the URLs of a completed task in the documented shape.
+    """Return the URLs of pictures in the documented shape, or ``None`` for a reply of another shape.
 
-    Most replies have this shape. The search for other shapes takes several times as long.
+    Most replies with pictures have this shape. The search for other shapes takes several times as long.
     """
     output = document.get("output")
     if type(document.get("status")) is not str or type(output) is not list or "data" in document or "task" in document:

@@ -1,4 +1,4 @@
-"""Reads the URLs in replies, and keeps their spelling byte for byte. Pure."""
+"""Reads the URLs in replies. Legal characters keep their spelling. Pure."""
 
 from __future__ import annotations
 

@@ -24,14 +24,14 @@ _DEFAULT_KIND = (MIN_N, 0)
 
 @attrs.define(eq=False)
 class Learned:
-    """Checks a task when a check is worth most. The policy learns this from the session's own tasks.
+    """Checks a task when a check is most useful. The policy learns the best times from the tasks it has seen.
 
     The policy minimises the lag between a task's end and the check that finds it, plus ``poll_cost`` for each check. If
-    h is the hazard (ends per second among running tasks), the best interval between checks is √(2·poll_cost/h). Checks
-    are rare while hardly any task ends, and frequent when many end. A check is due when the integral of
-    √(h/(2·poll_cost)) since the last check reaches 1. The rule is Keller's (*Optimum checking schedules for systems
-    subject to random failure*, Management Science 21, 1974). It follows Barlow, Hunter and Proschan (*Optimum checking
-    procedures*, J. SIAM 11, 1963).
+    h is the hazard (ends per second of running time), the best interval between checks is √(2·poll_cost/h). Checks are
+    rare at ages at which few tasks end, and frequent at ages at which many end. A check is due when the integral of
+    √(h/(2·poll_cost)) since the last check reaches 1. This rule is from Keller (*Optimum checking schedules for systems
+    subject to random failure*, Management Science 21, 1974). Keller builds on Barlow, Hunter and Proschan (*Optimum
+    checking procedures*, J. SIAM 11, 1963).
 
     The hazard is estimated as the number of ends divided by the total running time. Running tasks count too (Kaplan and
     Meier, *Nonparametric estimation from incomplete observations*, 1958). An end between two checks is spread over the
@@ -39,19 +39,19 @@ class Learned:
 
     A task that a check finds queued has not started. Its age counts from that check.
 
-    Each pair of ``n`` and size has its own estimate, which starts from the estimate for all tasks. That estimate starts
-    from the hazard 1/age, with which intervals grow with the square root of the age.
+    Each combination of ``n`` and rounded area has its own estimate, which starts from the estimate for all tasks. The
+    estimate for all tasks starts from the hazard 1/age, so intervals grow with the square root of the age.
 
     If the service reports progress, the policy extrapolates the remaining time, and learns a second hazard, in units of
-    this time. The policy uses the second hazard while it predicts replies better than the first (Dawid, *The
-    prequential approach*, 1984).
+    this time. The policy uses the second hazard while it predicts replies much better than the first (Dawid,
+    *The prequential approach*, 1984).
 
     Several sessions on one event loop can share an instance. It stores no tasks.
 
     Attributes:
-        poll_cost: The lag in seconds that one check is worth. A quarter of this value halves the lag and doubles the
-            checks. The service's own clients check every 3 s. In a simulation with tasks of 20 s, the default needed a
-            fifth fewer checks than these clients, and had about 0.7 times their lag.
+        poll_cost: The lag in seconds that one check is worth. Dividing it by 4 halves the lag and doubles the number of
+            checks. The service's own clients check every 3 s. In a simulation with tasks of 20 s, the default made a
+            fifth fewer checks than these clients, with about 0.7 times their lag.
         max_interval: The longest interval between checks, in seconds.
         memory: The number of later ends after which the weight of evidence has faded to 1/e.
 
@@ -130,7 +130,7 @@ class Learned:
 
 
 def _kind(parameters: EditParameters | None) -> tuple[int, int]:
-    """Return the number of output images, and the rounded base-2 logarithm of their area / default area."""
+    """Return the number of output images, and the rounded base-2 logarithm of their area in default areas."""
     if parameters is None:
         return _DEFAULT_KIND
     number = parameters.n or MIN_N

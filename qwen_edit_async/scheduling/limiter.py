@@ -23,7 +23,7 @@ class CheckLimiter(Generic[H]):
     than ``4 * n / rate`` seconds, where n is the largest number of tasks waiting in that time.
 
     Args:
-        rate: The maximum number of checks per second. After an idle time, the checks of 0.05 s may start at once.
+        rate: The maximum number of checks per second. After an idle time, ``1 + 0.05 * rate`` checks may start at once.
         likelihood: Returns the probability that a task has ended by a given time. If it is ``None``, the task that has
             waited longest goes first.
 

@@ -12,7 +12,7 @@ _STRENGTH = 0.005
 _STRATA_OF_A_HALVING = 3
 
 _LEAST_LEFT = 1 / 64
-"""The smallest remaining share to use. The error of the reported progress is larger than any smaller share."""
+"""The smallest remaining share to use. A smaller share would be lost in the error of the reported progress."""
 
 _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
 """The smallest progress, and the smallest age in seconds, from which to extrapolate."""

@@ -20,11 +20,11 @@ _WIDTHS = tuple(end - start for start, end in pairwise(_EDGES))
 _SIZE = len(_WIDTHS)
 
 _UNINFORMED = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES)]
-"""The hazard before any evidence. It is 1/age: a running task is as likely to end at 1 to 2 s as at 10 to 20 s."""
+"""The hazard without evidence: 1/age from 1 s on. A task at 1 s is as likely to end by 2 s as one at 10 s by 20 s."""
 
 _NEWS_SHARE = 0.3
 _MOST_NEWS = 30.0
-"""The estimate is renewed when the new evidence weighs as much as 30 % of the old, or as much as 30 ended tasks."""
+"""The estimate is renewed when the new evidence weighs one ended task plus 30 % of the old, or 30 ended tasks."""
 
 _NEWS_IN_A_STRETCH = 0.1
 """Weight, in ended tasks, of the news that a task still runs. Without it, a slower service would be noticed late."""
@@ -35,7 +35,7 @@ _LEAST_PROBABILITY = 1e-9
 class Survival:
     """The estimated distribution of a duration.
 
-    The exact time of an end in its stretch is unknown, so the end is divided among the steps of the stretch in
+    The exact time of an end in its stretch is unknown. So the end is divided among the steps of the stretch in
     proportion to the estimate. This is one step of Turnbull's self-consistency (J. R. Stat. Soc. B 38, 1976). Old
     evidence fades exponentially.
 
@@ -48,7 +48,7 @@ class Survival:
         memory: The number of later ends after which the weight of evidence has faded to 1/e.
         strength: The weight of the prior: this many ended tasks in each range of ages from x to e·x.
         prior: The estimate for all kinds of tasks, from which this estimate starts. The prior also learns what this
-            estimate learns. The default prior is the hazard 1/age, with which checks get rarer as a task ages.
+            estimate learns. The default prior is the hazard 1/age, so checks get rarer as a task ages.
 
     Attributes:
         hazard: The estimated hazard for each step of the grid.
@@ -77,7 +77,7 @@ class Survival:
         """Learn that a task ran from age ``start`` at least until age ``end``.
 
         Only the first and the last step of the stretch are marked, so the cost does not depend on the number of steps.
-        :meth:`_renew` adds the steps between them. The time before ``start`` and after ``end`` is subtracted here.
+        :meth:`_take_in_news` adds the steps between. The time before ``start`` and after ``end`` is subtracted here.
         """
         first = bisect_right(_EDGES, start, 1, _SIZE) - 1
         after = bisect_right(_EDGES, end, 1, _SIZE)

@@ -15,8 +15,8 @@ T = TypeVar("T")
 class Deadline:
     """Limits the time from getting a slot to the acceptance by the service.
 
-    A turn is the right to send a request. A wait for a turn does not count while the service accepts other edits. If it
-    accepts none, the wait ends after ``seconds``. All times are the event loop's.
+    A turn is the right to send a request. A wait for a turn does not count while the service accepts other edits. If
+    the service accepts none for ``seconds``, the wait ends. All times are the event loop's.
 
     Args:
         seconds: The time limit.
@@ -76,7 +76,7 @@ class Deadline:
         return self.at_in_line if self._is_in_line else self.at
 
     def _set_timer(self) -> None:
-        """Set the timer, unless it is already set to an earlier time. It then sets itself again when it fires."""
+        """Set the timer, unless it is already set to an earlier time, at which it is set again."""
         until = self._until
         if self.passed.done() or (self._timer is not None and self._timer.when() <= until):
             return

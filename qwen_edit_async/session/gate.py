@@ -157,7 +157,7 @@ class Gate:
         """Pause all requests if an error has a ``Retry-After``."""
         seconds, now = pause_after(error), self.loop.time()
         if now + seconds > max(now, self.pacer.resume_at) + _LOGGED_PAUSE:
-            log.warning("all requests pause for %.0f s, as the service requests: %s", seconds, error)
+            log.warning("all requests pause for %.0f s, because the service asks for it: %s", seconds, error)
         self.pacer.pause(now + seconds, now)
 
     def submit_at_once(self) -> float | None:
@@ -245,7 +245,7 @@ class Gate:
             self._timer = self.loop.call_at(until, self._admit, until)
 
     def _admit_to_slots(self, now: float) -> float:
-        """Hand out free slots. Return the time of the next; infinity if none is wanted, or if a task must end first."""
+        """Hand out free slots. Return the time of the next slot; infinity if none is wanted or the time is unknown."""
         while self._slots.front < math.inf:
             wait = self.pacer.wait(now)
             if wait is None:

@@ -24,14 +24,14 @@ _NOT_THE_USERS = frozenset({__name__.partition(".")[0], "asyncio", "contextlib"}
 
 
 class SubmissionObserver(Protocol):
-    """Called before and after each attempt to submit one edit, even if nobody waits for the edit any more.
+    """Called before and after each attempt to submit one edit.
 
-    An edit can take several attempts, one after the other. After an uncertain reply there is no other attempt, even
+    An edit can take several attempts, one after the other. An attempt that may have created a task is the last, even
     with ``resubmit_uncertain``. The calls come from a background task of the session.
     """
 
     async def about_to_submit(self, uploads: Sequence[Upload]) -> None:
-        """Called before an attempt with the images and their digests. The attempt is sent when this method returns.
+        """Called with the images and their digests before an attempt, which is sent when this method returns.
 
         If this method raises an error, the attempt is not sent, and the edit ends with the error. This method is
         cancelled if the edit is cancelled, if its deadline passes, or if the session ends.

@@ -58,7 +58,7 @@ class Poller:
 
     Attributes:
         loop: The session's event loop.
-        active_calls: Counts the calls that wait for the session.
+        active_calls: Counts the session's unfinished calls.
         over: Whether the session's background work has ended, so that the policy is no longer called.
         cancellations: Asks the service to cancel tasks that were given up.
     """
@@ -100,7 +100,7 @@ class Poller:
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """The ids of tasks that are watched, were given up, or have a result that nobody fetched."""
+        """The ids of watched and given-up tasks, and of tasks whose results were not delivered."""
         return (*self._given_up, *self._unfinished)
 
     def get(self, task_id: str) -> EditTask | None:
@@ -108,7 +108,7 @@ class Poller:
         return self._unfinished.get(task_id)
 
     def attach(self, task_id: str, seconds: float) -> EditTask:
-        """Begin to watch a task that was submitted elsewhere, with a deadline in ``seconds`` from now."""
+        """Begin to watch a task that was submitted elsewhere, with a deadline ``seconds`` from now."""
         now, snapshot = self.loop.time(), TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
         task = EditTask(
             task_id=task_id, since=now, attached=True, deadline=now + seconds, snapshot=snapshot, poller=self
@@ -153,7 +153,7 @@ class Poller:
             self.give_up(task, make_error(task.task_id))
 
     def remember_orphan(self, snapshot: TaskSnapshot, *, owned: bool) -> None:
-        """Remember a task whose submission was given up before the task's id arrived. If ``owned``, cancel it, too."""
+        """Remember a task whose submission was given up before the task's id arrived. If ``owned``, cancel the task."""
         self._remember_id(snapshot.task_id)
         if owned:
             self.cancellations.ask(snapshot)
@@ -298,7 +298,7 @@ class Poller:
         error = DeadlineExceededError(
             f"the deadline passed before a check found task {task.task_id} ended (checks answered: {task.checks}"
             f"{word}{withheld}){last}",
-            hint=f"it may run on: session.attach({task.task_id!r})",
+            hint=f"it may run on: session.attach({task.task_id!r}) waits for it again",
             task_id=task.task_id,
         )
         error.__cause__ = task.last_failure if task.failures else None

@@ -43,7 +43,7 @@ class EditSession:
         api_key: The key; by default the environment variable ``QWEN_EDIT_API_KEY``. It is only sent to ``base_url``.
         base_url: The service's address; by default ``QWEN_EDIT_BASE_URL``, or else the protocol's own host.
         protocol: ``"generation"`` (documented), ``"queue"`` (newer, of the same gateway) or ``"dashscope"`` (Alibaba
-            Model Studio, whose key may be in ``DASHSCOPE_API_KEY``); by default ``QWEN_EDIT_PROTOCOL`` or the first.
+            Model Studio, whose key may be in ``DASHSCOPE_API_KEY``). ``QWEN_EDIT_PROTOCOL`` can set another default.
         model: The service's name for the model. The default depends on the protocol.
         envelope: The form of a ``"generation"`` body: ``"flat"`` (documented), ``"params"``, ``"header"`` (the model in
             ``X-Model`` alone), or ``"auto"``, which tries ``"flat"`` and ``"params"`` with the first submission.
@@ -72,7 +72,7 @@ class EditSession:
         allow_result_hosts: Hosts from which results are downloaded although their addresses are not public. If
             ``base_url`` is localhost or an address that is not public, all hosts are allowed.
         default_headers: Headers to send with each call to the service.
-        on_event: Called with an :class:`EditEvent` when an edit is submitted, throttled, retried, changed or ended. It
+        on_event: Called with an :class:`EditEvent` when an edit is submitted, throttled or retried, changes or ends. It
             runs with the context variables of the submitter, and must be quick. Errors that it raises are only logged.
         transport: The HTTP client to use instead of the session's own, for tests without sockets.
         random: The source of the jitter between retries, for reproducible tests.
@@ -269,7 +269,7 @@ class EditSession:
 
         Raises:
             ConfigurationError: If the protocol has no prices. Only ``"generation"`` has them.
-            NotFoundError: If this gateway gives no prices.
+            NotFoundError: If this gateway has no call for prices.
         """
         limits = self._limits.changed(options.pop("deadline", None))
         request = request_from_arguments(images, instruction, options)
@@ -296,12 +296,12 @@ class EditSession:
 
         Args:
             task_id: The id that the service gave to the task.
-            urls: All result URLs, in order. An empty string stands for a missing URL. Expired URLs are renewed.
+            urls: All result URLs in order; ``""`` if one is missing. Expired URLs are renewed, if the protocol can.
         """
         return pictures_of(check_task_id(task_id), urls, self._state.require_open())
 
     async def status(self, task_id: str) -> TaskSnapshot:
-        """Check the status of a task now. The session's ``poll_rate`` does not limit such checks.
+        """Check the status of a task now. The session's ``poll_rate`` does not limit these checks.
 
         Raises:
             NotFoundError: If the service does not know the task.
@@ -318,8 +318,8 @@ class EditSession:
     ) -> EditStream:
         """Run many edits: ``async for outcome in session.edit_many(requests)`` yields outcomes as edits end.
 
-        Requests are pulled as slots become free, so the input may be endless. At most ``max_in_flight`` are held at a
-        time. A failed or invalid edit gives an outcome with an error. Leaving the loop gives up the edits in flight.
+        Requests are pulled as outcomes are fetched, so the input may be endless. At most ``max_in_flight`` are held at
+        a time. A failed or invalid edit gives an outcome with an error. Leaving the loop gives up the edits in flight.
 
         Args:
             requests: :class:`EditRequest` objects, or mappings with its fields and those of :class:`EditParameters`.
@@ -367,7 +367,7 @@ class EditSession:
 
     @property
     def reply_grace(self) -> float:
-        """Seconds that the session waits, when it is closed, for the replies to submissions that were given up."""
+        """Seconds that the session waits, when it is closed, for the replies to submissions that were sent."""
         return self._service.protocol.reply_grace
 
     @property
@@ -386,10 +386,10 @@ class EditSession:
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """The ids of tasks that are watched, were given up, or have a result that nobody fetched.
+        """The ids of watched and given-up tasks, and of those whose results ``edit`` or ``edit_many`` did not deliver.
 
-        A task is given up when it is cancelled, its deadline passes, or nobody awaits it at the end of the session or
-        of ``edit_many``. The newest 10,000 ids are kept, even after the end. ``attach`` gets the results.
+        A task is given up when it is cancelled, its deadline passes, its checks are refused, or its session or
+        ``edit_many`` loop ends first. The newest 10,000 ids are kept, even after the end. ``attach`` gets the results.
         """
         return self._state.runtime.poller.unfinished if self._state.runtime is not None else ()
 

@@ -1,8 +1,8 @@
-"""Runs the edits of ``edit_many``. It pulls requests as slots become free, and yields outcomes as edits end.
+"""Runs the edits of ``edit_many``. It pulls requests as outcomes are fetched, and yields outcomes as edits end.
 
-An :class:`EditPipeline` does the work in background tasks of the session. Users hold only an iterator. The pipeline
-stops when the ``async with`` block of the iterator ends, or when the iterator is garbage-collected, for example after
-a ``break``.
+An :class:`EditPipeline` does the work in background tasks of the session. Users hold only a stream and its iterator.
+The pipeline stops when the ``async with`` block of the stream ends, or when the iterator is garbage-collected, for
+example after a ``break``.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ class EditPipeline:
             loop.call_soon_threadsafe(self.stop)
 
     async def aclose(self) -> None:
-        """Stop, and wait until the pipeline's work has ended."""
+        """Stop, and wait until nothing more is sent. Replies to requests already sent arrive in the background."""
         submissions = [
             edit.stage.task for edit in self.edits if isinstance(edit.stage, Submission) and not edit.stage.sent_whole
         ]
@@ -322,7 +322,7 @@ class EditStream:
 
     ``async for outcome in session.edit_many(requests)`` stops submitting as soon as the loop is left in any way, and
     gives up the edits in flight. ``async with session.edit_many(requests) as outcomes`` does so at the end of the
-    block, and waits until the work has ended.
+    block, and waits until nothing more is sent.
     """
 
     def __init__(self, pipeline: EditPipeline) -> None:
@@ -364,7 +364,7 @@ class OutcomeIterator:
             del self  # otherwise the traceback of an exception would keep the iterator and its edits alive
 
     async def aclose(self) -> None:
-        """Stop submitting, give up the edits in flight, and wait until the work has ended."""
+        """Stop submitting, give up the edits in flight, and wait until nothing more is sent."""
         await self._pipeline.aclose()
 
 

@@ -1,4 +1,4 @@
-"""Submits one edit: waits for a slot and a turn, sends the request, and retries until the deadline.
+"""Submits one edit: waits for a slot and a turn, sends the request, and retries if the rules allow.
 
 A submission runs in a background task of the session, so it can outlive its caller. Once the whole request is sent, the
 session waits for the reply and keeps the task's id. Before that, the submission stops as soon as its caller gives up,
@@ -56,7 +56,7 @@ class Submission:
     Attributes:
         accepted: A future for the task that the service accepts, or for the error that ends the submission.
         task: The background task that runs :meth:`run`.
-        given_up_at: The time when the submission was given up after it was sent; infinity if it was not.
+        given_up_at: The time when the submission was given up after its request was sent; infinity otherwise.
     """
 
     _parts: SessionParts
@@ -91,7 +91,7 @@ class Submission:
 
     @property
     def sent_whole(self) -> bool:
-        """Whether the service may have received the whole request of an attempt, and has not replied yet."""
+        """Whether a whole request may have reached the service, which has not replied yet."""
         return self._pending is not None and self._pending.sent_whole
 
     def cut_reply_short(self) -> bool:
@@ -101,7 +101,7 @@ class Submission:
     def give_up(self) -> str:
         """Stop the submission. If the service has already created the task, give up the task.
 
-        Return what happens to the edit at the service; empty if nothing was sent.
+        Return a sentence about what happens to the edit at the service, or an empty string.
         """
         if not self.accepted.done() or self.accepted.cancelled():
             self._parts.counters.cancelled += 1
@@ -301,7 +301,7 @@ class Submission:
         return snapshot
 
     async def _exchange(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
-        """Send the request. Return the task in the reply, even if it is a refusal, because the task may be charged."""
+        """Send the request. Return the task in the reply. Even a refusal may name a task that is charged."""
         try:
             return await self._parts.service.submit(protocol, call, body, deadline=self._deadline.at)
         except APIStatusError as error:
@@ -378,8 +378,8 @@ class Submission:
         if not self._attempts.may_exist:
             return error
         uncertain = SubmitUncertainError(
-            f"a task may exist and be charged: {error}. The edit was not submitted again, because both tasks could be "
-            "charged: check the account, or set resubmit_uncertain=True"
+            f"a task may exist and be charged: {error}. Check the account before you submit the edit again. "
+            "resubmit_uncertain=True submits again without a check, and may pay twice"
         )
         uncertain.__cause__ = error
         return uncertain

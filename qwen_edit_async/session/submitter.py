@@ -96,7 +96,7 @@ class Submitter:
             submission.end_wait()
 
     async def finish_sent(self, grace: float) -> None:
-        """Wait for the replies to submissions that were sent whole, until ``grace`` seconds after they were given up.
+        """Wait for the replies to requests that were sent, at most ``grace`` seconds after the last was given up.
 
         If only a part of a reply has arrived by then, that part is used, because it may contain the task's id.
         """

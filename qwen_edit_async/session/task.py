@@ -59,11 +59,11 @@ class ActiveCalls:
 
 
 class TaskPoller(Protocol):
-    """The members of :class:`Poller` that a task uses. Importing the class itself would make a circle.
+    """The members of :class:`Poller` that a task uses. Importing the class itself would cause an import cycle.
 
     Attributes:
         loop: The session's event loop.
-        active_calls: Counts the calls that wait for the session.
+        active_calls: Counts the session's unfinished calls.
         cancellations: Asks the service to cancel tasks that were given up.
     """
 
@@ -95,13 +95,14 @@ class EditTask(ScheduledTask):
 
     Attributes:
         request: The edit's request; ``None`` for an attached task.
-        notes: Sentences that say how ``fit=True`` changed the images, and which text the service will ignore.
+        notes: Sentences about changes to the images by ``fit=True``, text that the service will ignore, and images that
+            it may edit badly.
         snapshot: The service's newest reply about the task.
         context: The context variables of the caller who submitted or attached the task. The checks run with them.
         queued: The seconds that the edit waited for its slot and for permission to send requests.
         submitting: The seconds from the call to the service's acceptance, without ``queued``.
         outcome: The result or error that ended the wait; ``None`` until then.
-        owned: Whether giving up the task also cancels it at the service, if the protocol can cancel tasks. False for an
+        owned: Whether :meth:`cancel` also cancels the task at the service, if the protocol allows that. False for an
             attached task, and if a :class:`SubmissionObserver`, such as a journal, keeps its id for a later session.
     """
 
@@ -119,7 +120,7 @@ class EditTask(ScheduledTask):
 
     @property
     def id(self) -> str:
-        """The task's id. ``session.attach(id)`` gets the task's result at any later time."""
+        """The task's id, with which ``session.attach(id)`` can get the task's result later."""
         return self.task_id
 
     @property
@@ -150,8 +151,8 @@ class EditTask(ScheduledTask):
     def cancel(self) -> None:
         """Stop watching the task and free its slot. Callers that await it get :class:`EditCancelledError`.
 
-        With the protocol ``queue``, the session asks the service to cancel a task that it submitted. If the service
-        refuses, or with another protocol, the task runs on and is charged.
+        With the protocol ``queue``, the session asks the service to cancel an ``owned`` task. Otherwise,
+        or if the service refuses, the task runs on and is charged.
 
         Raises:
             SessionClosedError: If the session runs on another event loop.
@@ -229,7 +230,7 @@ class EditTask(ScheduledTask):
         return end
 
     def next_change(self) -> asyncio.Future[None]:
-        """Return a future that is done when the snapshot or the outcome changes. Until then, the task is awaited."""
+        """Return a future that is done when the snapshot or outcome changes. Until then, :attr:`awaited` is true."""
         waiter: asyncio.Future[None] = self._poller.loop.create_future()
         self._waiters.append(waiter)
         return waiter
@@ -255,7 +256,7 @@ def closed_error(task_id: str) -> SessionClosedError:
     """Return the error for a task whose session was closed before the task ended."""
     return SessionClosedError(
         f"the session was closed before task {task_id} ended",
-        hint=f"it runs on: session.attach({task_id!r})",
+        hint=f"it may run on: in a new session, session.attach({task_id!r}) gets its result",
         task_id=task_id,
     )
 

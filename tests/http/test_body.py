@@ -228,7 +228,7 @@ async def test_a_failure_of_the_connection_is_not_ours(make_body, error) -> None
 @pytest.mark.parametrize(("free", "whole"), [(2, False), (3, True)])
 async def test_a_connection_that_takes_no_more_is_a_timeout(make_body, free, whole) -> None:
     body = make_body(bytes_image(bytes(2 * RAW_CHUNK)), stall_timeout=0.05)
-    with pytest.raises(APITimeoutError, match=r"accepted no data for 0\.05 s"):
+    with pytest.raises(APITimeoutError, match=r"did not accept a chunk within 0\.05 s"):
         await body.write(StuckWriter(free))
     assert isinstance(body.failure, APITimeoutError)
     assert (body.sent_whole, body.failure.request_sent) == (whole, whole)
