@@ -33,8 +33,8 @@ class SessionStatistics:
         downloads: Pictures that were downloaded completely.
         renewals: Expired result URLs that were renewed.
         cost: The total of the costs that the service stated, in the account's currency.
-        queued: The total seconds that accepted edits waited for their slots and turns.
-        submitting: The total seconds from taking a slot to the service's acceptance, without waits for turns.
+        queued: The total seconds that accepted edits waited for slots and for turns to send a request.
+        submitting: The total seconds from taking a slot to the service's acceptance, without the waits for turns.
         running: The total seconds from the service's acceptance to the end of an edit.
     """
 

@@ -35,31 +35,33 @@ class Budget:
     """The limits of a batch, and the costs and tasks that count against them.
 
     The cost of an edit is known only when its task ends. Until then, each picture of the edit counts against
-    ``max_cost`` at the highest known price, from completed edits or the batch's ``price``. With ``max_cost``, edits run
-    one at a time until a price above 0 is known. The next edit is then assumed to cost as much as the most expensive
-    edit so far.
+    ``max_cost`` at the highest known price. Prices are known from completed edits or from the batch's ``price``. With
+    ``max_cost``, edits run one at a time until a price above 0 is known. As long as none is known, the next edit is
+    assumed to cost as much as the most expensive edit so far.
 
     The budget also limits spending on pictures that can't be saved. Until a run has saved an edit, at most ``slots``
     edits are unfinished, and nothing is submitted during downloads. After an edit whose pictures could not be saved,
     edits run one at a time until one is saved. After three such edits in a row, nothing is submitted until one is
-    saved. Edits that earlier runs completed count as two at most, so that lost pictures can't block the batch forever.
+    saved. Edits that earlier runs completed count as at most two of the three. So lost pictures can't block the batch
+    forever.
 
     Attributes:
         max_cost: The maximum cost of the batch, earlier runs included, in the account's currency.
         max_tasks: The maximum number of tasks, earlier runs included.
         stop_after_failures: The number of failures in this run after which nothing more is submitted. Bad input does
             not count.
-        slots: The maximum number of unfinished edits until one is saved, and while tasks of earlier runs are
-            unfinished.
-        on_demand: Whether edits are asked for one by one, as from a hub. Lost pictures and an unreachable service then
-            affect single edits, and do not stop the batch.
+        slots: The maximum number of unfinished edits. It applies until an edit is saved, and while tasks of earlier
+            runs are unfinished.
+        on_demand: Whether callers request edits one by one, as they do from a hub. Lost pictures and an unreachable
+            service then affect single edits, and do not stop the batch.
         spent: The costs that the service stated.
         tasks: The number of tasks that were created, or may have been.
         stopped: The reason why nothing more may be submitted; empty if there is none.
         held: The reason why submissions wait until an edit is saved; empty if they do not.
         fetching: The journal's numbers of completed edits whose pictures are being saved.
         limit: The name of the limit that stopped the batch; a later run needs a higher value.
-        attached: The number of unfinished tasks of earlier runs. They count against ``slots`` but hold no session slot.
+        attached: The number of unfinished tasks of earlier runs. They count against ``slots``, although they
+            hold no slot of the session.
     """
 
     max_cost: Decimal | None = None
@@ -99,7 +101,8 @@ class Budget:
         """Return whether an edit with this many pictures may be submitted now.
 
         After ``GO``, the edit counts as unfinished until its end is recorded. After ``WAIT``, call this again when an
-        edit has ended or was saved. ``STOP`` is final, except for a hub whose submissions are only ``held``.
+        edit has ended or was saved. ``STOP`` is final, with one exception: a hub whose submissions are ``held`` submits
+        again after an edit is saved.
         """
         if not self.stopped:
             verdict = self._judge(pictures)

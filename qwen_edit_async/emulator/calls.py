@@ -111,7 +111,7 @@ class Calls:
     async def check(self, record: TaskRecord) -> float:
         """Bring all tasks up to date, count a status check of one task, and return the current time."""
         if isinstance(self.service.settings.duration, AfterChecks):
-            await self.results.finish(record)  # the checks, not the engine's speed, must end the task
+            await self.results.finish(record)  # a slow engine must not delay the end beyond the set number of checks
         now = self.service.now()
         self.service.table.advance(now)
         self.service.table.check(record, now)

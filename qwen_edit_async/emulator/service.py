@@ -1,4 +1,4 @@
-"""The state that both origins of an emulator share: tasks, faults, counters, the clock, and the checks of API calls."""
+"""The state that an emulator's API and results origins share: tasks, faults, counters, clock, checks of API calls."""
 
 from __future__ import annotations
 

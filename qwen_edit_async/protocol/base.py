@@ -88,10 +88,10 @@ class WireProtocol(abc.ABC):
     Attributes:
         name: The protocol's name in options and messages.
         default_base_url: The service's address, which users can override.
-        foreign_hosts: Known hosts that have only other protocols.
+        foreign_hosts: Known hosts that do not support this protocol.
         key_variables: The environment variables that may hold the API key, in order of precedence.
         has_tasks: Whether a task's status can be checked after its submission.
-        reply_grace: Seconds that an ending session or run waits for replies to submissions that were sent. The wait is
+        reply_grace: Seconds that a session or run, when it ends, waits for the replies to its submissions. The wait is
             short if replies hold results, because a result can take minutes.
     """
 
@@ -178,7 +178,7 @@ class WireProtocol(abc.ABC):
         raise APIResponseError("the protocol has no cancellation", body=reply.excerpt(), task_id=task.task_id)
 
     def alternative(self) -> WireProtocol | None:
-        """Return the form to try if the first submission is refused as malformed; ``None`` if there is no other."""
+        """Return the variant to try if the first submission is refused as malformed; ``None`` if no variant exists."""
         return None
 
 

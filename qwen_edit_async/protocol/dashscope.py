@@ -69,7 +69,7 @@ class DashScopeProtocol(WireProtocol):
         broken: APIResponseError | None = None
         try:
             document = load_object(reply)
-        except APIResponseError as incomplete:  # pictures that are paid for count even in an incomplete reply
+        except APIResponseError as incomplete:  # even an incomplete reply can have pictures that are paid for
             document, broken = read_fragment(reply.text()), incomplete
         snapshot = snapshot_of(document, task_id, reply.url)
         if snapshot.urls:

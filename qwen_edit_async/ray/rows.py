@@ -36,7 +36,7 @@ from qwen_edit_async.threads import Offloader
 _AT_A_TIME: Final = 16
 """The maximum number of rows of a batch that a worker edits at a time. It holds the images of these rows in memory.
 
-Ray Data gives a worker at most four batches, or 16 rows, at a time.
+By default, Ray Data gives a worker at most four batches at a time. With ``map``, it gives at most 16 rows.
 """
 
 
@@ -159,7 +159,7 @@ class EditRows:
                 if (self._folder / f"{wanted.name}-{index}.png").exists():
                     raise InvalidEditError("another file has the name of the result", hint="move it, or change the key")
             return map_images(functools.partial(_sendable, inline=wanted.inline), request.images)
-        except (QwenEditError, OSError) as error:  # also if the worker lacks an extra
+        except (QwenEditError, OSError) as error:  # also raised if the worker lacks an extra
             return error if isinstance(error, InvalidEditError) else InvalidEditError(summary_of(error))
 
     async def _save(self, outcome: BatchOutcome) -> list[str]:
@@ -169,7 +169,7 @@ class EditRows:
             return [*map(str, saved)]
         try:
             paths = await self._download(outcome)
-        except (QwenEditError, OSError) as error:  # also if the worker lacks an extra
+        except (QwenEditError, OSError) as error:  # also raised if the worker lacks an extra
             await self._hub.ask("record", outcome.name, (), summary_of(error))
             raise
         sizes = await self._threads.run(lambda: [*map(_size, paths)])
@@ -191,7 +191,7 @@ class EditRows:
 
 
 def _identified(image: Any) -> Any:
-    """Return what identifies an image: its URL, its path in a bucket with its tag, or its hash. Blocking."""
+    """Return what identifies an image: its URL, its hash, or its bucket path and version tag. Blocking."""
     if is_url(image):
         return image
     try:

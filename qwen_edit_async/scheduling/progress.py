@@ -7,20 +7,21 @@ import math
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH = 0.005
-"""Weight of the prior, as in :class:`Survival`. It can be small, because progress is not used without evidence."""
+"""Weight of the prior, as in :class:`Survival`. It can be small, because progress is used only if it is convincing."""
 
 _STRATA_OF_A_HALVING = 3
 
 _LEAST_LEFT = 1 / 64
-"""The smallest remaining share to use. A smaller share would be lost in the error of the reported progress."""
+"""The smallest share of a task that is taken as remaining. Reported progress is too inexact for a smaller share."""
 
 _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
 """The smallest progress, and the smallest age in seconds, from which to extrapolate."""
 
 _CONVINCING = 6.0
-"""The lead, in nats, that progress needs over age in predicting replies before it is used: odds of 400 to 1.
+"""The lead over age, in nats, above which progress is used. 6 nats are odds of 400 to 1.
 
-With less, progress that is half random is used too often. With more, honest progress is used too late.
+Progress leads if it has predicted replies better than age has. With a lower threshold, progress that is half random is
+used too often. With a higher threshold, honest progress is used too late.
 """
 
 _MOST_GAIN = 20.0
@@ -28,7 +29,7 @@ _MOST_GAIN = 20.0
 
 
 class ProgressEvidence:
-    """Extrapolates progress, and learns the duration of tasks in units of the extrapolated remaining time.
+    """Extrapolates how long a task will still run, and learns the ratio of the actual time to the extrapolated time.
 
     The accuracy depends on the share that remains, so each range of this share (1 to 0.79, 0.79 to 0.63, …) has its own
     estimate. These estimates also correct progress that is not linear. For each reply, the class compares how
@@ -36,7 +37,8 @@ class ProgressEvidence:
     or runs backward, gains no lead.
 
     Args:
-        memory: The number of later ends, or replies, after which the weight of evidence has faded to 1/e.
+        memory: The number of later ends (in an estimate) or replies (in the comparison with age) after which the
+            weight of evidence has faded to 1/e.
     """
 
     def __init__(self, memory: float) -> None:
@@ -51,7 +53,7 @@ class ProgressEvidence:
         return self._gain > _CONVINCING
 
     def view(self, age: float, progress: float) -> tuple[Survival, float] | None:
-        """Return the estimate for a task with ``progress`` at ``age``, and the seconds in the estimate's unit of time.
+        """Return the estimate for a task with ``progress`` at ``age``, and its unit of time in seconds.
 
         Return ``None`` if the progress is not usable.
         """

@@ -53,7 +53,7 @@ class DatasetLike(Protocol):
         ...
 
     def cast_column(self, column: str, feature: Any) -> Any:
-        """Return the dataset with another type of a column."""
+        """Return the dataset with the type of one column changed."""
         ...
 
 
@@ -94,7 +94,7 @@ def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
         return _parts(Path(base), glob.iglob(str(source), root_dir=base or None))
     try:
         return _parts(path, os.listdir(path))
-    except OSError:  # reading the folder's pictures reports the error
+    except OSError:  # the search for pictures reports the error later
         return []
 
 
@@ -152,7 +152,7 @@ def _local_items(source: str, reading: Reading) -> Iterator[SourceItem]:
         return _pattern_items(search, source, reading.base)
     if not is_picture(str(path)):
         raise ConfigurationError(f"{path} is neither a {PICTURE} nor a table. {_TABLE_ADVICE}")
-    single = Search(attrs.evolve(reading, exclude=""))  # it may be the result of another run
+    single = Search(attrs.evolve(reading, exclude=""))  # a picture given by name may be in the results folder
     return single.items([str(path)], str(path), str(path.parent))
 
 
