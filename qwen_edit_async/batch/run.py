@@ -84,12 +84,12 @@ class Run:
         thumbnails: The thumbnails for the page.
         budget: The limits, and the costs and tasks so far.
         progress: Some of the counts so far; :meth:`progress_now` returns all.
-        error: The error that ended the run because it would stop every other edit.
+        error: The error that ended the run, such as a rejected key. Every other edit would fail with it, too.
         in_flight: The numbers of the edits that are being submitted or whose tasks are awaited.
         unanswered: The number of submissions without a reply or without a journalled task id.
         unwritten: The keys and task ids that could not be journalled.
         refused: The refused rows, grouped by reason.
-        changed: The number of refused rows that have an edit in the journal.
+        changed: The number of refused rows whose edits the journal's totals already count.
         report: The report; ``None`` before the run ends or is interrupted.
         room: The semaphore that limits the number of edits in progress.
         rows: The edits in progress.

@@ -306,7 +306,7 @@ class _Counter:
         self._fired = 0
 
     def is_due(self, number: int, task: TaskRecord | None) -> bool:
-        """Count one occasion, and return whether the fault is due. An earlier fault of the plan goes first."""
+        """Count one occasion, and return whether the fault is due. `FaultRun` applies only the first due fault."""
         fault = self.fault
         if not fault._could_apply(number, task):  # noqa: SLF001 - same module, but not public
             return False

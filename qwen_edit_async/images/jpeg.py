@@ -36,7 +36,7 @@ _MAX_STRAY_BYTES: Final = 64 * 1024
 _BAD_SEGMENTS: Final = "its segments are damaged"
 _BAD_PIXELS: Final = "its pixel data is damaged"
 _USUAL_BLOCK_BITS: Final = 24
-"""Bits per block of 8×8 samples. A photo has 40 to 200. A file with fewer bits may lack most of its data."""
+"""A limit in bits per block of 8×8 samples. A photo has 40 to 200. A file below the limit may lack most of its data."""
 
 _COEFFICIENTS: Final = 64
 """The coefficients of a block of 8×8 samples. A decoder needs two bytes for each."""
@@ -166,7 +166,7 @@ class _Check:
         self._scans += 1
         if self._scans > _MAX_SCANS:
             raise DamageError(f"it has more than {_MAX_SCANS} scans")
-        if not bits & 15:  # the scan contains the last bits
+        if not bits & 15:  # the scan has the lowest bit of each of its coefficients
             for component in scanned:
                 self._sent[component] = self._sent.get(component, 0) | (2 << last) - (1 << first)
         size, restarts = self._pixel_data()

@@ -35,7 +35,7 @@ SPOOL_BYTES: Final = 1024 * 1024
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_PADDING: Final = b"\xff\0" * 8
-"""Bytes for a decoder to read ahead. They replace the end marker, and are not valid pixel data."""
+"""Bytes in place of the end marker, for a decoder that reads ahead. They hold only 1 bits: an invalid Huffman code."""
 
 _WEBP_QUALITY: Final = 70
 _WEBP_METHOD: Final = 0
@@ -57,7 +57,7 @@ class Facts:
     Attributes:
         sides: Width and height in pixels, as stored.
         orientation: The Exif orientation; 1 is upright.
-        notes: Predicates about the parts of the file that the service ignores.
+        notes: The parts of the file that the service ignores, each described by the predicate of a sentence.
     """
 
     sides: tuple[int, int]
@@ -74,7 +74,7 @@ class Encoded:
         size: The size in bytes.
         media_type: ``image/png``, ``image/jpeg`` or ``image/webp``.
         sides: Width and height in pixels.
-        notes: Predicates about the changes to the image, and about the parts that were left out.
+        notes: The changes to the image and the omitted parts, each described by the predicate of a sentence.
     """
 
     file: IO[bytes]
@@ -89,9 +89,9 @@ def check(file: IO[bytes], findings: Findings, *, fit: bool = False) -> Facts | 
 
     Return the file's properties; ``None`` if a warning by Pillow was raised as an exception.
 
-    For a PNG, only the header is decoded. For a JPEG, the tables and the first 8 KiB of pixels are decoded, because
-    decoders accept any data after that. If a JPEG's end is doubtful, the whole picture is decoded at an eighth of its
-    size. For other formats, the first frame is decoded.
+    For a PNG, only the header is decoded. For a JPEG, the tables and the first 8 KiB of pixel data are decoded. A
+    decoder that accepts these also accepts any data after them. If a JPEG's end is doubtful, the whole picture is
+    decoded at an eighth of its size. For other formats, the first frame is decoded.
 
     Raises:
         ImageError: The file can't be decoded, or has too many pixels.

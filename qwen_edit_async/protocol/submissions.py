@@ -32,7 +32,7 @@ from qwen_edit_async.protocol.tasks import (
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 _OPEN_STATUSES = frozenset({303, 409, *range(500, 600)}) - {503}
-"""The HTTP errors with which the ``id`` of an error report may be a task's id."""
+"""The HTTP errors whose error report may give a task's id as ``id``. With any other status, that ``id`` is ignored."""
 
 _REPORT_NAMES = ("error", "detail", "status")
 
@@ -48,7 +48,7 @@ def read_submission(reply: Reply) -> TaskSnapshot:
     A task id proves that the task exists and is paid for, even if the reply also reports an error.
 
     Raises:
-        APIStatusError: The reply has an HTTP error, or no task id and a clear error report. If the error has a
+        APIStatusError: The reply has an HTTP error, or it has a clear error report but no task id. If the error has a
             ``task_id``, the task exists.
         APIResponseError: The reply has no usable task id. A task may exist.
     """

@@ -14,10 +14,10 @@ from qwen_edit_async.scheduling.progress import ProgressEvidence
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH_OF_IGNORANCE = 0.15
-"""Weight of the initial assumption: this many ended tasks in each range of ages from x to e·x."""
+"""Weight of the initial assumption: it counts like this many ended tasks at ages from x to e·x, for any x."""
 
 _STRENGTH_OF_ALL = 2.0
-"""Weight of all tasks in the estimate for one kind of task, in the same unit. A few ended tasks outweigh it."""
+"""Weight of the estimate for all tasks as the initial assumption for one kind. A few ended tasks outweigh it."""
 
 _DEFAULT_KIND = (MIN_N, 0)
 
@@ -42,9 +42,9 @@ class Learned:
     Each combination of ``n`` and rounded area has its own estimate, which starts from the estimate for all tasks. The
     estimate for all tasks starts from the hazard 1/age, so intervals grow with the square root of the age.
 
-    If the service reports progress, the policy extrapolates the remaining time, and learns a second hazard, in units of
-    this time. The policy uses the second hazard while it predicts replies much better than the first (Dawid,
-    *The prequential approach*, 1984).
+    If the service reports progress, the policy extrapolates the remaining time. It also learns a second hazard, whose
+    unit of time is the extrapolated time. The policy uses the second hazard while it predicts replies much better than
+    the first (Dawid, *The prequential approach*, 1984).
 
     Several sessions on one event loop can share an instance. It stores no tasks.
 
@@ -53,7 +53,7 @@ class Learned:
             checks. The service's own clients check every 3 s. In a simulation with tasks of 20 s, the default made a
             fifth fewer checks than these clients, with about 0.7 times their lag.
         max_interval: The longest interval between checks, in seconds.
-        memory: The number of later ends after which the weight of evidence has faded to 1/e.
+        memory: The number of completed tasks after which the weight of older evidence has faded to 1/e.
 
     Raises:
         ConfigurationError: An option is not a positive number.
@@ -130,7 +130,7 @@ class Learned:
 
 
 def _kind(parameters: EditParameters | None) -> tuple[int, int]:
-    """Return the number of output images, and the rounded base-2 logarithm of their area in default areas."""
+    """Return the number of output images, and the rounded log2 of an image's area divided by the default area."""
     if parameters is None:
         return _DEFAULT_KIND
     number = parameters.n or MIN_N

@@ -1,4 +1,4 @@
-"""Reports on submissions: attempts to an observer such as a journal, events and warnings to the user."""
+"""The interface for observers of submissions, such as a journal. Also passes events and warnings to the user."""
 
 from __future__ import annotations
 

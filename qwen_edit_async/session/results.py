@@ -85,9 +85,10 @@ class OutputImage:
     async def read(self) -> bytes:
         """Download the picture's file.
 
-        A picture in another format than PNG is returned, and a warning is logged. If such a picture is damaged, it is
-        downloaded again. After the last attempt, it is returned if more than half of it seems usable. A damaged picture
-        also causes an :class:`EditWarning`.
+        A picture in another format than PNG is accepted, and a warning is logged. A damaged picture in another format
+        is downloaded again. After the last attempt, it is returned if more than half of it seems usable. A PNG is
+        downloaded again if a chunk that its pixels need is missing or damaged. Other damage to a PNG is accepted. A
+        damaged picture that is returned also causes an :class:`EditWarning`.
 
         Raises:
             DownloadError: If no usable picture could be downloaded.
@@ -212,7 +213,7 @@ class EditResult:
 
         Raises:
             ConfigurationError: If results can't be written to ``directory``, for example to an http URL.
-            DownloadError: If no usable version of one of the pictures could be downloaded.
+            DownloadError: If one of the pictures could not be downloaded in a usable form.
             OSError: If a file can't be written.
             SessionClosedError: If the session is closed.
         """

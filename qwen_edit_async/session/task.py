@@ -174,7 +174,7 @@ class EditTask(ScheduledTask):
         return f"task {self.id} runs on at the service: session.attach({self.id!r}) gets its result"
 
     def cancel_unless_awaited(self) -> str:
-        """Cancel the task, because its edit was cancelled, unless other callers await it. Return its :attr:`fate`."""
+        """Cancel the task of a cancelled edit, unless other callers await the task. Return its :attr:`fate`."""
         fate = self.fate
         about(self.id).warning("an edit was cancelled: %s", fate)
         if self.done():
