@@ -157,13 +157,13 @@ class Poller:
         self._remember_id(snapshot.task_id)
         if owned:
             self.cancellations.ask(snapshot)
-        way = self._way_back(snapshot.task_id) if owned else "its observer has the reply"
+        way = self.way_back(snapshot.task_id) if owned else "its observer has the reply"
         about(snapshot.task_id).warning("a submission that was given up created task %s: %s", snapshot.task_id, way)
 
     def remember_unclaimed(self, task_id: str) -> None:
         """Remember a task whose result nobody fetched."""
         self._remember_id(task_id)
-        about(task_id).warning("nobody fetched the result of task %s: %s", task_id, self._way_back(task_id))
+        about(task_id).warning("nobody fetched the result of task %s: %s", task_id, self.way_back(task_id))
 
     async def run(self) -> None:
         """Check the tasks that are due, and sleep until the next is due. Repeat until cancelled."""
@@ -275,10 +275,10 @@ class Poller:
         if len(self._given_up) > _MAX_GIVEN_UP:
             oldest = next(iter(self._given_up))
             del self._given_up[oldest]
-            about(oldest).warning("`unfinished` no longer lists task %s: %s", oldest, self._way_back(oldest))
+            about(oldest).warning("`unfinished` no longer lists task %s: %s", oldest, self.way_back(oldest))
 
-    def _way_back(self, task_id: str) -> str:
-        """Return a phrase about how to get the result of a given-up task."""
+    def way_back(self, task_id: str) -> str:
+        """Return a clause about how to get the result of a given-up task."""
         if self._service.protocol.has_tasks:
             return f"session.attach({task_id!r}) gets its result"
         return "this protocol can't get its result again"

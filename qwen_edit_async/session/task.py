@@ -79,6 +79,10 @@ class TaskPoller(Protocol):
         """Remember a task whose result nobody fetched."""
         ...
 
+    def way_back(self, task_id: str) -> str:
+        """Return a clause about how to get the result of a given-up task."""
+        ...
+
 
 @attrs.define(kw_only=True, eq=False, repr=False)
 class EditTask(ScheduledTask):
@@ -171,11 +175,16 @@ class EditTask(ScheduledTask):
                 f"the service is asked to cancel task {self.id}: if it runs on, session.attach({self.id!r}) gets its "
                 "result"
             )
-        return f"task {self.id} runs on at the service: session.attach({self.id!r}) gets its result"
+        return self._fate_if_left
+
+    @property
+    def _fate_if_left(self) -> str:
+        state = "has ended" if self.done() else "runs on at the service"
+        return f"task {self.id} {state}: {self._poller.way_back(self.id)}"
 
     def cancel_unless_awaited(self) -> str:
         """Cancel the task of a cancelled edit, unless other callers await the task. Return its :attr:`fate`."""
-        fate = self.fate
+        fate = self._fate_if_left if self.done() or self.awaited else self.fate
         about(self.id).warning("an edit was cancelled: %s", fate)
         if self.done():
             self._poller.remember_unclaimed(self.id)

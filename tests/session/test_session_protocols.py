@@ -302,6 +302,26 @@ async def test_an_edit_that_is_cancelled_is_cancelled_at_the_service(caplog):
     assert emulator.statistics().tasks_cancelled == 1
 
 
+async def test_a_cancelled_edit_whose_task_others_await_is_not_cancelled_at_the_service():
+    async with session_in("queue", duration=0.5) as (emulator, session):
+        edit = asyncio.create_task(session.edit(PHOTO, "snow"))
+        await until(lambda: session.statistics().submitted)
+        other = session.attach(*session.unfinished)
+        wait = asyncio.ensure_future(other)
+        await asyncio.sleep(0)
+        edit.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await edit
+        assert caught.value.__notes__ == [
+            f"task {other.id} runs on at the service: session.attach('{other.id}') gets its result"
+        ]
+        assert (await wait).task_id == other.id
+        assert (
+            other.cancel_unless_awaited() == f"task {other.id} has ended: session.attach('{other.id}') gets its result"
+        )
+    assert emulator.statistics().tasks_cancelled == 0
+
+
 async def test_an_edit_that_is_cancelled_before_its_id_arrives_is_cancelled_at_the_service():
     async with session_in("queue", Fault.slow(delay=0.2).on("submit"), duration=60) as (emulator, session):
         edit = asyncio.create_task(session.edit(PHOTO, "snow"))
