@@ -302,7 +302,10 @@ class DownloadError(QwenEditError):
 
 
 class JournalError(QwenEditError):
-    """The journal of a bulk run or a hub can't be used, or another run or hub uses it. The work ends."""
+    """The journal of a bulk run or a hub can't be used, or another run or hub uses it.
+
+    After this error, the run or hub can't continue.
+    """
 
 
 class SessionClosedError(QwenEditError):

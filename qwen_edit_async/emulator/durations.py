@@ -44,7 +44,7 @@ class Bimodal:
 
 @attrs.frozen
 class AfterChecks:
-    """Finish a task at its status check number ``checks``, whatever the time. This makes tests deterministic."""
+    """Finish a task on the status check with the number ``checks``, at any time. This makes tests deterministic."""
 
     checks: int = attrs.field(default=1, validator=attrs.validators.ge(1))
 
