@@ -191,7 +191,7 @@ class NotFoundError(APIStatusError):
 
     @property
     def summary(self) -> str:
-        """The message for a task that the service does not know."""
+        """The service's message, or a fixed message if the error is about a task."""
         if self.task_id is None:
             return super().summary
         return "the service does not know the task, or no longer does; it may have been charged"

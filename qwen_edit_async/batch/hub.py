@@ -188,7 +188,7 @@ class EditHub:
         return _outcome_of(request, "planned", _CLOSED) if row.cancelled() else row.result()
 
     async def record(self, name: str, files: Sequence[tuple[str, int]] = (), error: str | None = None) -> None:
-        """Record that a caller of a hub with ``save=False`` saved an edit's pictures, or could not.
+        """Record that a caller of a hub with ``save=False`` saved an edit's pictures, or could not save them.
 
         If three completed edits in a row can't be saved, the hub submits nothing more until one is saved.
 

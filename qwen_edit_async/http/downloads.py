@@ -105,16 +105,16 @@ class Downloader:
     async def save(self, url: str, task_id: str, index: int, path: FilePath) -> tuple[FilePath, str]:
         """Download a picture to ``path``, and create the folder if needed.
 
-        A failed download leaves an existing file with that name unchanged. In a bucket, a name that is already taken
-        is an error, unless ``path`` allows replacing the file.
+        A failed download leaves an existing file unchanged. The picture replaces an existing local file if the
+        downloader has ``replace``, and a file in a bucket if ``path`` has it.
 
         Returns:
             The path of the file, and a description of the picture's damage, which is empty if there is none. If the
-            picture is not a PNG, the path has the suffix of its format, unless a file with that path exists.
+            picture is not a PNG, a path such as ``a.png`` gets the suffix of its actual format, unless that is taken.
 
         Raises:
             DownloadError: No usable picture could be downloaded.
-            OSError: The picture can't be written.
+            OSError: The picture can't be written, or must not replace a different file.
         """
         part = await self._offloader.run(self._new_part, path)
         saved = path

@@ -41,7 +41,7 @@ class ImagesWanted:
 
 
 class Delivery:
-    """Passes the images of an edit from a caller to the edit."""
+    """Passes the images of an edit from a caller to the hub."""
 
     def __init__(self) -> None:
         self.name: str = ""
@@ -75,7 +75,7 @@ class Delivery:
 
 
 class HubActor:
-    """The actor: an :class:`EditHub` and its session, which the first call opens."""
+    """The actor, which holds an :class:`EditHub` and its session. The first call opens both."""
 
     def __init__(self, folder: str, limits: dict[str, Any], session: dict[str, Any]) -> None:
         self._arguments = (folder, limits, session)

@@ -277,7 +277,7 @@ class EditPipeline:
 
 @attrs.define(eq=False)
 class _Edit:
-    """One edit of a pipeline, first a submission and then a task. It waits with callbacks instead of a coroutine."""
+    """One edit of a pipeline, first a submission and then a task. It waits with callbacks, not in a coroutine."""
 
     pipeline: EditPipeline
     index: int
