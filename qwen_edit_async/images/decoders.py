@@ -29,7 +29,7 @@ _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
 """Formats whose decoders need 16 bytes per pixel, not 4 to 10. The limit on their pixels is half as high."""
 
 _READ_LATE: Final = frozenset({"BMP", "GIF", "TIFF"})
-"""Formats that Pillow reads while it decodes them. JPEG and PNG have their own ``load_read``, so are not listed."""
+"""Formats that Pillow reads while it decodes them. JPEG and PNG are missing: they have their own ``load_read``."""
 
 _JPEG_END: Final = b"\xff\xd9"
 _MAX_PADDED_BYTES: Final = 16 * 1024 * 1024

@@ -1,8 +1,8 @@
 """Submits one edit: waits for a slot and for a turn to send, sends the request, and retries if the rules allow.
 
-A submission runs in a background task of the session, so it can outlive its caller. Once the whole request is sent, the
-session waits for the reply and keeps the task's id. Until then, the submission stops as soon as its caller gives up,
-and creates no task.
+A submission runs in a background task of the session, so it can outlive its caller. Until the whole request is sent,
+the submission stops as soon as its caller gives up, and creates no task. Afterwards, the session waits for the reply
+and keeps the task's id.
 """
 
 from __future__ import annotations
