@@ -21,7 +21,7 @@
     ├── EditCancelledError             the edit was cancelled
     ├── DeadlineExceededError (TimeoutError)  the edit did not end in time
     ├── DownloadError                  the task is completed, but a picture could not be downloaded or decoded
-    ├── JournalError                   the journal of a bulk run can't be opened, locked or written
+    ├── JournalError                   the journal of a bulk run or a hub can't be used
     └── SessionClosedError             the session is not open, or belongs to another event loop or process
 
 No error refers to an exception of the HTTP library, because such exceptions hold the request's headers with the key.
@@ -37,7 +37,7 @@ _MAX_SUMMARY_CHARACTERS: Final = 200
 
 
 class QwenEditError(Exception):
-    """The base of all errors of this package.
+    """The base class of all errors of this package.
 
     The text of an error is its message, followed by its hint if it has one.
 
@@ -191,7 +191,7 @@ class NotFoundError(APIStatusError):
 
     @property
     def summary(self) -> str:
-        """The message for a task that the service does not know."""
+        """The service's message, or a fixed message if the error is about a task."""
         if self.task_id is None:
             return super().summary
         return "the service does not know the task, or no longer does; it may have been charged"
@@ -282,7 +282,8 @@ class EditCancelledError(QwenEditError):
 class DeadlineExceededError(QwenEditError, TimeoutError):
     """The edit did not end within its ``deadline``.
 
-    If the error has a ``task_id``, the task may run on and be charged. ``session.attach(task_id)`` waits for it again.
+    If the error has a ``task_id``, the task may run on and be charged. ``session.attach(task_id)`` waits for the task
+    again.
     """
 
 
@@ -301,7 +302,10 @@ class DownloadError(QwenEditError):
 
 
 class JournalError(QwenEditError):
-    """The journal of a bulk run can't be opened or written, or another run holds it. The run ends."""
+    """The journal of a bulk run or a hub can't be used, or another run or hub uses it.
+
+    After this error, the run or hub can't continue.
+    """
 
 
 class SessionClosedError(QwenEditError):

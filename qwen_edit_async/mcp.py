@@ -118,12 +118,12 @@ class ServerState:
         """Return a folder of pictures inside the folder of the server.
 
         Raises:
-            ToolError: The path is not a folder, or one of the folder's links leads out of the server's folder. A table
-                is refused too, because its rows could name any file and any number of pictures.
+            ToolError: The path is not a folder, or one of the folder's links leads out of the server's folder. Tables
+                are refused too, because their rows could name any file and any number of pictures.
         """
         full = self.inside(folder)
         if not full.is_dir() or is_table(full):
-            raise ToolError(f"{folder!r} is not a folder of pictures: give one")
+            raise ToolError(f"{folder!r} is not a folder of pictures: give a folder of pictures")
         for path in full.rglob("*") if recursive else full.iterdir():
             if path.is_symlink():
                 self.inside(str(path))
@@ -185,7 +185,7 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
     """Edit one to three pictures, which costs money, and save the results.
 
     Args:
-        context: The call.
+        context: The context of the call.
         images: Paths in the allowed folder, or http(s) URLs. The last image sets the aspect ratio.
         instruction: The edit, in Chinese or English, at most 800 characters.
         output: The folder for the results, inside the allowed folder.
@@ -199,7 +199,7 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
     folder = state.inside(output)
     with _tool_errors():
         parameters = EditParameters(n=n, size=size, negative_prompt=negative_prompt, seed=seed)
-        await anyio.Path(folder).mkdir(parents=True, exist_ok=True)  # an edit that can't be saved is not paid for
+        await anyio.Path(folder).mkdir(parents=True, exist_ok=True)  # fails before the edit is paid for
         result = await _edit(context, EditRequest(inputs, instruction, parameters), n)
         try:
             paths = await result.save(folder)
@@ -231,7 +231,7 @@ async def _edit(context: Context[ServerState], request: EditRequest, pictures: i
 
 
 async def _result_of(task: EditTask, context: Context[ServerState]) -> EditResult:
-    """Wait for the result of a task. Report each change of its status, with a growing number, as the MCP demands."""
+    """Wait for the result of a task. Report each change of its status with a higher number, as the MCP demands."""
     changes, reported = 0, ""
     try:
         async for snapshot in task.updates():
@@ -254,7 +254,7 @@ async def edit_folder(
     To continue an interrupted run, repeat the call.
 
     Args:
-        context: The call.
+        context: The context of the call.
         folder: The folder, inside the allowed folder.
         instruction: The edit, in Chinese or English, at most 800 characters.
         output: The folder for the results, inside the allowed folder.
@@ -309,7 +309,7 @@ async def get_task(context: Context[ServerState], task_id: str, output: str = "e
     """Return the state of a task. Save its pictures if it is completed.
 
     Args:
-        context: The call.
+        context: The context of the call.
         task_id: The task's id.
         output: The folder for the results, inside the allowed folder.
     """
@@ -329,7 +329,7 @@ async def get_task(context: Context[ServerState], task_id: str, output: str = "e
 
 
 async def _report_progress(context: Context[ServerState], batch: EditBatch, ended: anyio.Event) -> None:
-    """Report the progress of a batch each second and at its end, if it has increased, as the MCP demands."""
+    """Report the progress of a batch each second and at its end. Skip a report without progress, as the MCP demands."""
     reported = -1
     while True:
         is_last, progress = ended.is_set(), batch.progress
@@ -344,7 +344,7 @@ async def _report_progress(context: Context[ServerState], batch: EditBatch, ende
 
 @contextlib.contextmanager
 def _tool_errors() -> Iterator[None]:
-    """Convert this package's errors, and those of files, to errors that the agent can read."""
+    """Convert errors of this package and of file access into errors that the agent can read."""
     try:
         yield
     except (QwenEditError, OSError) as error:

@@ -8,8 +8,8 @@
         session.edit("cat.jpg", "make it snow").save("out/")
 
 An open session has its own thread with an event loop, so any thread can use it, even one with a running loop. The
-session's thread iterates over the requests of ``edit_many``. Ctrl-C cancels the waiting call. A pickled copy can't
-be opened.
+session's thread iterates over the requests of ``edit_many``. Ctrl-C cancels the waiting call. A pickled copy
+of a session can't be opened.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _END: Final[Any] = object()
 class LoopThread:
     """An event loop in its own thread. It does not run in a forked process, or in a copy made by pickle.
 
-    anyio's ``start_blocking_portal`` would join the thread when an unclosed session is collected. At the exit of the
-    interpreter, this would wait forever.
+    anyio's ``start_blocking_portal`` would join the thread when an unclosed session is collected. If the interpreter
+    is exiting, joining would wait forever.
     """
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class LoopThread:
             while (item := self.call(lambda: _await(anext(items, _END)))) is not _END:
                 yield item
         finally:
-            with contextlib.suppress(aio.SessionClosedError):  # the loop has ended, which also ended the iterable
+            with contextlib.suppress(aio.SessionClosedError):  # the loop has ended, and the iterable with it
                 self.call(lambda: _await(items.aclose()))
 
 
@@ -192,7 +192,7 @@ class EditTask(Face[aio.EditTask]):
 
 
 class EditOutcome(Face[aio.EditOutcome]):
-    """The outcome of one of many edits. See :class:`qwen_edit_async.EditOutcome`."""
+    """The outcome of one edit of ``edit_many``. See :class:`qwen_edit_async.EditOutcome`."""
 
     @property
     def result(self) -> EditResult:
@@ -226,7 +226,7 @@ class EditSession(Face[aio.EditSession]):
 
     @like(aio.EditSession.with_options)
     def with_options(self, **options: Any) -> EditSession:
-        """Return this session with other limits. Both share one thread, and are opened and closed together."""
+        """Return this session with other limits. Both sessions share one thread, and open and close together."""
         session = EditSession.__new__(EditSession)
         Face.__init__(session, self._wrapped.with_options(**options), self._loop)
         return session
@@ -279,13 +279,13 @@ class EditBatch(Face[aio.EditBatch]):
 
     @like(aio.EditBatch.plan)
     def plan(self, **options: Any) -> aio.BatchPlan:
-        """Return the plan of a run. This needs no session and no key."""
+        """Return the plan of the next run. This needs no session and no key."""
         with LoopThread() as loop:
             plan: aio.BatchPlan = loop.call(self._wrapped.plan, **options)
             return plan
 
     @like(aio.EditBatch.outcomes)
     def outcomes(self) -> Iterator[aio.BatchOutcome]:
-        """Yield the outcomes of all edits of all runs, in the order of the plan."""
+        """Yield the outcomes of all edits of all runs, in the order in which the edits were planned."""
         with LoopThread() as loop:
             yield from loop.iterate(self._wrapped.outcomes)

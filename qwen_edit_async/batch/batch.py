@@ -36,15 +36,16 @@ GALLERY_LIMIT: Final = 2_000
 class EditBatch:
     """A bulk run that can be interrupted and resumed: ``report = await batch.run(session)``.
 
-    Every step of every edit is written to a SQLite journal before the run relies on it. The next run continues from
-    the journal. Without consent, it never resubmits an edit that has a task. It waits for tasks in flight, downloads
-    the pictures of completed edits, and checks the files of saved edits. Once a run has begun to work on edits, it ends
-    by writing ``report.html`` and ``report.json``, even after an interrupt. They cover all runs.
+    Every step of every edit is written to a SQLite journal before the run relies on that step. The next run continues
+    from the journal. It waits for tasks in flight, downloads the pictures of completed edits, and checks the files of
+    saved edits. It resubmits an edit that has a task only with your consent: ``resubmit_uncertain`` or
+    ``edit_changed``. Once a run has begun to work on edits, it ends by writing ``report.html`` and ``report.json``,
+    even after an interrupt. These reports cover all runs of the batch.
 
     The key identifies an edit. Without a key, a folder's picture is identified by its path in the folder. Any other row
-    is identified by its images' paths or URLs (or content, if in memory), its instruction and its parameters. The
-    signature of a presigned URL is ignored. If a row has changed since a task was created for its edit, the row is
-    refused; with ``edit_changed`` it is edited again.
+    is identified by its instruction, its parameters, and its images' paths or URLs. For an image in memory, the content
+    counts instead; the signature of a presigned URL is ignored. If a row has changed since a task was created for its
+    edit, the row is refused. With ``edit_changed``, it is edited again.
 
     Pictures are saved as ``{name}-{index}.png``. The name is made from the key, or else from the first image's
     name. The suffixes ``-2``, ``-3`` and so on keep names unique. An edit's name never changes.
@@ -55,10 +56,11 @@ class EditBatch:
             - a folder, a pattern such as ``"photos/*.jpg"``, or a picture; these need an ``instruction``. In a bucket,
               pictures are recognised by their names' endings;
             - a table: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` (extra ``parquet``). Its columns are ``image``,
-              ``image2``, ``image3``, ``instruction``, ``key`` and one for each parameter. Only ``image`` is required,
-              and ``instruction`` if the batch has none. Empty cells and NaN take the batch's values. Other columns
-              become the request's ``metadata``, and a note names them. Relative paths are relative to the table's
-              folder. A folder or a pattern with only Parquet files is one table. A table may be in a bucket;
+              ``image2``, ``image3``, ``instruction``, ``key`` and one for each parameter. ``image`` is required. So is
+              ``instruction``, if the batch has none. Empty cells and NaN take the batch's values. Other columns
+              become the request's ``metadata``, and the plan has a note that names them. Relative paths are relative to
+              the table's folder. A folder or a pattern with only Parquet files is one table. A table may be in a
+              bucket;
             - a pandas or polars data frame (extra ``frames``) or a Hugging Face dataset with these columns. Paths are
               relative to the working directory;
             - an iterable, or async iterable, of :class:`EditRequest`, of mappings with its fields, or of images if
@@ -67,31 +69,32 @@ class EditBatch:
             tables, are relative to the working directory in which the batch is created. ``~`` is the home folder. A
             folder in a bucket (``s3://``, ``gs://``, ``az://``, or a tuple ``(store, path)`` with an obstore store)
             takes the pictures and the reports. A run lists the files of such a folder once.
-        journal: The local folder for the journal if the results are in a bucket, created if it is missing. Otherwise,
-            leave it out.
+        journal: The local folder for the journal, created if it is missing. Give it only if the results are in a
+            bucket.
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
         recursive: Whether to read subfolders. Links to folders, hidden folders, system folders and results of other
-            runs are left out. The wildcards of a pattern also leave them out, but ``*`` follows links. In a bucket,
-            only hidden folders and the results of this batch are left out.
-        strict: Whether to send nothing if any row is bad or has text that the service would cut off. Otherwise bad rows
-            are reported and skipped. A strict batch needs an input that can be read twice.
+            runs are left out. The wildcards of a pattern leave out the same, but ``*`` follows links. In a bucket, only
+            hidden folders and the results of this batch are left out.
+        strict: Whether to send nothing if any row is bad or has text that the service would cut off. By default, bad
+            rows are reported and skipped. A strict batch needs an input that can be read twice.
         max_cost: The maximum cost of the whole batch, in the account's currency. Unfinished edits count at the highest
-            known price, so the service must state costs. Until a price above 0 is known, edits run one at a time. If
-            edits are free, use ``max_tasks`` instead.
+            known price. If the service states no costs, the run stops submitting. Until a price above 0 is known, edits
+            run one at a time. If edits are free, use ``max_tasks`` instead.
         price: The assumed price of a picture, for :meth:`plan`, and for ``max_cost`` until the service states a higher
             price. Later runs use the highest stated price. :meth:`EditSession.estimate` requests a price.
         max_tasks: The maximum number of tasks that the whole batch may create.
         stop_after_failures: The number of failures after which a run submits nothing more. Bad rows and images, which
             are never sent, do not count.
         resubmit_uncertain: Whether to resubmit edits for which an earlier run may have created a task, or whose task
-            the service does not know. Both tasks may be charged. The session's ``resubmit_uncertain`` is ignored.
+            the service does not know. The earlier and the new task may both be charged. The session's
+            ``resubmit_uncertain`` is ignored.
         edit_changed: Whether to edit a changed row again instead of refusing it. The journal keeps the earlier result,
-            or only its task id if the download fails. The new result gets another name.
-        deadline: Seconds from taking a slot to the end of an edit; by default the session's.
+            or only the earlier task's id if the download fails. The new result gets another name.
+        deadline: Seconds from taking a slot to the end of an edit; by default the session's ``deadline``.
         gallery_limit: The maximum number of edits on ``report.html``, about 15 KB each; edits with errors come first. 0
-            means no page. When a run ends, it makes missing thumbnails for at most a minute, or 3 s after an interrupt.
-            Edits without thumbnails show their picture files.
+            means no page. When a run ends, it makes missing thumbnails for at most a minute, or for 3 s after an
+            interrupt. Edits without thumbnails show their picture files.
         overwrite: Whether results may replace files that this batch did not make. Otherwise an edit that would replace
             such a file fails before it is submitted. The input images of a folder or a table are never replaced.
 
@@ -167,14 +170,15 @@ class EditBatch:
             last = page[-1][0]
 
     async def plan(self, *, price: Decimal | float | str | None = None, fit: bool = False) -> BatchPlan:
-        """Return the plan of the next run. This needs no session or key, and no network unless files are in a bucket.
+        """Return the plan of the next run. Planning needs no session and no key, and uses the network only for buckets.
 
-        The plan covers the whole input and the journal. It checks the size, the format and both ends of each local
-        image file to be sent. Damage in the middle is found only when the file is sent. Planning changes no file,
+        The plan covers the whole input and the journal. Planning checks the size, the format and both ends of each
+        local image file to be sent. Damage in the middle is found only when the file is sent. Planning changes no file,
         except that SQLite may undo the unfinished write of a run that died.
 
         Args:
-            price: The price of a picture, in the account's currency, to estimate the cost; by default the batch's.
+            price: The price of a picture, in the account's currency, to estimate the cost; by default the batch's
+                ``price``.
             fit: Whether the session has ``fit=True``, which converts images that the service would refuse.
 
         Raises:
@@ -195,12 +199,12 @@ class EditBatch:
         rows before it sends anything.
 
         Nothing is submitted while the first pictures are downloaded. If an edit's pictures can't be downloaded, edits
-        run one at a time until one is saved. After three such edits in a row, nothing is submitted until one is saved.
-        If no edit in progress can be saved, the run ends. The next run starts with the missing downloads.
+        run one at a time until one is saved. After three such edits in a row, nothing is submitted until an edit in
+        progress is saved. If none can be saved, the run ends. The next run starts with the missing downloads.
 
         The report lists failed edits. ``report.stopped`` states why a run ended early, such as the budget.
-        ``report.error`` is an error that would stop every other edit, such as an invalid key. Cancelling the run stops
-        submissions at once. The run then waits up to 5 s for the ids of tasks, and up to 10 s for the reports.
+        ``report.error`` is an error that would also stop all other edits, such as an invalid key. Cancelling the run
+        stops submissions at once. The run then waits up to 5 s for the ids of tasks, and up to 10 s for the reports.
         Cancelling again skips the reports.
 
         After a cancellation, tasks in progress run on, and the next run gets their results. With the protocol
@@ -210,18 +214,19 @@ class EditBatch:
 
         Args:
             session: The session that edits.
-            on_plan: Called with the plan before anything is sent, if the input is read beforehand. Its exceptions end
-                the run. By default, bad rows are logged as warnings.
-            service: The name of the service that has the tasks; the session's address by default. Give a name if the
+            on_plan: Called with the plan before anything is sent, if the input is a folder, a table or a data frame, or
+                if the batch is ``strict``. Its exceptions end the run. By default, bad rows are logged as warnings.
+            service: The name of the service that has the tasks; the session's address by default. Give a name if this
                 address differs between runs.
 
         Raises:
             ConfigurationError: If a folder, table or data frame can't be read, or lacks a column.
-            InvalidEditError: If a row is bad, and the batch is ``strict``: nothing was sent.
-            JournalError: If the journal is lost, can't be opened or written, is used by another run, or belongs to
-                another service or version. The error's notes name the tasks that could not be recorded.
+            InvalidEditError: If a row is bad, and the batch is ``strict``. Nothing was sent.
+            JournalError: If the journal is lost, can't be opened or written, is used by another run, or was written for
+                another service or by another version of this package. The error's notes name the tasks that could not
+                be recorded.
             SessionClosedError: If the session is not open.
-            Exception: If the input raises it.
+            Exception: Any error that the input raises.
         """
         session.require_open()
         given = self._input.anew(fit=session.fit)

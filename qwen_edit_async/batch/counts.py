@@ -49,6 +49,6 @@ class RowCounts:
         self._connection.execute("UPDATE rows SET before = now, now = 0")
 
     def missing(self) -> Iterator[str]:
-        """Yield each identity that had more rows in the previous reading."""
+        """Yield each identity that had more rows in the previous reading than in the current one."""
         for (identity,) in self._connection.execute("SELECT identity FROM rows WHERE now < before ORDER BY identity"):
             yield identity

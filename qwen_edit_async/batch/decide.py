@@ -107,7 +107,7 @@ class Action(enum.Enum):
 
 
 SENDS: Final = frozenset({Action.SUBMIT, Action.REPLACE})
-"""The actions that submit a row now. Its images must exist."""
+"""The actions that submit a row now. The row's images must exist."""
 
 PAYS: Final = SENDS | {Action.REPLACE_LATER}
 """The actions that lead to a new task, now or after the earlier task has ended. A plan counts them as submissions."""
@@ -120,8 +120,8 @@ class Fingerprint:
     Attributes:
         digest: The hash of the images' content, the instruction and the parameters; empty if it was not needed, or if
             an image can't be read.
-        stamp: The hash of the request and of its files' names, sizes and times; empty if an image is not a local file
-            or a URL.
+        stamp: The hash of the request and of its files' paths, sizes and times; empty if an image is neither a URL nor
+            a readable local file.
         problem: The error if an image can't be read.
     """
 
@@ -152,15 +152,15 @@ class Entry:
         identity: The identity of the row.
         key: Its key, or else its name; shown to users.
         name: The stem of its files' names.
-        digest: The hash of the row's content; empty before its image files were read.
-        stamp: The hash of the request and of its files' names, sizes and times; empty if an image is not a local file
-            or a URL.
+        digest: The hash of the row's content; empty until the row's image files are read.
+        stamp: The hash of the request and of its files' paths, sizes and times; empty if an image is neither a URL nor
+            a readable local file.
         state: Its state.
         pictures: The number of requested pictures.
         task_id: The id of its task.
         urls: The URLs of its results, once it is completed; an empty string for a picture without a URL.
         files: The names and sizes in bytes of its pictures, once they are saved.
-        repeats: The number of submissions repeated although a task may have existed.
+        repeats: The number of submissions that were repeated although a task may have existed.
         cost: The cost that the service stated.
     """
 
@@ -236,9 +236,9 @@ def _unchanged(entry: Entry, consent: Consent) -> Action:
 def _changed(entry: Entry, consent: Consent) -> Action:
     """Return the action for an edit whose row has changed.
 
-    An edit that was never paid for is submitted with the changed row. Any other edit is replaced only with consent. An
-    edit in flight is replaced after its task has ended. A completed edit without saved pictures is also replaced,
-    because the run has already tried to save them.
+    An edit without a task is submitted with the changed row. Any other edit is replaced only with consent. An edit in
+    flight is replaced after its task has ended. A completed edit is replaced even if its pictures are not saved: the
+    run has already tried to save them.
     """
     match entry.state:
         case State.PLANNED | State.FAILED if entry.task_id is None:
@@ -255,7 +255,7 @@ def state_after(state: State, error: Exception, cost: Decimal | None = None) -> 
     """Return the state of an edit after the wait for its task ended with an error.
 
     A completed edit stays completed, and each run tries to get its pictures again. An edit is planned again if the
-    service cancelled its task and states no cost.
+    service cancelled its task and stated no cost.
     """
     match error:
         case _ if state is State.COMPLETED:
@@ -264,7 +264,7 @@ def state_after(state: State, error: Exception, cost: Decimal | None = None) -> 
             return State.PLANNED
         case EditFailedError():
             return State.FAILED
-        case APIResponseError():  # completed, but the reply names no picture
+        case APIResponseError():  # the task is completed, but the reply names no picture
             return State.COMPLETED
         case NotFoundError():
             return State.UNCERTAIN
@@ -273,7 +273,7 @@ def state_after(state: State, error: Exception, cost: Decimal | None = None) -> 
 
 
 def error_of_run(error: Exception) -> Exception | None:
-    """Return the error that ends the run because of an edit's error; ``None`` if the error affects only that edit."""
+    """Return the error that ends the run if an edit fails with ``error``; ``None`` if only that edit is affected."""
     if isinstance(error, EditFailedError) and error.code in _BALANCE_CODES:
         return InsufficientBalanceError(
             error.message, status_code=_FAILED_TASK_STATUS, code=error.code, task_id=error.task_id

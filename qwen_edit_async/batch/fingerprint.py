@@ -53,7 +53,7 @@ class ImageHash:
 def stamp(request: EditRequest) -> str:
     """Return a hash of a request and of its files' paths, sizes and times.
 
-    It is empty if an image is not a URL or a readable local file.
+    The hash is empty if an image is neither a URL nor a readable local file.
     """
     try:
         return stamp_of([_stamp(image) for image in request.images], request)
@@ -67,7 +67,7 @@ def identify(request: EditRequest, folder: str = "") -> str:
 
 
 def identities_of(request: EditRequest) -> tuple[str, str]:
-    """Return the identity of a request, and its identity without the key. Blocking if an image is in memory."""
+    """Return the identity of a request, and its identity without the key. This blocks if an image is in memory."""
     content = identify(attrs.evolve(request, key=None) if request.key else request)
     return storable(request.key) if request.key else content, content
 
@@ -86,7 +86,7 @@ def located(request: EditRequest, folder: str) -> EditRequest:
 
 
 def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerprint:
-    """Return the hash and the stamp of a request.
+    """Return the fingerprint of a request.
 
     The images of an edit in the journal are read only if the stamp is empty or differs from the journal's. The
     image files of a new edit with a stamp are hashed when they are sent.
@@ -104,7 +104,7 @@ def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerpr
 
 
 def digest_of(request: EditRequest, uploads: Sequence[Upload]) -> str:
-    """Return the hash of a request whose images are files or URLs, from the hashes of its uploads."""
+    """Return the hash of a request whose images are files or URLs. Hashes that its uploads have are used again."""
     each = iter(uploads)
     return content_hash(map_images(lambda image: next(each).digest or hash_image(image), request.images), request)
 
@@ -125,12 +125,12 @@ def _stamp(image: Any) -> str | None:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         return None
-    # Programs can set mtime as they like, but not ctime, the time of the last change (on Windows: of the creation).
+    # Programs can set mtime as they like, so ctime is added: the time of the last change (on Windows, of the creation).
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 def hash_image(image: Any) -> str:
-    """Return the hash of an image's content, of its tag in a bucket, or of its URL without the signature.
+    """Return the hash of an image's content, of a bucket file's tag, or of a URL without its signature.
 
     Raises:
         ImageError: If the image can't be read, or can't be read twice.

@@ -47,9 +47,10 @@ class EditHub:
     The session's limits apply to all callers together. Tasks of an earlier hub count against ``max_in_flight`` until
     they end. Cancelling a call does not stop its edit.
 
-    Use ``async with EditHub(…) as hub:``. Only one hub or bulk run can use the folder at a time. At its end, the
-    block stops the edits in progress, and waits at most 5 s for the ids of tasks that were just submitted. The next hub
-    continues these tasks. With the protocol ``queue``, tasks that have not begun are cancelled at the service instead.
+    Use ``async with EditHub(…) as hub:``. Only one hub or bulk run can use the folder at a time. When the block
+    ends, it stops the edits in progress, and waits at most 5 s for the ids of tasks that were just submitted. The next
+    hub continues these tasks. With the protocol ``queue``, tasks that have not begun are cancelled at the service
+    instead.
 
     Args:
         out_dir: The folder for the pictures and the journal, created if it is missing. It can be the folder of
@@ -57,9 +58,10 @@ class EditHub:
         session: The session that edits.
         max_cost: The maximum cost of all edits of the folder, as for :class:`EditBatch`.
         max_tasks: The maximum number of tasks that may be created for the folder.
-        resubmit_uncertain: Whether a request for an uncertain edit submits it again. Both tasks may be charged.
-        deadline: Seconds from taking a slot to the end of an edit; by default the session's.
-        service: The name of the service that has the tasks; the session's address by default. Give a name if the
+        resubmit_uncertain: Whether a request for an uncertain edit submits it again. The earlier and the new task may
+            both be charged.
+        deadline: Seconds from taking a slot to the end of an edit; by default the session's ``deadline``.
+        service: The name of the service that has the tasks; the session's address by default. Give a name if this
             address changes.
         save: Whether the hub saves the pictures. If not, an edit ends as ``completed``. Its caller downloads
             ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. Only the file
@@ -108,7 +110,7 @@ class EditHub:
     def progress(self) -> BatchProgress:
         """The counts of this hub's edits, and the cost of all edits of the folder.
 
-        A repeated request for a saved edit counts again, both as saved and as found.
+        A repeated request for a saved edit is counted again, in both ``saved`` and ``found``.
         """
         return self._run.progress_now() if self._run is not None else BatchProgress()
 
@@ -144,7 +146,7 @@ class EditHub:
         """Stop the edits in progress, keep the ids of their tasks, and write ``report.json``.
 
         Raises:
-            JournalError: If the journal failed. Its notes name the ids of tasks that could not be recorded.
+            JournalError: If the journal failed. The error's notes name the ids of tasks that could not be recorded.
         """
         self._is_open = False
         await self._opened.aclose()
@@ -186,7 +188,7 @@ class EditHub:
         return _outcome_of(request, "planned", _CLOSED) if row.cancelled() else row.result()
 
     async def record(self, name: str, files: Sequence[tuple[str, int]] = (), error: str | None = None) -> None:
-        """Record that a caller of a hub with ``save=False`` saved an edit's pictures, or could not.
+        """Record that a caller of a hub with ``save=False`` saved an edit's pictures, or could not save them.
 
         If three completed edits in a row can't be saved, the hub submits nothing more until one is saved.
 
@@ -224,7 +226,7 @@ class EditHub:
         """Wait until the journal fails, and raise its error. Use this in a program that only serves the hub.
 
         Raises:
-            JournalError: The journal failed.
+            JournalError: If the journal fails.
             SessionClosedError: If the hub is not open.
         """
         run = self._require_open()

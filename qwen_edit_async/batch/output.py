@@ -1,4 +1,4 @@
-"""The output of a batch: the folder of the results. Keeps results from replacing other files. Blocking."""
+"""The output of a batch: the folder of the results. It keeps results from replacing other files. Blocking."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ class BatchOutput:
 
     Attributes:
         folder: The folder, on this machine or in a bucket.
-        overwrite: Whether results replace other files. They never replace an image of their own edit, or of an input
-            folder or table.
-        home: The local folder of the journal; by default that of the results.
+        overwrite: Whether results may replace other files. Results never replace an image of their own edit, or of an
+            input folder or table.
+        home: The local folder of the journal; by default the folder of the results.
     """
 
     folder: FilePath
@@ -88,7 +88,7 @@ class BatchOutput:
         """Return the names of existing files that the results of an edit would replace.
 
         Raises:
-            InvalidEditError: If these files may not be replaced.
+            InvalidEditError: If such a file may not be replaced.
         """
         names = [f"{name}-{index}.png" for index in range(requested_pictures(request.parameters))]
         own = set(self._names_here(request.images))
@@ -120,7 +120,7 @@ class BatchOutput:
         return os.path.lexists(self.folder / name)
 
     def _files_in(self, folder: BucketPath) -> dict[str, int]:
-        """Return the size of each file in the bucket's folder. One listing is faster than a request for each."""
+        """Return the size of each file in the bucket's folder. One listing is faster than a request for each file."""
         if self._listed is None:
             try:
                 self._listed = {name: file.size for name, file in folder.files() if "/" not in name}
@@ -141,8 +141,8 @@ class BatchOutput:
 
 
 def _hops(path: str) -> Iterator[str]:
-    """Yield a path and, if it is a link, each path that the link leads to. None of them may be replaced."""
-    with contextlib.suppress(OSError, ValueError):  # it is not a link, or not a path
+    """Yield a path and, if it is a link, each path that the link leads to. None of these files may be replaced."""
+    with contextlib.suppress(OSError, ValueError):  # the path is not a link, or is invalid
         for _ in range(_MAX_LINKS):
             yield path
             path = os.path.join(os.path.dirname(path), os.readlink(path))
@@ -151,14 +151,14 @@ def _hops(path: str) -> Iterator[str]:
 def _real(folder: str) -> str | None:
     try:
         return os.path.realpath(folder)
-    except ValueError:  # it holds a NUL or a lone surrogate; the edit fails when its image is read
+    except ValueError:  # the path has a NUL or a lone surrogate; the edit fails when its image is read
         return None
 
 
 def sweep(folder: Path, names: Iterable[str]) -> None:
     """Delete the part files that a killed run left behind for files with these names.
 
-    Other part files may be unfinished downloads of other programs.
+    Other part files are kept, because they may be unfinished downloads of other programs.
     """
     left = {name[:PART_NAME_CHARACTERS] for name in names}
     with os.scandir(folder) as entries:  # Path.glob would list them all in memory

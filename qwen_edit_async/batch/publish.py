@@ -1,6 +1,6 @@
 """Writes ``report.html`` and ``report.json`` beside the pictures at the end of a run. Blocking.
 
-If they can't be written, the run logs a warning, but does not fail.
+If a file can't be written, the run logs a warning, but does not fail.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _UNFINISHED: Final[dict[BatchStatus, str]] = {
 }
 
 _TOGETHER: Final = 64
-"""The number of edits whose thumbnails are read together, and made on several threads if they are missing."""
+"""The number of edits whose thumbnails are read together. Missing thumbnails are made on several threads."""
 
 
 class _GivenUpError(Exception):

@@ -11,10 +11,10 @@ from qwen_edit_async.images.kinds import is_url
 _NAMES: Final = frozenset({"expires", "signature", "key-pair-id", "googleaccessid"})
 _ENDINGS: Final = ("accesskeyid", "-security-token")
 _VENDOR_SIGNATURE: Final = re.compile("(x-[a-z0-9]+-)signature")
-"""The signature parameter of a storage service. Its other parameters, such as ``X-Amz-Date``, share the prefix."""
+"""The signature parameter of a storage service. Its other signing parameters, such as ``X-Amz-Date``, begin alike."""
 
 _CHANGES_PICTURE: Final = "-process"
-"""The ending of a storage service's parameter that changes the picture, such as ``x-oss-process``. It is kept."""
+"""The ending of a parameter that changes the picture, such as ``x-oss-process``. Such a parameter is kept."""
 
 _AZURE: Final = (
     "sig sv ss se sp sr srt st spr sip si sdd skoid sktid skt ske sks skv saoid suoid scid skdutid sduoid ses"
@@ -26,7 +26,7 @@ _NAMES_BESIDE: Final[Mapping[str, frozenset[str]]] = {
     "ossaccesskeyid": frozenset({"security-token"}),
     "q-signature": frozenset(_TENCENT.split()),
 }
-"""Parameters that belong to a signature only if the URL also has the parameter that is their key in this mapping."""
+"""Parameters that belong to a signature only if the URL also has another parameter: their key in this mapping."""
 
 _NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
     ".fbcdn.net": frozenset({"oh", "oe"}),
@@ -37,7 +37,7 @@ _NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
 """Parameters that belong to a signature only on hosts whose name ends with their key in this mapping."""
 
 _PATH: Final = re.compile("[/?#]")
-"""Matches the character after the host of a URL."""
+"""Matches the first character after the host and port of a URL."""
 
 
 def unsigned(text: str) -> str:
@@ -69,7 +69,7 @@ def unsigned(text: str) -> str:
 
 
 def _with_lower_host(url: str) -> tuple[str, str]:
-    """Return a URL with its scheme and host in lower case, and the host without a port."""
+    """Return a URL with its scheme and host in lower case. Also return the host alone, without the port."""
     scheme, slashes, rest = url.partition("://")
     authority = _PATH.split(rest, maxsplit=1)[0]
     user, at, host = authority.rpartition("@")

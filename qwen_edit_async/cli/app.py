@@ -1,4 +1,4 @@
-"""The command line: it runs a command, reports wrong usage, and returns the exit code.
+"""Runs a command of the command line, reports wrong usage, and returns the exit code.
 
 A command's module is imported when the command runs.
 """

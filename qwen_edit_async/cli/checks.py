@@ -117,7 +117,7 @@ async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) ->
     """Make calls that create no task, and return the findings about their replies."""
     try:
         call = protocol.status_check(_MISSING_TASK)
-    except ConfigurationError:  # a protocol without tasks; its only path refuses GET
+    except ConfigurationError:  # the protocol has no tasks, and its only path refuses GET
         call = Call(method="GET", path=protocol.submission_path)
     reply = await transport.send(call)
     key = _key(reply) if protocol.has_tasks else _unchecked_key(reply, protocol)
@@ -144,7 +144,7 @@ def _key(reply: Reply) -> Finding:
 
 
 def _unchecked_key(reply: Reply, protocol: WireProtocol) -> Finding:
-    """Judge the key by the reply to a call that the service does not have. Only a refusal of the key is certain."""
+    """Judge the key by the reply to a call that the service does not support. Only a refusal of the key is certain."""
     finding = _key(reply)
     if finding.ok is False:
         return finding
@@ -187,7 +187,7 @@ def _contract(reply: Reply, protocol: WireProtocol) -> Finding:
 
 
 async def _price(connection: ConnectionOptions) -> Finding:
-    """Request the price in each envelope until the service accepts one."""
+    """Request the price with each envelope until the service states a price. An envelope is a form of request body."""
     reasons = []
     envelopes: tuple[Literal["flat", "params", "header"], ...] = ("flat", "params", "header")
     for envelope in envelopes:

@@ -69,7 +69,10 @@ class Command:
 
     @property
     def service(self) -> str:
-        """The service's name in journals; empty to record its address. The embedded service has no fixed address."""
+        """The service's name in journals; empty to record its address.
+
+        The embedded service has a name, because its address changes.
+        """
         is_embedded = self.submission is not None and self.submission.emulator
         return "the embedded service" if is_embedded else ""
 

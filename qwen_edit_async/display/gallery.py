@@ -38,7 +38,7 @@ class Picture:
     """A picture of an edit.
 
     Attributes:
-        thumbnail: The embedded thumbnail. Without one, the page shows the file.
+        thumbnail: The embedded thumbnail; ``None`` to show the file instead.
         path: The file's path relative to the page's folder, with ``/`` between folders; ``None`` without a file.
     """
 
@@ -60,7 +60,7 @@ class GalleryEdit:
     Attributes:
         key: The title of the card.
         instruction: The instruction.
-        before: The input images, in order. The page compares the last one with the output.
+        before: The input images, in order. At first, the page compares the last input with the first output.
         after: The output images, in order.
         facts: Other values, by name. The page leaves out values that are ``None``.
         error: The reason why there is no output; ``None`` for a successful edit.
@@ -206,7 +206,7 @@ def _source_hash(text: str) -> str:
 
 _CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
-        "default-src 'none'",  # nothing but the following
+        "default-src 'none'",  # allow nothing except the sources below
         "img-src data: 'self'",  # embedded thumbnails, and files beside the page
         f"style-src {_source_hash(_STYLE)}",
         f"script-src {_source_hash(_SCRIPT)}",

@@ -41,7 +41,7 @@ class Thumbnail:
 class Previews:
     """The thumbnails of one edit, for a notebook to show.
 
-    In a notebook, they are made on a thread when an output is downloaded. Elsewhere, there are none.
+    In a notebook, the thumbnails are made on a thread when an output is downloaded. Elsewhere, none are made.
 
     Attributes:
         before: The thumbnails of the inputs, in order. Inputs without a thumbnail are left out.
@@ -58,7 +58,7 @@ class Previews:
         return self.__dict__ | {"_inputs": ()}
 
     def lacks(self, index: int) -> bool:
-        """Return whether to make the thumbnail of a downloaded output: once, and only in a notebook."""
+        """Return whether a downloaded output still needs a thumbnail. Only a notebook needs any."""
         return index not in self.after and in_notebook()
 
     def remember(self, index: int, output: Any) -> None:

@@ -17,9 +17,9 @@ class LogNormal:
     """Durations like those of most hosted models: many near the median, and a long tail."""
 
     median: float = attrs.field(default=2.0, validator=attrs.validators.gt(0))
-    """Seconds."""
+    """The median duration in seconds."""
     sigma: float = attrs.field(default=0.4, validator=attrs.validators.ge(0))
-    """Standard deviation of the logarithm. With 0.4, nine of ten tasks take between half and twice the median."""
+    """The standard deviation of the logarithm. With 0.4, nine of ten tasks take between half and twice the median."""
 
     def __call__(self, random_source: random.Random) -> float:
         """Draw one duration in seconds."""
@@ -28,14 +28,14 @@ class LogNormal:
 
 @attrs.frozen
 class Bimodal:
-    """Two kinds of tasks: fast ones, and a share of slow ones (a cold start, a moderation queue)."""
+    """Fast and slow tasks. A task may be slow because of a cold start or a moderation queue, for example."""
 
     fast: float
-    """Seconds."""
+    """The duration of a fast task in seconds."""
     slow: float
-    """Seconds."""
+    """The duration of a slow task in seconds."""
     slow_share: float = 0.1
-    """Probability that a task is slow."""
+    """The probability that a task is slow."""
 
     def __call__(self, random_source: random.Random) -> float:
         """Draw one duration in seconds."""
@@ -44,7 +44,7 @@ class Bimodal:
 
 @attrs.frozen
 class AfterChecks:
-    """Finish a task on its n-th status check, independently of the clock. This makes tests deterministic."""
+    """Finish a task on the status check with the number ``checks``, at any time. This makes tests deterministic."""
 
     checks: int = attrs.field(default=1, validator=attrs.validators.ge(1))
 

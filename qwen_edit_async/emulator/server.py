@@ -1,4 +1,4 @@
-"""`EditEmulator`: starts and closes two loopback origins, worker threads and a directory for the pictures."""
+"""`EditEmulator`: two HTTP servers on 127.0.0.1, with worker threads and a temporary folder for the pictures."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class EditEmulator(EmulatorSettings):
 
     @property
     def results_url(self) -> str:
-        """The origin of the result URLs, on another port. It must never receive the key. Empty before the start."""
+        """The origin of the result URLs, on another port. Never send the key there. Empty before the start."""
         return self._runtime.service.results_url
 
     @property
@@ -135,7 +135,7 @@ class EditEmulator(EmulatorSettings):
 
     @property
     def requests(self) -> Sequence[RequestRecord]:
-        """The latest `request_log` requests, oldest first."""
+        """The latest requests, oldest first. The setting `request_log` limits their number."""
         return tuple(self._runtime.service.requests)
 
     def statistics(self) -> EmulatorStatistics:
@@ -143,7 +143,7 @@ class EditEmulator(EmulatorSettings):
         return self._runtime.service.statistics()
 
     def inject(self, *faults: Fault) -> None:
-        """Append faults to the plan. They count requests from now on."""
+        """Append faults to the plan. The new faults count only requests from now on."""
         self._runtime.service.faults.add(faults)
 
     async def start(self) -> Self:

@@ -35,14 +35,14 @@ Renew: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
 _AT_A_TIME = 16
 
 _PIECE_BYTES = 1792 * 1024
-"""Bytes that are written at a time. Most results fit in one piece, so writing and checking them is one call."""
+"""Bytes that are written at a time. Most results fit in one piece, so a single call writes and checks them."""
 
 _Check: TypeAlias = Callable[[IO[bytes], int], Verdict]
 _Receive: TypeAlias = Callable[[AsyncIterator[bytes], _Check], Awaitable[Verdict]]
 
 
 class Downloader:
-    """Downloads result pictures for a session, 16 at a time, over connections that never carry its key.
+    """Downloads result pictures for a session, 16 at a time, over connections that never carry the session's key.
 
     Args:
         offloader: The threads that write files.
@@ -105,16 +105,16 @@ class Downloader:
     async def save(self, url: str, task_id: str, index: int, path: FilePath) -> tuple[FilePath, str]:
         """Download a picture to ``path``, and create the folder if needed.
 
-        A failure leaves an earlier file of that name unchanged. In a bucket, an earlier file is an error, unless
-        ``path`` allows replacing it.
+        A failed download leaves an existing file unchanged. The picture replaces an existing local file if the
+        downloader has ``replace``, and a file in a bucket if ``path`` has it.
 
         Returns:
             The path of the file, and a description of the picture's damage, which is empty if there is none. If the
-            picture is not a PNG, the path has the suffix of its format, unless a file with that path exists.
+            picture is not a PNG, a path such as ``a.png`` gets the suffix of its actual format, unless that is taken.
 
         Raises:
             DownloadError: No usable picture could be downloaded.
-            OSError: The picture can't be written.
+            OSError: The picture can't be written, or must not replace a different file.
         """
         part = await self._offloader.run(self._new_part, path)
         saved = path
@@ -139,7 +139,7 @@ class Downloader:
         return saved, verdict.flaw if verdict.damaged else ""
 
     async def _fetch(self, url: str, task_id: str, index: int, receive: _Receive) -> Verdict:
-        """Download a picture, and call ``receive`` with its chunks and a check. Repeat until it passes the check."""
+        """Download a picture, and call ``receive`` with its chunks and a check. Repeat a failed attempt."""
         attempt, renew = 0, self._renew
         while True:
             check = functools.partial(judge, lenient=attempt == self._retry.max_retries)

@@ -29,7 +29,7 @@ _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
 """Formats whose decoders need 16 bytes per pixel, not 4 to 10. The limit on their pixels is half as high."""
 
 _READ_LATE: Final = frozenset({"BMP", "GIF", "TIFF"})
-"""Formats that Pillow reads while it decodes them. Not listed: JPEG and PNG, which have their own ``load_read``."""
+"""Formats that Pillow reads while it decodes them. JPEG and PNG are missing: they have their own ``load_read``."""
 
 _JPEG_END: Final = b"\xff\xd9"
 _MAX_PADDED_BYTES: Final = 16 * 1024 * 1024
@@ -104,8 +104,8 @@ class PngEssentials(PngImagePlugin.PngImageFile):
 def open_file(file: IO[bytes], path: str = "", *, fit: bool = False) -> ImageFile.ImageFile:
     """Open an image file with the plugin for its format. If the content does not show the format, the path does.
 
-    With ``fit``, damaged PNG metadata is accepted, because the file will be converted. A JPEG may have more pixels than
-    otherwise, because it is decoded at a reduced scale.
+    With ``fit``, damaged PNG metadata is accepted, because the file will be converted. A JPEG may also exceed the
+    limit on pixels, if it can be decoded at a reduced scale.
 
     Raises:
         ImageError: The file can't be opened, or has too many pixels.
@@ -150,7 +150,7 @@ def check_pixels(sides: tuple[int, int], plugin: str = "") -> None:
 
 
 def check_tiles(image: ImageFile.ImageFile) -> None:
-    """Check that the strips or tiles of a TIFF file cover its area. The decoder accepts files that lack some.
+    """Check that the strips or tiles of a TIFF file cover its area. The decoder accepts files that lack some of them.
 
     Raises:
         ImageError: A part of the area is not covered.
@@ -209,7 +209,7 @@ def decoded_share(file: IO[bytes]) -> float:
     The picture is decoded twice, with different appended bytes and initial shades. A row that differs was not decoded.
     """
     file.seek(0)
-    content = file.read().removesuffix(b"\xff")  # the first half of a JPEG marker
+    content = file.read().removesuffix(b"\xff")  # a last 0xFF would be the first half of a JPEG marker
     try:
         end = _JPEG_END if open_file(file, fit=True).info.get("progressive") else b""
         rows = [_rows(io.BytesIO(content + filler * _FILLER_BYTES + end), *filler) for filler in (b"\0", b"\x55")]

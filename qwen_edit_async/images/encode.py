@@ -47,13 +47,13 @@ class Upload:
     Attributes:
         head: The text before the Base64 data. For a URL, this is the whole text.
         size: The size of the image file in bytes; 0 for a URL.
-        read: Called with a start and a size. Returns these bytes of the image file. They stay valid until the same
-            thread reads again.
+        read: Called with a start and a size. Returns these bytes of the image file. The bytes stay valid until the
+            same thread reads again.
         file: The temporary file that holds the image, if there is one. :meth:`close` deletes it.
         digest: The hash of a local image file before any conversion; empty if it was not requested.
         in_memory: Whether chunks are made without disk access, so that no thread is needed.
         warnings: Warnings that say why the service may edit the image badly.
-        notes: Sentences about changes by ``fit``, and about parts of the image that the service ignores.
+        notes: Sentences about changes that ``fit`` made, and about parts of the image that the service ignores.
     """
 
     head: bytes = b""

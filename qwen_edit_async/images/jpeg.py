@@ -1,7 +1,7 @@
 """Checks a JPEG file from marker to marker (ITU T.81, annex B), without decoding a pixel.
 
 A file that was cut short often has too few scans, restart markers or bytes for its size in pixels. The check finds
-this even if an end marker was appended. It finds little other damage within the pixel data.
+such a file even if an end marker was appended. The check finds little other damage within the pixel data.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RESTARTS: Final = bytes(range(0xD0, 0xD8))
 _MAX_SEGMENTS: Final = 1000
 _MAX_SCANS: Final = 100
 _MAX_STRAY_BYTES: Final = 64 * 1024
-"""No real picture comes near these limits. They bound the time that decoders need."""
+"""No real picture comes near these three limits. They bound the time that decoders need."""
 
 _BAD_SEGMENTS: Final = "its segments are damaged"
 _BAD_PIXELS: Final = "its pixel data is damaged"
@@ -116,7 +116,7 @@ class _Check:
         self._sent: dict[int, int] = {}  # by component: a bit for each complete coefficient
 
     def read_header(self) -> _Frame:
-        """Read everything up to and including the marker of the first scan."""
+        """Read everything up to and including the marker of the first scan, and return the frame header."""
         self._skip(2)
         while (marker := self._marker()) != _SOS:
             if marker in {_SOI, _EOI}:
@@ -127,7 +127,7 @@ class _Check:
         return self._frame
 
     def read(self) -> Findings:
-        """Read up to the end marker."""
+        """Read up to the end marker, and return the findings."""
         frame = self.read_header()
         thin, end = self._scan(frame), self._position
         while (marker := self._marker()) != _EOI:
@@ -151,7 +151,7 @@ class _Check:
             self._skip(length)
 
     def scan_header(self) -> bytes:
-        """Read the header of a scan."""
+        """Read and return the header of a scan."""
         header = self._take(max(2, int.from_bytes(self._take(2))) - 2)
         if not header or len(header) != 4 + 2 * header[0]:
             raise DamageError(_BAD_SEGMENTS)

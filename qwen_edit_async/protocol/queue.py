@@ -28,10 +28,10 @@ _ACCEPTED = 202
 _CANCELLED_WORDS = frozenset({CANCELED, "CANCELLED"})
 
 _ERRORS_OF_EDITS = frozenset({APIStatusError, BadRequestError})
-"""The errors that a response reports about the edit. Other errors, such as a rate limit, are about the call."""
+"""The errors in a response that are about the edit. Other errors, such as a rate limit, are about the call itself."""
 
 _PATH_NAMES = {"status": "status_url", "response": "response_url", "cancel": "cancel_url"}
-"""The members of a submission's reply that may hold the URLs of calls about the task, by call."""
+"""For each call about a task, the member of the submission's reply that may hold the call's URL."""
 
 
 @attrs.frozen

@@ -55,7 +55,7 @@ def read_submission(reply: Reply) -> TaskSnapshot:
     broken: APIResponseError | None = None
     try:
         document = load_object(reply)
-    except APIResponseError as error:  # the id of a paid task counts even in an incomplete reply
+    except APIResponseError as error:  # even an incomplete reply may hold the id of a paid task
         document, broken = read_fragment(reply.text()), error
     task_id = _named_task(document, reply.status)
     if task_id is not None and is_task_id(task_id):

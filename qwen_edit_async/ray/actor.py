@@ -1,4 +1,4 @@
-"""The hub's actor, which runs in a process of its own on the head node."""
+"""The Ray actor that runs the hub, in its own process on the head node."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ImagesWanted:
 
 
 class Delivery:
-    """Passes the images of an edit from a caller to the edit."""
+    """Passes the images of an edit from a caller to the hub."""
 
     def __init__(self) -> None:
         self.name: str = ""
@@ -49,13 +49,13 @@ class Delivery:
         self._images: asyncio.Future[Images] = asyncio.get_running_loop().create_future()
 
     def send(self, images: Images) -> None:
-        """Deliver the images, or the reason why they can't be sent. They are dropped unless they are wanted."""
+        """Deliver the images, or the reason why they can't be sent. Drop them unless the edit waits for images."""
         if self.wanted.is_set():
             self.wanted.clear()
             self._images.set_result(images)
 
     async def receive(self, name: str) -> Sequence[ImageInput]:
-        """Tell all callers that the images are wanted, and wait for them.
+        """Tell all callers that the images are wanted, and wait until a caller sends the images.
 
         Raises:
             InvalidEditError: If the images can't be sent, or don't arrive within 60 s.
@@ -75,7 +75,7 @@ class Delivery:
 
 
 class HubActor:
-    """The actor: an :class:`EditHub` and its session, which the first call opens."""
+    """The actor, which holds an :class:`EditHub` and its session. The first call opens both."""
 
     def __init__(self, folder: str, limits: dict[str, Any], session: dict[str, Any]) -> None:
         self._arguments = (folder, limits, session)
@@ -101,11 +101,12 @@ class HubActor:
         return self._arguments
 
     async def edit(self, request: EditRequest, images: Images | None = None) -> BatchOutcome | ImagesWanted:
-        """Make an edit unless it is finished, and return its outcome, or ask for its images.
+        """Make an edit unless it is finished. Return its outcome, or ask the caller for the images.
 
         A new edit that succeeds has the status ``completed``. After :meth:`record`, its status is ``saved``.
 
-        The caller sends the images only when they are wanted, so the hub holds few, and presigned URLs are fresh.
+        The caller sends the images only when they are wanted. So the hub holds few images, and presigned URLs are
+        fresh.
 
         Args:
             request: The edit. Each image is a URL, a file in a bucket with its tag, or an :class:`ImageHash`.
@@ -122,9 +123,9 @@ class HubActor:
             await asyncio.wait([outcome, wanted], return_when=asyncio.FIRST_COMPLETED)
             return outcome.result() if outcome.done() else ImagesWanted(delivery.name, self._inline)
         finally:
-            outcome.cancel()  # the edit goes on
+            outcome.cancel()  # only the wait ends; the edit goes on
             wanted.cancel()
-            await asyncio.wait([outcome, wanted])  # so that no task outlives the call
+            await asyncio.wait([outcome, wanted])  # so that neither asyncio task outlives the call
 
     async def record(self, name: str, files: Sequence[tuple[str, int]], error: str | None) -> None:
         """Record that a worker saved an edit's pictures, or why it could not."""

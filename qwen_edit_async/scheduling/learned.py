@@ -14,10 +14,10 @@ from qwen_edit_async.scheduling.progress import ProgressEvidence
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH_OF_IGNORANCE = 0.15
-"""Weight of the initial assumption: it counts like this many ended tasks at ages from x to e·x, for any x."""
+"""The weight of the initial assumption. It counts like this many tasks that ended at ages from x to e·x, for any x."""
 
 _STRENGTH_OF_ALL = 2.0
-"""Weight of the estimate for all tasks as the initial assumption for one kind. A few ended tasks outweigh it."""
+"""The weight, for one kind of task, of the estimate for all tasks. A few ended tasks of the kind outweigh it."""
 
 _DEFAULT_KIND = (MIN_N, 0)
 
@@ -35,16 +35,17 @@ class Learned:
 
     The hazard is estimated as the number of ends divided by the total running time. Running tasks count too (Kaplan and
     Meier, *Nonparametric estimation from incomplete observations*, 1958). An end between two checks is spread over the
-    time between them (Turnbull, 1976). Old evidence fades, so the estimate follows changes of the service.
+    time between them (Turnbull, 1976). Old observations fade, so the estimate follows changes of the service.
 
     A task that a check finds queued has not started. Its age counts from that check.
 
-    Each combination of ``n`` and rounded area has its own estimate, which starts from the estimate for all tasks. The
-    estimate for all tasks starts from the hazard 1/age, so intervals grow with the square root of the age.
+    Each kind of task, which is a combination of ``n`` and rounded output area, has its own estimate. That estimate
+    starts from the estimate for all tasks. The estimate for all tasks starts from the hazard 1/age, so intervals grow
+    with the square root of the age.
 
     If the service reports progress, the policy extrapolates the remaining time. It also learns a second hazard, whose
-    unit of time is the extrapolated time. The policy uses the second hazard while it predicts replies much better than
-    the first (Dawid, *The prequential approach*, 1984).
+    unit of time is the extrapolated time. The policy uses the second hazard while that hazard predicts replies much
+    better than the first (Dawid, *The prequential approach*, 1984).
 
     Several sessions on one event loop can share an instance. It stores no tasks.
 
@@ -53,7 +54,7 @@ class Learned:
             checks. The service's own clients check every 3 s. In a simulation with tasks of 20 s, the default made a
             fifth fewer checks than these clients, with about 0.7 times their lag.
         max_interval: The longest interval between checks, in seconds.
-        memory: The number of completed tasks after which the weight of older evidence has faded to 1/e.
+        memory: The number of completed tasks after which the weight of an older observation has faded to 1/e.
 
     Raises:
         ConfigurationError: An option is not a positive number.
@@ -116,7 +117,7 @@ class Learned:
         return self._progress.view(age, task.progress)
 
     def _estimate_of(self, task: PolledTask) -> Survival:
-        """Return the estimate for tasks of this kind. Attached tasks share one, because their age is unknown."""
+        """Return the estimate for tasks like this. Attached tasks share one estimate, because their age is unknown."""
         if task.attached:
             return self._of_unknown_age
         kind = _kind(task.parameters)

@@ -1,4 +1,4 @@
-"""Asks the service to cancel tasks that were given up."""
+"""Asks the service to cancel tasks that the session has given up."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _CONCURRENT = 16
 
 
 class Cancellations:
-    """Sends the cancellations of a session. If one fails, the task may run on, and a warning is logged.
+    """Sends the requests to cancel a session's tasks. If a request fails, the task may run on, and a warning is logged.
 
     Args:
         service: The service to ask.
         counters: The session's counts.
-        given_up: The ids of given-up tasks. The id of a task that the service has cancelled is removed.
+        given_up: The ids of given-up tasks. Once the service has cancelled a task, its id is removed.
     """
 
     def __init__(self, service: Service, counters: SessionStatistics, given_up: dict[str, None]) -> None:
@@ -45,7 +45,7 @@ class Cancellations:
             asking.add_done_callback(self._asking.discard)
 
     async def finish(self) -> None:
-        """Wait until each request has a reply or fails, at most five seconds after its start."""
+        """Wait until each request has a reply or fails. A request fails after five seconds."""
         if self._asking:
             await asyncio.wait(self._asking)
 

@@ -33,7 +33,7 @@ class SessionState:
         self.runtime = Runtime(service, options)
         try:
             await self.runtime.start()
-        except BaseException:  # a cancellation, too, leaves a half-open session, which must not be used
+        except BaseException:  # after a cancellation, too, the half-open session must not be used
             self.closed = True
             raise
 

@@ -1,4 +1,4 @@
-"""Runs the edits of ``edit_many``. It pulls requests as outcomes are fetched, and yields outcomes as edits end.
+"""Runs the edits of ``edit_many``. Requests are pulled as outcomes are fetched, and outcomes are yielded as edits end.
 
 An :class:`EditPipeline` does the work in background tasks of the session. Users hold only a stream and its iterator.
 The pipeline stops when the ``async with`` block of the stream ends, or when the iterator is garbage-collected, for
@@ -170,7 +170,7 @@ class EditPipeline:
         Raises:
             StopAsyncIteration: If there are no more outcomes.
             SessionClosedError: If the session was closed meanwhile.
-            Exception: The error that the input raised, after the outcomes of all requests before it.
+            Exception: The error that the input raised, after the outcomes of all requests read before the error.
         """
         if self._task is None and not self._stopped:
             self._task = self._submitter.spawn(self._pull())
@@ -277,7 +277,7 @@ class EditPipeline:
 
 @attrs.define(eq=False)
 class _Edit:
-    """One edit of a pipeline, first a submission and then a task. It waits with callbacks instead of a coroutine."""
+    """One edit of a pipeline, first a submission and then a task. It waits with callbacks, not in a coroutine."""
 
     pipeline: EditPipeline
     index: int
@@ -321,8 +321,8 @@ class EditStream:
     """The outcomes of many edits. They can be iterated over only once.
 
     ``async for outcome in session.edit_many(requests)`` stops submitting as soon as the loop is left in any way, and
-    gives up the edits in flight. ``async with session.edit_many(requests) as outcomes`` does so at the end of the
-    block, and waits until nothing more is sent.
+    gives up the edits in flight. ``async with session.edit_many(requests) as outcomes`` does both at the end of
+    the block, and waits until nothing more is sent.
     """
 
     def __init__(self, pipeline: EditPipeline) -> None:

@@ -1,8 +1,8 @@
-"""Submits one edit: waits for a slot and a turn, sends the request, and retries if the rules allow.
+"""Submits one edit: waits for a slot and for a turn to send, sends the request, and retries if the rules allow.
 
-A submission runs in a background task of the session, so it can outlive its caller. Once the whole request is sent, the
-session waits for the reply and keeps the task's id. Before that, the submission stops as soon as its caller gives up,
-and creates no task.
+A submission runs in a background task of the session, so it can outlive its caller. Until the whole request is sent,
+the submission stops as soon as its caller gives up, and creates no task. Afterwards, the session waits for the reply
+and keeps the task's id.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Submission:
         self._slot = Slot(gate)
         self._deadline = Deadline(self._limits.deadline, gate)
         self._deadline.passed.add_done_callback(self._expire)
-        # An observer decides about repeated submissions itself, because each must fit into its budget.
+        # An observer decides about repeated submissions itself, because each must fit the run's budget.
         consent = self._parts.options.resubmit_uncertain and self._observer is None
         self._attempts = Attempts(self._limits.max_retries, consent)
 
@@ -285,7 +285,7 @@ class Submission:
             parts.gate.check_open()
             self._pending = body
             fate = snapshot = await self._exchange(protocol, call, body)
-        except BaseException as error:  # whatever ends the attempt, the observer must learn its fate
+        except BaseException as error:  # whatever ends the attempt, the observer must learn the outcome
             if isinstance(error, QwenEditError):
                 fate = judge_submission(error)
             elif body.sent_whole:  # a cancellation, or a bug in this package

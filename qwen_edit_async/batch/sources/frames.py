@@ -26,7 +26,7 @@ _PAGE: Final = 256
 
 
 def parquet_items(paths: Sequence[FilePath], reading: Reading) -> Iterator[SourceItem]:
-    """Yield an edit for each row of one or several files. Rows are numbered from 1 in each file, and read in pages."""
+    """Yield an edit for each row of one or more Parquet files. In each file, rows are numbered from 1."""
     rows = Rows("", reading)
     places = [path.name if len(paths) > 1 else "" for path in paths]
     files = (_file_items(path, place, rows) for path, place in zip(paths, places, strict=True))
@@ -74,7 +74,7 @@ def dataset_items(dataset: Any, reading: Reading) -> Iterator[SourceItem]:
     rows = Rows("", reading)
     names = rows.check_columns("the dataset", dataset.column_names)
     for name, feature in dataset.features.items():
-        if getattr(feature, "decode", False):  # images, and other columns of files
+        if getattr(feature, "decode", False):  # a column of images or other files
             dataset = dataset.cast_column(name, dataclasses.replace(feature, decode=False))
     values = (row.values() for row in dataset.with_format(None))
     return _items(rows, names, values, 0, "the dataset")
@@ -85,7 +85,7 @@ def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, wher
     try:
         for count, cells in enumerate(values, 1):
             yield rows.item(first + count - 1, dict(zip(names, cells, strict=True)))
-    except (OverflowError, ValueError) as error:  # a cell has no Python value, such as a date in year 12000
+    except (OverflowError, ValueError) as error:  # Python can't represent a cell's value, such as a date in year 12000
         raise ConfigurationError(f"{where} can't be read beyond {counted(count, 'row')}: {error}") from None
 
 

@@ -31,7 +31,7 @@ def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
     rows = Rows(path.parent, reading)
     lines = _lines(path)
     header, before, first, delimiter = _header(lines)
-    # Strict, because an unclosed quote would otherwise silently put the rows below into one cell.
+    # If the reader were not strict, an unclosed quote would silently put all rows below into one cell.
     reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     columns: list[str] = []
     for row in itertools.count(header):
@@ -40,7 +40,7 @@ def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
             cells = next(reader, None)
         except csv.Error as error:
             last = before + reader.line_num
-            if row == header or last != line:  # the beginning of the next row is unclear
+            if row == header or last != line:  # it is unclear where the next row begins
                 raise ConfigurationError(
                     f"{path}: row {row}, from line {line} to {last}, is not well quoted: {error}"
                 ) from None
@@ -61,7 +61,7 @@ def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
     blank, first, declared = 0, "", None
     for first in lines:
         if declared is None and (declared := _DECLARED.fullmatch(first)) is not None:
-            continue  # spreadsheets do not count that line as a row
+            continue  # spreadsheets do not count the declaration as a row
         if first.strip(f"{_DELIMITERS} \r\n"):
             break
         blank += 1
@@ -73,7 +73,7 @@ def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
 
 
 def jsonl_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
-    """Yield an edit for each line, which is a JSON object."""
+    """Yield an edit for each line that is not blank. Each line is a JSON object."""
     rows = Rows(path.parent, reading, typed=True)
     for row, line in enumerate(_lines(path), 1):
         if not line.strip():
@@ -94,6 +94,6 @@ def _lines(path: FilePath) -> Iterator[str]:
         with io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig", newline="") as file:
             yield from file
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} is not UTF-8 text: save it in this encoding") from None
+        raise ConfigurationError(f"{path} is not UTF-8 text: save it as UTF-8") from None
     except OSError as error:
         raise ConfigurationError(f"{path} can't be read: {error.strerror}") from None
