@@ -35,7 +35,7 @@ SPOOL_BYTES: Final = 1024 * 1024
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_PADDING: Final = b"\xff\0" * 8
-"""Bytes in place of the end marker, for a decoder that reads ahead. The decoder sees only ones, an invalid Huffman code."""
+"""Bytes in place of the end marker, for a decoder that reads ahead. They encode ones, an invalid Huffman code."""
 
 _WEBP_QUALITY: Final = 70
 _WEBP_METHOD: Final = 0
