@@ -58,7 +58,7 @@ class Offloader:
             threading.Thread(target=func, args=args, kwargs=kwargs, name=self._name).start()
 
     async def aclose(self) -> None:
-        """Refuse further calls, and wait up to 5 s for the running and queued ones.
+        """Refuse further calls, and wait up to 5 s for the running and queued calls.
 
         A thread that waits for a hanging disk can't be ended. The interpreter waits for such a thread at exit.
         """

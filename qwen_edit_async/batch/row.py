@@ -62,10 +62,10 @@ class Row:
         await self._record(State.FAILED, problem)
 
     async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
-        """Carry out any action except recording or reporting a problem. Journal the edit's errors.
+        """Carry out an action, and journal the errors of the edit.
 
         Args:
-            action: The action.
+            action: Any action except ``RECORD_PROBLEM``, ``REPORT_PROBLEM`` and ``REPLACE_LATER``.
             request: The request; required for a submission.
         """
         entry, run = self._entry, self._run
