@@ -42,7 +42,7 @@ class EditThrottled(EditEvent):
     The session repeats the call while the edit's deadline allows.
 
     Attributes:
-        error: The error. Its ``retry_after`` is the number of seconds that the service asks to wait, if stated.
+        error: The error. Its ``retry_after`` is the requested wait in seconds; ``None`` if the service stated none.
     """
 
     error: QwenEditError

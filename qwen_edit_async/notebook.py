@@ -164,7 +164,7 @@ def track(
     Args:
         outcomes: The outcomes.
         total: The number of outcomes, if known.
-        session: The session, to show the number of tasks in flight.
+        session: The session whose tasks in flight and pauses the line shows.
         title: The title of the progress line.
         clock: Returns the time in seconds.
     """
@@ -248,7 +248,7 @@ async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
     """Return a grid of a bulk run's edits, including those of earlier runs, for the last line of a cell.
 
     Args:
-        batch: The bulk run. Its journal and files are enough, so it need not have run in this kernel.
+        batch: The bulk run. It need not have run in this kernel, because only its journal and files are read.
         limit: The maximum number of edits in the grid. The grid states how many edits it leaves out.
 
     Raises:

@@ -1,6 +1,6 @@
 """Pytest fixtures for applications that use this library. They need no key and no network, and cost nothing.
 
-``qwen_edit_emulator`` is an `EditEmulator` in a thread, for synchronous and async tests. A marker sets its options:
+``qwen_edit_emulator`` is an `EditEmulator` in a thread, for synchronous and async tests. A marker sets its settings:
 ``@pytest.mark.qwen_edit_emulator(slots=2, faults=FaultPlan([Fault.status(503).nth(1)]))``.
 
 ``qwen_edit_session`` is an open `EditSession` on this emulator, for async tests with anyio's plugin or pytest-asyncio.

@@ -1,7 +1,7 @@
 """Runs blocking work (reading, decoding and encoding images) on threads, away from the event loop.
 
 The calls use the loop's ``run_in_executor``, because the tests' virtual clock waits for such calls, but not for anyio's
-threads. They have their own executor, because the loop's default executor also resolves host names.
+threads. The calls have their own executor, because the loop's default executor also resolves host names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Offloader:
         """Call ``func`` on a thread and wait for its result.
 
         Cancellation ends the wait at once. If the call has not begun, it never begins. If the call is running, its
-        result is closed later and its exception is dropped. In a tuple, each item that has a ``close()`` is closed.
+        result is closed later and its exception is dropped. In a result tuple, each item with a ``close()`` is closed.
 
         Raises:
             SessionClosedError: The offloader is closed.
@@ -58,7 +58,7 @@ class Offloader:
             threading.Thread(target=func, args=args, kwargs=kwargs, name=self._name).start()
 
     async def aclose(self) -> None:
-        """Refuse further calls, and wait up to 5 s for the running and queued ones.
+        """Refuse further calls, and wait up to 5 s for the running and queued calls.
 
         A thread that waits for a hanging disk can't be ended. The interpreter waits for such a thread at exit.
         """

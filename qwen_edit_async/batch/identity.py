@@ -1,9 +1,9 @@
 """The identity of an edit, and the names of its files. Pure.
 
-An identity depends on the row alone. It is the row's key, or else a hash of its images, instruction and parameters. The
-hash covers each image's path or URL, or the content of an image in memory. Paths in the source's folder are relative to
-that folder. The signature of a presigned URL is ignored. The journal allots file names when it plans an edit, and never
-changes them.
+The identity of an edit is its row's key. Without a key, it is the first image's name, followed by a hash of the images,
+the instruction and the parameters. The hash covers each image's path or URL, or the content of an image in memory. A
+path in the source's folder is hashed relative to that folder. A URL is hashed without its signature. The journal allots
+file names when it plans an edit, and never changes them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def identity_of(request: EditRequest, hash_of: Callable[[object], str], folder: 
     Args:
         request: The request.
         hash_of: Called with each image in memory; returns the hash of its content.
-        folder: The folder of the source. Its path is removed from the images' paths, so the source can be moved.
+        folder: The folder of the source. Its path is removed from the images' paths, so identities stay the same when
+            the folder is moved.
     """
     if request.key:
         return storable(request.key)
@@ -50,14 +51,14 @@ def identity_of(request: EditRequest, hash_of: Callable[[object], str], folder: 
 def storable(text: str) -> str:
     """Return a text in a form that UTF-8 can encode.
 
-    If it has lone surrogates, they become question marks, and a hash of the original text is appended.
+    Lone surrogates become question marks. A text that has them also gets a hash of the original text at its end.
     """
     stored = text.encode("utf-8", "replace").decode("utf-8")
     return text if stored == text else f"{stored}-{_hash(text)[:_IDENTITY_CHARACTERS]}"
 
 
 def stem_of(request: EditRequest) -> str:
-    """Return the stem of an edit's file names: its key, or else its first image's name."""
+    """Return the stem of an edit's file names, made from its key, or else from its first image's name."""
     if request.key:
         return safe_stem(request.key) or _NAMELESS
     return safe_stem(image_stem(request.images[0]))[:_STEM_CHARACTERS] or _NAMELESS
@@ -69,7 +70,7 @@ def allot(stem: str, is_taken: Callable[[str], bool], numbers: dict[str, int]) -
     Args:
         stem: The wanted name.
         is_taken: Called with a case-folded name; returns whether another edit has it.
-        numbers: The last number of each case-folded stem, so that the search need not begin at 2.
+        numbers: The last number given to each case-folded stem, so that the search need not begin at 2.
     """
     wanted = folded(stem)
     if not is_taken(wanted):
@@ -110,13 +111,13 @@ def content_hash(image_hashes: Sequence[str], request: EditRequest) -> str:
 def stamp_of(image_stamps: Sequence[str | None], request: EditRequest) -> str:
     """Return a hash of a request and of its images' stamps; empty if an image has no stamp.
 
-    A stamp changes whenever its file changes. It is made without reading the file.
+    An image's stamp changes when its file changes. The stamp is made without reading the file.
     """
     return "" if None in image_stamps else content_hash([*map(str, image_stamps)], request)
 
 
 def describe(request: EditRequest) -> str:
-    """Return the request as JSON, for people and reports. An image in memory is ``null``. URLs have no signatures."""
+    """Return the request as JSON, for people and reports, with ``null`` for images in memory and with unsigned URLs."""
     locators = [image_locator(image) for image in request.images]
     members = {
         "images": [None if locator is None else unsigned(locator) for locator in locators],

@@ -1,7 +1,7 @@
 """One edit of a bulk run, from its state in the journal to its saved pictures.
 
-Each step is journalled on disk before anything relies on it. The intent is journalled before the request is sent, and
-the results' URLs before the download. The files' names are journalled after the files are saved.
+Each step is journalled on disk before anything relies on it. The intent to submit is journalled before the request is
+sent, and the results' URLs before the download. The files' names are journalled after the files are saved.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from qwen_edit_async.tasks import TaskSnapshot, TaskStatus, Usage
 
 
 class _StoppedError(Exception):
-    """Raised if submissions stop or are held while an edit waits for a slot; caught in this module."""
+    """Raised if the budget stops or holds submissions while an edit waits for a slot; caught in this module."""
 
 
 class Row:
@@ -62,10 +62,10 @@ class Row:
         await self._record(State.FAILED, problem)
 
     async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
-        """Carry out any action except recording or reporting a problem. Journal the edit's errors.
+        """Carry out an action, and journal the errors of the edit.
 
         Args:
-            action: The action.
+            action: Any action except ``RECORD_PROBLEM``, ``REPORT_PROBLEM`` and ``REPLACE_LATER``.
             request: The request; required for a submission.
         """
         entry, run = self._entry, self._run
@@ -93,7 +93,7 @@ class Row:
             run.notify()
 
     async def about_to_submit(self, uploads: Sequence[Upload]) -> None:
-        """Journal the intent to submit, and the hash of what is sent."""
+        """Journal the intent to submit, and the hash of the edit's content if the journal lacks it."""
         if self._run.budget.stopped or self._run.budget.held:
             raise _StoppedError("the run submits nothing more")
         self._run.in_flight.add(self._entry.number)
@@ -108,9 +108,10 @@ class Row:
         self._run.unanswered += 1
 
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
-        """Journal the task's id and any pictures, or undo the journalled intent if there is certainly no task.
+        """Journal the task's id and any URLs of pictures. If there is certainly no task, undo the journalled intent.
 
-        The edit's coroutine may have been cancelled by then, and some protocols return the pictures only once.
+        The edit's coroutine can't do this, because it may have been cancelled before the reply arrived. Some protocols
+        return the URLs only in this reply.
         """
         if isinstance(fate, TaskSnapshot):
             if self._state is State.SUBMITTING:
@@ -170,7 +171,7 @@ class Row:
                 task = await run.session.submit(request, deadline=run.options.deadline, observer=self)
             except JournalError:
                 raise
-            except Exception as error:  # noqa: BLE001  # it is journalled, and must not end other edits
+            except Exception as error:  # noqa: BLE001  # the error is journalled, and must not end other edits
                 await self._not_submitted(error)
                 if not isinstance(error, _StoppedError):
                     return
@@ -184,7 +185,7 @@ class Row:
     async def _not_submitted(self, error: Exception) -> None:
         budget, pictures = self._run.budget, self._entry.pictures
         is_fatal = self._run.stop_if_fatal(error)
-        if self._state in {State.SUBMITTED, State.COMPLETED}:  # accepted while the session was closing
+        if self._state in {State.SUBMITTED, State.COMPLETED}:  # the edit was accepted while the session was closing
             budget.ended(pictures, chargeable=True)
             await self._record(self._state, error)
             return
@@ -195,7 +196,7 @@ class Row:
             await self._record(State.UNCERTAIN, error)
             return
         budget.rejected(pictures)
-        if not (is_fatal or isinstance(error, _StoppedError)):  # otherwise the edit keeps its earlier state
+        if not (is_fatal or isinstance(error, _StoppedError)):  # after either, the edit keeps its earlier state
             await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error)
 
     async def _attach(self, task_id: str) -> None:
@@ -250,8 +251,8 @@ class Row:
     async def _save(self, images: Sequence[OutputImage]) -> None:
         run, name, asked = self._run, self._entry.name, self._entry.pictures
         if not run.options.saves:
-            return  # the caller of the hub saves them
-        if len(images) > asked:  # files of other edits may have the names that would follow
+            return  # the caller of the hub saves the pictures
+        if len(images) > asked:  # the names that follow may belong to other edits' files
             about(images[0].task_id).warning(
                 "a task made %d pictures instead of %d: the extra ones are not saved", len(images), asked
             )
@@ -293,7 +294,7 @@ class Row:
     def _count_failure(self, error: Exception) -> None:
         run = self._run
         run.progress.failed += 1
-        if not isinstance(error, InvalidEditError):  # bad input fails in every run, so it must not stop the run
+        if not isinstance(error, InvalidEditError):  # bad input fails in every run, and would stop each one
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
         run.notify()
 
@@ -307,7 +308,7 @@ class Row:
 
 
 def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dict[str, Any]:
-    """Return the journal's columns for a result. The times are unknown if an earlier run submitted the task."""
+    """Return the journal's columns for a result. Leave out the times if an earlier run submitted the task."""
     urls = {image.index: image.url for image in result.images}
     columns: dict[str, Any] = {
         "urls": [urls.get(place, "") for place in range(max(urls) + 1)],
@@ -327,6 +328,6 @@ def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
 
 
 def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:
-    """Return the number in the name of each picture's file. Each is less than the number of requested pictures."""
+    """Return the number in each file's name. All numbers are less than ``asked``, the number of requested pictures."""
     places = [image.index for image in images[:asked]]
     return places if all(place < asked for place in places) else range(len(places))

@@ -81,18 +81,18 @@ class Run:
         options: The options.
         journal: The open journal.
         disk: The thread that reads and writes files.
-        thumbnails: The thumbnails for the page.
+        thumbnails: The thumbnails for ``report.html``.
         budget: The limits, and the costs and tasks so far.
         progress: Some of the counts so far; :meth:`progress_now` returns all.
-        error: The error that ended the run, such as a rejected key. Every other edit would fail with it, too.
+        error: The error that ended the run, such as a rejected key. All other edits would fail with the same error.
         in_flight: The numbers of the edits that are being submitted or whose tasks are awaited.
         unanswered: The number of submissions without a reply or without a journalled task id.
-        unwritten: The keys and task ids that could not be journalled.
+        unwritten: The key and the task id of each edit whose task id could not be journalled.
         refused: The refused rows, grouped by reason.
         changed: The number of refused rows whose edits the journal's totals already count.
         report: The report; ``None`` before the run ends or is interrupted.
         room: The semaphore that limits the number of edits in progress.
-        rows: The edits in progress.
+        rows: The asyncio tasks of the edits in progress.
         crash: The first unexpected error of an edit, from the journal or this package.
         closed: Whether the run has unlocked the folder.
     """
@@ -135,7 +135,7 @@ class Run:
             self.budget.resume(await journal.do(Store.totals))
 
     def stop_if_fatal(self, error: Exception) -> bool:
-        """Stop submitting if an error would also stop every other edit. Return whether it would."""
+        """Stop submitting if all other edits would fail with the same error. Return whether they would."""
         if (fatal := error_of_run(error)) is None:
             return False
         self.error = self.error or fatal
@@ -144,7 +144,7 @@ class Run:
         return True
 
     def preview_soon(self, number: int, images: Iterable[Any]) -> None:
-        """Make an edit's thumbnails while the service works, if the page can show the edit."""
+        """Make an edit's thumbnails in the background, if ``report.html`` can show the edit."""
         if number <= self.options.gallery_limit:
             self.thumbnails.make_soon(images)
 

@@ -68,7 +68,7 @@ class Screen:
         self._kinds: dict[str, int] = {}
 
     def line(self, text: str, style: str | None = None, *, whole: bool = False) -> None:
-        """Print a line, with shell options in place of Python options.
+        """Print a line. Replace the names of Python options in its text with shell options.
 
         On a terminal, wrap the line between words, unless ``whole`` keeps it in one piece for users to copy.
         """
@@ -83,7 +83,7 @@ class Screen:
         self.line(f"warning: {text}", "yellow")
 
     def note(self, text: str, kind: str = "") -> None:
-        """Print a note once, and only the first few notes of a kind. :meth:`close` tells how many were omitted."""
+        """Print a note once, and only the first few notes of a kind. :meth:`close` prints how many were omitted."""
         if text in self._notes:
             return
         self._notes.add(text)
@@ -100,7 +100,7 @@ class Screen:
 
     @contextmanager
     def warnings_as_notes(self) -> Iterator[None]:
-        """Print the library's warnings as notes while the block runs. Drop Pillow's warnings, which name no file."""
+        """Print the library's warnings as notes while the block runs. Drop Pillow's, because they name no file."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             warnings.simplefilter("always", EditWarning)
@@ -140,7 +140,7 @@ class ProgressBar:
 
     @contextmanager
     def showing(self) -> Iterator[None]:
-        """While the block runs, show the bar if the output is a terminal."""
+        """Show the bar while the block runs, if the standard error stream is a terminal."""
         self._started_at = self._clock()
         self._next_line_at = self._started_at + _SECONDS_BETWEEN_LINES
         if not self._screen.console.is_terminal:

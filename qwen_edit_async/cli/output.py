@@ -1,7 +1,7 @@
 """Standard streams that drop output after a write error, so that lost output never ends a run.
 
-A write fails if a pipe's reader exits, a disk is full, a terminal closes, or a stream was never open. Results are still
-saved, and the exit code is still correct.
+A write fails if a pipe's reader exits, a disk is full, a terminal closes, or a stream was never open. The command still
+saves its results, and its exit code is still correct.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import signal
 def cancel_on_termination() -> None:
     """Cancel the running asyncio task on every SIGINT, SIGTERM and SIGHUP. Under ``nohup``, ignore SIGHUP.
 
-    This replaces asyncio's own handler, which raises KeyboardInterrupt on a second Ctrl-C, in whatever code is running.
-    Other code could then wait forever for the interrupted step.
+    This replaces asyncio's own handler. On a second Ctrl-C, that handler raises KeyboardInterrupt in whatever code is
+    running. Other code could then wait forever for the interrupted code.
     """
     task = asyncio.current_task()
     if task is None:

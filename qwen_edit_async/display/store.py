@@ -1,6 +1,6 @@
 """Keeps the thumbnails of files in one SQLite file, so that each thumbnail is made once. Blocking.
 
-If the SQLite file can't be read or written, thumbnails are made each time.
+If the SQLite file can't be read or written, each thumbnail is made whenever it is needed.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _SETUP: Final = """
         height INTEGER NOT NULL
     );
 """
-"""Nothing is synced, because a lost thumbnail is made again."""
+"""SQLite does not sync the file to disk, because a lost thumbnail can be made again."""
 
 
 class ThumbnailStore:
     """The thumbnails of a bulk run's inputs and results. The store can be used from any thread.
 
     Args:
-        folder: The folder of the SQLite file. Paths are stored relative to it where possible, so the
-            folder and the pictures can be moved together.
+        folder: The folder of the SQLite file. Paths of pictures are stored relative to this folder where possible, so
+            the folder and the pictures can be moved together.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class ThumbnailStore:
         self._connection: sqlite3.Connection | None = None
 
     def get(self, image: Any) -> Thumbnail | None:
-        """Return the thumbnail of an image of any kind that a request accepts; ``None`` if it can't be made.
+        """Return the thumbnail of any image that a request accepts; ``None`` if no thumbnail can be made.
 
         Only thumbnails of files are stored.
         """
@@ -62,7 +62,7 @@ class ThumbnailStore:
 
         Args:
             images: Paths of files. Other images, and local paths without a file, are left out.
-            may_make: Called before a missing thumbnail is made, on one of several threads. Returns whether to make it.
+            may_make: Called on several threads, before each missing thumbnail is made. Returns whether to make it.
         """
         known = {image: file for image in images if (file := self._name_and_stamp(image)) is not None}
         found = {image: self._find(file) for image, file in known.items()}
@@ -72,7 +72,7 @@ class ThumbnailStore:
             return found | dict(zip(missing, made, strict=True))
 
     def make_soon(self, images: Iterable[Any]) -> None:
-        """Make the thumbnails of files on background threads. This does not block."""
+        """Make the thumbnails of files on background threads. Return at once."""
         for image in images:
             self._makers.submit(self.get, image)
 
@@ -108,7 +108,7 @@ class ThumbnailStore:
                     self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
                     self._connection.executescript(_SETUP)
                 return self._connection.execute(statement, values).fetchone()
-        except (sqlite3.Error, UnicodeError) as error:  # file names may not be valid UTF-8
+        except (sqlite3.Error, UnicodeError) as error:  # some file names are not valid UTF-8
             log.debug("the thumbnail store in %s failed: %s", self._folder, error)
             return None
 
@@ -123,7 +123,7 @@ class ThumbnailStore:
         if path is None:
             return None
         try:
-            status = os.stat(path)  # noqa: PTH116  # a str
+            status = os.stat(path)  # noqa: PTH116  # the path is a str
         except (OSError, ValueError):
             return None
         if not stat.S_ISREG(status.st_mode):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qwen_edit_async.emulator.tasks import TaskRecord
 
 Operation = Literal["submit", "check", "result", "cancel", "precharge", "download"]
-"""A kind of request. ``result`` and ``cancel`` belong to the queue protocol, ``precharge`` to the documented one."""
+"""A kind of request. ``result`` and ``cancel`` belong to the queue protocol, ``precharge`` to the generation one."""
 _Occasion: TypeAlias = "Operation | Literal['task']"
 _API: tuple[Operation, ...] = ("submit", "check", "result", "cancel", "precharge")
 _EVERY_REQUEST: tuple[Operation, ...] = (*_API, "download")
@@ -70,7 +70,7 @@ class Rewrite:
 
 @attrs.frozen
 class Truncate:
-    """Announce the whole body, send a share of it, and close the connection."""
+    """Announce the whole body, send only this share of it, and close the connection."""
 
     share: float
     accepted: bool = True
@@ -185,7 +185,7 @@ class Fault:
 
     @classmethod
     def reshape(cls, function: Callable[[dict[str, Any]], object]) -> Fault:
-        """Pass the JSON object of a successful reply through a function, and send what it returns."""
+        """Pass the JSON object of a successful reply through a function, and send the function's result."""
 
         def rewrite(reply: Reply) -> Reply:
             if reply.status >= 400:  # noqa: PLR2004 - the first HTTP error status
@@ -212,7 +212,7 @@ class Fault:
 
     @classmethod
     def truncated_download(cls, share: float = 0.5) -> Fault:
-        """Announce the whole file, send a share of it, and close the connection."""
+        """Announce the whole file, send only this share of it, and close the connection."""
         return cls(Truncate(share), ("download",))
 
     @classmethod
@@ -306,7 +306,7 @@ class _Counter:
         self._fired = 0
 
     def is_due(self, number: int, task: TaskRecord | None) -> bool:
-        """Count one occasion, and return whether the fault is due. `FaultRun` applies only the first due fault."""
+        """Count a request or task. Return whether the fault is due. `FaultRun` applies only the first due fault."""
         fault = self.fault
         if not fault._could_apply(number, task):  # noqa: SLF001 - same module, but not public
             return False
@@ -323,7 +323,7 @@ class _Counter:
 
 
 class FaultRun:
-    """A plan in use: it counts requests and draws random numbers."""
+    """A plan in use, which counts requests and tasks, and draws random numbers."""
 
     def __init__(self, plan: FaultPlan) -> None:
         self._seed = plan.seed
@@ -332,7 +332,7 @@ class FaultRun:
         self.add(plan.faults)
 
     def add(self, faults: Iterable[Fault]) -> None:
-        """Append faults. They count requests from now on."""
+        """Append faults. They count requests and tasks from now on."""
         for fault in faults:
             counter = _Counter(fault, f"{self._seed}:{self._size}")
             self._size += 1

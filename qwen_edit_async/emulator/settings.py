@@ -18,7 +18,7 @@ from qwen_edit_async.emulator.validation import Envelope
 class EmulatorSettings:
     """Settings of an emulator. All times are seconds on the event loop's clock.
 
-    HTTP statuses and error codes are those of the documented protocol. The other protocols have their own.
+    The HTTP statuses and error codes below are those of the documented protocol. Other protocols have their own.
     """
 
     port: int = attrs.field(default=0, validator=[ge(0), le(65535)])

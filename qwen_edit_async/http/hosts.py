@@ -1,7 +1,7 @@
 """Decides which result URLs may be downloaded. Pure: host names are resolved elsewhere.
 
-A forged reply may name any URL. It must not make this machine request an address that is closed to outsiders, such as
-loopback, a private network or a cloud's metadata service.
+A forged reply may name any URL. The URL must not make this machine request an address that is closed to outsiders, such
+as loopback, a private network or a cloud's metadata service.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _SPECIAL: Final = (
     ipaddress.ip_network("168.63.129.16/32"),  # Azure's host services, which give out a machine's secrets
-    ipaddress.ip_network("192.0.0.0/24"),  # protocol assignments and clouds' metadata; older Pythons know only parts
+    ipaddress.ip_network("192.0.0.0/24"),  # protocol assignments and clouds' metadata; older Pythons know only some
     ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays, deprecated (RFC 7526)
     ipaddress.ip_network("3fff::/20"),  # documentation (RFC 9637), which older Pythons do not know
 )
@@ -74,7 +74,7 @@ def host_of(url: URL) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is public. The IPv4 address in an IPv4-mapped or NAT64 address decides."""
+    """Return whether an IP address is public. In an IPv4-mapped or NAT64 address, only the IPv4 address counts."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -107,7 +107,7 @@ def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def _is_certainly_not_public(host: str) -> bool:
-    """Return whether a host is local, or an oddly spelled IPv4 address: ``127.1``, ``2130706433``, ``0x7f.1``."""
+    """Return whether a host is local, or an oddly spelled IPv4 address, such as ``127.1`` or ``0x7f.1``."""
     if is_local(host):
         return True
     last = host.rpartition(".")[2]

@@ -37,7 +37,7 @@ class Network:
     trust_env: bool = False
 
     def connector(self, **options: Any) -> aiohttp.TCPConnector:
-        """Create a connection pool without a limit of connections."""
+        """Create a connection pool without a limit on connections."""
         named = [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
         context = _context_of_environment(*named) if self.ssl is None and any(named) else self.ssl
         return aiohttp.TCPConnector(limit=0, ssl=True if context is None else context, **options)
@@ -47,7 +47,7 @@ class Network:
         return self if may_be_proxied(base_url) else attrs.evolve(self, proxy=None, trust_env=False)
 
     def proxy_of(self, url: URL) -> URL | None:
-        """Return the proxy for a result's URL. An environment proxy with an https URL is not used, as for API calls."""
+        """Return the proxy for a result's URL. As for API calls, an environment proxy with an https URL is not used."""
         if self.proxy is not None:
             return self.proxy if may_be_proxied(str(url)) else None
         proxy = URL(urllib.request.getproxies().get(url.scheme, "") if self.trust_env else "")

@@ -1,8 +1,8 @@
 """Recognises input images, and refuses other objects, without reading a file.
 
-An image is a path, an http(s) URL, a URL or a path in a bucket, a data URI, bytes, a binary file object, a PIL image or
-an array. An object whose ``open()`` returns a binary file is also accepted. Formats are recognised by
-content, or by the name's ending if a format has no signature.
+An image is a path, an http(s) URL, a file in a bucket, a data URI, bytes, a binary file, a PIL image or an array. An
+object whose ``open()`` returns a binary file is also an image. Formats are recognised by a file's first bytes, which
+the caller passes. A format without a signature is recognised by the ending of the file's name.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ MAX_PIXELS: Final = 89_478_485
 """The maximum number of pixels of a picture. Pillow treats a larger picture as a possible decompression bomb."""
 
 MAX_SOURCE_BYTES: Final = 256 * 1024 * 1024
-"""The largest file that ``fit`` accepts."""
+"""The size in bytes of the largest file that ``fit`` accepts."""
 
 HEAD_BYTES: Final = 64
 """The number of bytes at a file's start that identify its format."""
@@ -101,7 +101,7 @@ _BRANDS: Final = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIF"),
 }
 _GENERAL_BRANDS: Final = frozenset({b"mif1", b"msf1"})
-"""The brands of ISO media files whose pictures can have any coding. A file lists its main brand first."""
+"""The brands of ISO media files whose pictures can have any encoding."""
 
 _OTHER_STARTS: Final = {
     **dict.fromkeys((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), "JPEG2000"),
@@ -134,7 +134,7 @@ _PATTERNS: Final = {
     "DIB": re.compile(rb"[\x28\x6c\x7c]\0{3}.{8}\x01\0[\x01-\x20]\0", re.DOTALL),  # a BMP without its first header
     "PCX": re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]"),
     "SGI": re.compile(rb"\x01\xda[\x00\x01][\x01\x02]"),
-    "PPM": re.compile(rb"P[1-6](?:\s*\n#|\s(?:\s|#.*\n)*[0-9]+(?:\s|#.*\n)+[0-9])"),  # sides or comment
+    "PPM": re.compile(rb"P[1-6](?:\s*\n#|\s(?:\s|#.*\n)*[0-9]+(?:\s|#.*\n)+[0-9])"),  # then sides or a comment
 }
 _ENDINGS: Final = {
     **dict.fromkeys((".tga", ".icb", ".vda", ".vst"), "TGA"),
@@ -149,10 +149,10 @@ PICTURE_ENDINGS: Final = frozenset(
     {".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
     | {".avif", ".heic", ".heif", ".jp2", ".j2k", ".ico"}
 )
-"""The usual file name endings of pictures, also of those that need ``fit``."""
+"""The usual file name endings of pictures, including formats that need ``fit``."""
 
 _BMP: Final = re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0", re.DOTALL)
-"""The start of a BMP file, with the size of its second header."""
+"""Matches the start of a BMP file, up to the size of its second header."""
 
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII | re.IGNORECASE)
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
@@ -168,7 +168,7 @@ _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def sniff(head: bytes) -> str | None:
-    """Return the media type of a file from its first 16 or more bytes; ``None`` if the service does not accept it."""
+    """Return the media type of a file from its first 16 or more bytes; ``None`` if the service refuses its format."""
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -185,7 +185,7 @@ def sniff(head: bytes) -> str | None:
 
 
 def sniff_other(head: bytes, path: str = "") -> str | None:
-    """Return the name of a picture format that the service does not accept; ``None`` for other files.
+    """Return the name of a picture format that the service does not accept; ``None`` if the file has no such format.
 
     The name is Pillow's name of the format, or the name of a camera raw format.
 
@@ -323,7 +323,7 @@ def check_image(image: object) -> None:
 
 
 def check_format(head: bytes, path: str = "", *, fit: bool = False) -> str | None:
-    """Return the media type of an image file that starts with ``head``, or refuse the file (contract, *Images*).
+    """Return the media type of an image file that starts with ``head``, or refuse the file (see contract, *Images*).
 
     With ``fit``, only files that can't be converted are refused. ``None`` means that the file must be converted.
     """

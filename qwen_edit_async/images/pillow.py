@@ -35,7 +35,7 @@ SPOOL_BYTES: Final = 1024 * 1024
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_PADDING: Final = b"\xff\0" * 8
-"""Bytes in place of the end marker, for a decoder that reads ahead. They hold only 1 bits: an invalid Huffman code."""
+"""Bytes in place of the end marker, for a decoder that reads ahead. They encode ones, an invalid Huffman code."""
 
 _WEBP_QUALITY: Final = 70
 _WEBP_METHOD: Final = 0
@@ -89,8 +89,8 @@ def check(file: IO[bytes], findings: Findings, *, fit: bool = False) -> Facts | 
 
     Return the file's properties; ``None`` if a warning by Pillow was raised as an exception.
 
-    For a PNG, only the header is decoded. For a JPEG, the tables and the first 8 KiB of pixel data are decoded. A
-    decoder that accepts these also accepts any data after them. If a JPEG's end is doubtful, the whole picture is
+    For a PNG, only the header is decoded. For a JPEG, the tables and the first 8 KiB of pixel data are decoded, because
+    a decoder that accepts this start also accepts any data after it. If a JPEG's end is doubtful, the whole picture is
     decoded at an eighth of its size. For other formats, the first frame is decoded.
 
     Raises:
@@ -205,8 +205,8 @@ def _page_notes(image: ImageFile.ImageFile) -> tuple[str, ...]:
             pictures = image._getmp()  # noqa: SLF001  # the public way would reopen the file
             several = pictures is not None and pictures.get(_MPF_IMAGES, 1) > 1
         else:
-            several = image.format != "PSD" and getattr(image, "is_animated", False)  # PSD files have layers
-    except Exception:  # noqa: BLE001  # corrupt metadata raises any kind of error, and costs only a note
+            several = image.format != "PSD" and getattr(image, "is_animated", False)  # PSD layers are not frames
+    except Exception:  # noqa: BLE001  # corrupt metadata can raise any error, and only the note is lost
         return ()
     return ("has several pages or frames: only the first is edited",) if several else ()
 
@@ -265,5 +265,5 @@ def _save(image: Image.Image, plugin: str) -> Encoded:
         file = undo.enter_context(tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
         image.save(file, plugin, icc_profile=image.info.get("icc_profile"), **options)
         encoded = Encoded(file, file.tell(), f"image/{plugin.lower()}", image.size)
-        undo.pop_all()  # the caller closes it
+        undo.pop_all()  # the caller closes the file
     return encoded

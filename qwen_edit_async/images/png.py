@@ -1,8 +1,8 @@
 """Checks a PNG file in constant memory.
 
-A PNG file is a signature and then chunks: length, type, data, and the CRC-32 of type and data (PNG specification,
-sections 5.2 to 5.6). Its pixel data is one zlib stream of rows, each behind a filter byte (sections 7 to 10). The
-check inflates that stream to count the rows, but computes no pixels.
+A PNG file is a signature, followed by chunks. Each chunk has a length, a type, data, and the CRC-32 of type and data
+(PNG specification, sections 5.2 to 5.6). The pixel data is one zlib stream of rows, and a filter byte precedes each row
+(sections 7 to 10). The check inflates this stream to count the rows, but computes no pixels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ except ImportError:  # without the extra ``fast``, a check takes two to three ti
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNK_BYTES: Final = 2**31 - 1
 _MAX_CHUNKS: Final = 50_000
-"""No real picture comes near this limit. It bounds the time that many empty chunks take."""
+"""No real picture comes near this limit. The limit bounds the time that many empty chunks take."""
 
 _IHDR_BYTES: Final = 13
 _INFLATED_BYTES: Final = 256 * 1024
@@ -107,7 +107,7 @@ class _Check:
         self._remark = ""
 
     def read(self, size: int) -> Findings:
-        """Read up to the last chunk. Damage after the last row is noted, not raised."""
+        """Check the file up to its last chunk. Damage after the last row is noted, not raised."""
         if (start := self._take(len(_SIGNATURE))) != _SIGNATURE:
             raise DamageError(f"it begins with {start!r}")
         self._read_chunk()
@@ -212,11 +212,11 @@ class _Check:
 
 
 class _Rows:
-    """Counts the rows in a picture's zlib stream, and checks the filter byte of each."""
+    """Counts the rows in a picture's zlib stream, and checks the filter byte of each row."""
 
     def __init__(self, width: int, height: int, pixel_bits: int, *, interlaced: bool) -> None:
         self._inflate = _zlib.decompressobj()
-        self._passes: list[tuple[int, int]] = []  # bytes of a row, and bytes of the pass
+        self._passes: list[tuple[int, int]] = []  # for each pass, the bytes of one row and of all rows
         for column, row, column_step, row_step in _ADAM7 if interlaced else _WHOLE:
             columns, rows = -(-(width - column) // column_step), -(-(height - row) // row_step)
             if columns > 0 and rows > 0:
@@ -224,7 +224,7 @@ class _Rows:
                 self._passes.append((row_bytes, row_bytes * rows))
         self._expected = sum(size for _, size in self._passes)
         self._seen = 0
-        self._position = 0  # in the current pass
+        self._position = 0  # the bytes seen of the current pass
 
     @property
     def missing(self) -> str:

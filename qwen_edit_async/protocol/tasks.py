@@ -1,6 +1,6 @@
 """Reads a task from a reply: its status, pictures and cost. Pure: no I/O, no clock.
 
-The tables hold the known status words, id names and output shapes.
+The module's tables list the known status words, names of ids and shapes of output.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _status_and_failure(
             status = TaskStatus.COMPLETED
         elif word is not None and (
             failure is not None or has_error({**document, "message": None})
-        ):  # a message may say "please wait"
+        ):  # a message alone may say "please wait"
             status = TaskStatus.FAILED
     if status is TaskStatus.FAILED and failure is None and has_error(document):
         failure = TaskFailure(code=error_code_of(document), message=first_text(document, MESSAGE_NAMES) or "")
@@ -124,7 +124,7 @@ def _status_and_failure(
 
 
 def task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, Any]:
-    """Return the members that describe the task, including those of a nested task."""
+    """Return a reply's members that describe the task, including those of a task nested in a member."""
     if _ID_NAMES_IN.keys().isdisjoint(document):
         return document
     lacks_word, has_id = word_of(document) is None, first_text(document, ID_NAMES) is not None

@@ -1,4 +1,4 @@
-"""Starts the hub of a cluster, and finds a running one."""
+"""Starts the hub of a cluster, or finds the running hub."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def start_hub(
         name: The hub's name in the cluster.
         max_in_flight: The maximum number of tasks in flight, for all workers together.
         submit_rate: The maximum number of submissions per second, for all workers together.
-        max_cost: The option of :class:`EditHub`.
-        max_tasks: The option of :class:`EditHub`.
-        resubmit_uncertain: The option of :class:`EditHub`.
+        max_cost: See :class:`EditHub`.
+        max_tasks: See :class:`EditHub`.
+        resubmit_uncertain: See :class:`EditHub`.
         **session: Other options of :class:`EditSession`, without secrets, because the cluster stores them.
 
     Raises:
@@ -88,7 +88,7 @@ class Hub:
     """A running hub. It can be passed to any process of the cluster.
 
     Attributes:
-        name: Its name.
+        name: The hub's name in the cluster.
     """
 
     name: str
@@ -111,12 +111,12 @@ class Hub:
         return counts
 
     def report(self) -> BatchReport:
-        """Return the report on all edits of the folder so far."""
+        """Return the report on all edits in the folder's journal so far."""
         report: BatchReport = _ray().get(self._actor.report.remote())
         return report
 
     def stop(self) -> BatchReport:
-        """End the hub, and return its report. The next hub of the folder continues the tasks in flight."""
+        """End the hub, and return its report. The next hub with this folder continues the tasks in flight."""
         try:
             report: BatchReport = _ray().get(self._actor.stop.remote())
         finally:
@@ -130,7 +130,7 @@ class Hub:
 
 def _ray() -> Any:
     try:
-        import ray  # noqa: PLC0415  # it is large
+        import ray  # noqa: PLC0415  # Ray is large
     except ImportError:
         raise ConfigurationError('this needs Ray: pip install "qwen-edit-async[ray]"') from None
     return ray

@@ -7,7 +7,7 @@ import math
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH = 0.005
-"""Weight of the prior, as in :class:`Survival`. It can be small, because progress is used only if it is convincing."""
+"""The option ``strength`` of :class:`Survival`. It can be small, because progress is used only if it is convincing."""
 
 _STRATA_OF_A_HALVING = 3
 
@@ -18,10 +18,10 @@ _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
 """The smallest progress, and the smallest age in seconds, from which to extrapolate."""
 
 _CONVINCING = 6.0
-"""The lead over age, in nats, above which progress is used. 6 nats are odds of 400 to 1.
+"""The lead of progress over age, in nats, above which progress is used. 6 nats are odds of 400 to 1.
 
-Progress leads if it has predicted replies better than age has. With a lower threshold, progress that is half random is
-used too often. With a higher threshold, honest progress is used too late.
+The lead says how much better progress has predicted replies than age has. With a lower threshold, progress that is half
+random is used too often. With a higher threshold, honest progress is used too late.
 """
 
 _MOST_GAIN = 20.0
@@ -31,14 +31,14 @@ _MOST_GAIN = 20.0
 class ProgressEvidence:
     """Extrapolates how long a task will still run, and learns the ratio of the actual time to the extrapolated time.
 
-    The accuracy depends on the share that remains, so each range of this share (1 to 0.79, 0.79 to 0.63, …) has its own
-    estimate. These estimates also correct progress that is not linear. For each reply, the class compares how
-    well progress and age predicted it (Dawid, *The prequential approach*, 1984). Progress that is constant or random,
-    or runs backward, gains no lead.
+    The accuracy depends on the share of the task that remains. So each range of this share (1 to 0.79, 0.79 to 0.63, …)
+    has its own estimate. These estimates also correct progress that is not linear. For each reply, the class compares
+    how well progress and age predicted the reply (Dawid, *The prequential approach*, 1984). Progress that is constant
+    or random, or runs backward, gains no lead over age.
 
     Args:
-        memory: The number of later ends (in an estimate) or replies (in the comparison with age) after which the
-            weight of evidence has faded to 1/e.
+        memory: The number of later facts after which the weight of a fact has faded to 1/e. In an estimate, a fact is
+            the end of a task. In the comparison with age, a fact is a reply.
     """
 
     def __init__(self, memory: float) -> None:
@@ -53,9 +53,9 @@ class ProgressEvidence:
         return self._gain > _CONVINCING
 
     def view(self, age: float, progress: float) -> tuple[Survival, float] | None:
-        """Return the estimate for a task with ``progress`` at ``age``, and its unit of time in seconds.
+        """Return the estimate for a task with ``progress`` at ``age``, and the estimate's unit of time in seconds.
 
-        Return ``None`` if the progress is not usable.
+        Return ``None`` if ``progress`` or ``age`` is too small, or if ``progress`` is over 1.
         """
         if not _LEAST_DONE <= progress <= 1 or age < _LEAST_AGE:
             return None
@@ -69,7 +69,7 @@ class ProgressEvidence:
     def learn(self, by_age: Survival, age: float, progress: float, until: float, *, ended: bool) -> None:
         """Learn that a task with ``progress`` at ``age`` still ran at age ``until``, or had ended by then.
 
-        ``by_age`` is the estimate to compare with. It must not have learned the same fact yet.
+        ``by_age`` is the estimate from age, to compare with. That estimate must not have learned this fact yet.
         """
         view = self.view(age, progress)
         if view is None:

@@ -3,9 +3,9 @@
 The methods only update the schedule: the poller makes the checks and reports the replies. Adding, removing or taking a
 task costs O(log n).
 
-A task is given up only after a last check, which is due at the deadline and goes before all others. The task is given
-up if the last check finds it running, or gets no reply within a grace period. If a pause that the service requested
-outlasts the grace period, there is no last check.
+At its deadline, a task is due for a last check, which goes before all other checks. The task is given up if this check
+finds it running, or if no reply arrives within a grace period. If a pause that the service requested outlasts the grace
+period, the task is given up without a last check.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LAST_CHECK_RETRY = RetryPolicy(initial=1.0, maximum=4.0)
 """Delays after failed checks once the deadline has passed."""
 
 LAST_CHECK_GRACE = 30.0
-"""Seconds to wait for the reply to the last check. After a suspended machine wakes up, its network may take a while."""
+"""Seconds to wait for the reply to the last check. A machine that wakes up may need a while to reconnect."""
 
 _MIN_INTERVAL = 0.01
 _PICTURES_INTERVAL = 1.0
@@ -110,13 +110,13 @@ class ScheduledTask:
         checked_at: The time when the last answered check was sent; equals ``since`` before the first check.
         checks: The number of checks answered so far.
         progress: The newest progress that the service reported, 0.0 to 1.0.
-        previous_at: The value of ``checked_at`` one check earlier.
+        previous_at: The value of ``checked_at`` before the last answered check.
         previous_progress: The value of ``progress`` at ``previous_at``.
         failures: The number of checks that have failed since the last answered check.
         failed_checks: The number of all failed checks.
         last_failure: The error of the newest failed check.
         gives_up_at: The time to stop waiting for the reply to the last check; infinity until the deadline has passed.
-        pictureless_at: The time when the task was first found completed without pictures; infinity if it was not.
+        pictureless_at: The time when the task was first found completed without pictures; infinity if it never was.
         odd_word: The status word of the newest reply if it is unknown; otherwise an empty string.
     """
 
@@ -189,7 +189,7 @@ class PollSchedule(Generic[W]):
         """Stop watching a task, and return whether it was watched."""
         if task not in self._tasks:
             return False
-        self._policy.ended(task, now, completed=completed)  # if it raises, the task must still be in the schedule
+        self._policy.ended(task, now, completed=completed)  # if this raises, the task must still be in the schedule
         self.discard(task)
         return True
 
@@ -204,8 +204,8 @@ class PollSchedule(Generic[W]):
     def take_due(self, now: float) -> W | None:
         """Return the task to check now, if there is one. The caller must then report the reply or the failure.
 
-        A task whose deadline has passed goes first. The task that has been due for longest goes next. With a
-        ``poll_rate``, the limiter chooses the next task instead.
+        Tasks whose deadline has passed go first. Among the other due tasks, the limiter chooses. Without a
+        ``poll_rate``, there is no limiter, and the task that has been due for longest goes first.
         """
         limiter = self._limiter
         if limiter is None:
@@ -224,7 +224,7 @@ class PollSchedule(Generic[W]):
     def take_expired(self, now: float) -> W | None:
         """Stop watching a task that must be given up, and return it.
 
-        A task whose deadline has just passed is not given up yet. Its last check becomes due.
+        A task whose deadline has just passed is not given up yet. Instead, its last check becomes due.
         """
         while (task := self._deadlines.pop_due(now)) is not None:
             if task.gives_up_at <= now:
@@ -267,7 +267,7 @@ class PollSchedule(Generic[W]):
         return False
 
     def _next_check(self, task: W, snapshot: TaskSnapshot, now: float) -> float:
-        if snapshot.lacks_pictures:  # the policy must not count this as a longer edit
+        if snapshot.lacks_pictures:  # the policy must not count this wait as a part of the edit
             waited = now - task.pictureless_at
             return min(now + max(_PICTURES_INTERVAL, waited), task.pictureless_at + PICTURES_GRACE)
         return max(self._policy.next_check(task, now), now + _MIN_INTERVAL)

@@ -1,4 +1,4 @@
-"""The deadline of a submission. Time that the submission spends waiting for a turn does not count."""
+"""The deadline of a submission. The time that the submission waits for permission to send does not count."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """Limits the time from getting a slot to the acceptance by the service.
+    """Limits the time between taking a slot and the acceptance of the edit by the service.
 
     A turn is the right to send a request. A wait for a turn does not count while the service accepts other edits. If
     the service accepts none for ``seconds``, the wait ends. All times are the event loop's.
@@ -76,7 +76,7 @@ class Deadline:
         return self.at_in_line if self._is_in_line else self.at
 
     def _set_timer(self) -> None:
-        """Set the timer, unless it is already set to an earlier time, at which it is set again."""
+        """Set the timer. If it is already set to an earlier time, leave it: it is set again when it fires."""
         until = self._until
         if self.passed.done() or (self._timer is not None and self._timer.when() <= until):
             return

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class ResultStore(Protocol):
-    """Downloads result pictures. The open session implements it."""
+    """Downloads result pictures. An open session implements this protocol."""
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download the picture, and return its bytes."""
@@ -85,10 +85,10 @@ class OutputImage:
     async def read(self) -> bytes:
         """Download the picture's file.
 
-        A picture in another format than PNG is accepted, and a warning is logged. A damaged picture in another format
-        is downloaded again. After the last attempt, it is returned if more than half of it seems usable. A PNG is
-        downloaded again if a chunk that its pixels need is missing or damaged. Other damage to a PNG is accepted. A
-        damaged picture that is returned also causes an :class:`EditWarning`.
+        A PNG is downloaded again if a chunk that its pixels need is missing or damaged. Other damage to a PNG is
+        accepted. A picture in another format is accepted with a logged warning. If such a picture is damaged, it is
+        downloaded again. After the last attempt, it is returned if more than half of it seems usable. Returning a
+        damaged picture issues an :class:`EditWarning`.
 
         Raises:
             DownloadError: If no usable picture could be downloaded.
@@ -115,8 +115,8 @@ class OutputImage:
                 an obstore store.
 
         Returns:
-            The file's path. If the picture is not a PNG, the file's suffix is changed to match, unless a file of the
-            changed name exists.
+            The file's path. If the picture is not a PNG, the file gets the suffix of the picture's format, unless a
+            file of that name exists.
 
         Raises:
             ConfigurationError: If results can't be written to ``path``, for example to an http URL.
@@ -140,11 +140,11 @@ class OutputImage:
 
         Raises:
             ConfigurationError: If Pillow is not installed.
-            DownloadError: If no usable picture could be downloaded, or if it can't be decoded.
+            DownloadError: If no usable picture could be downloaded, or if the picture can't be decoded.
             SessionClosedError: If the session is closed.
         """
         try:
-            import PIL.Image  # noqa: F401, PLC0415  # an extra, checked before anything is downloaded
+            import PIL.Image  # noqa: F401, PLC0415  # an extra: fail before the download if it is missing
         except ImportError:
             raise ConfigurationError('decoding needs Pillow: pip install "qwen-edit-async[images]"') from None
         try:

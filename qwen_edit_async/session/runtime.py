@@ -51,7 +51,7 @@ _running: set[asyncio.Task[None]] = set()
 class Runtime:
     """The open part of a session, which is also the :class:`ResultStore` of its results.
 
-    It is created and started inside the event loop, and exists until :meth:`close` or the loop's end.
+    A runtime is created and started inside the event loop, and exists until :meth:`close` or the loop's end.
 
     Attributes:
         loop: The event loop.
@@ -255,13 +255,13 @@ class Runtime:
         try:
             await self._service.transport.open()
             await self._downloader.open()
-            if not started.done():  # if `start` was cancelled, it is about to stop this task
+            if not started.done():  # a cancelled `start` is about to stop this task
                 started.set_result(None)
             await self.poller.run()
         except asyncio.CancelledError:
             self.warn_unclosed()
             raise
-        except (KeyboardInterrupt, SystemExit):  # they end the program; awaited edits raise SessionClosedError
+        except (KeyboardInterrupt, SystemExit):  # these end the program; awaited edits raise SessionClosedError
             raise
         except BaseException as error:  # noqa: BLE001  # any error must end all waits
             self._crashed(_sole(error), started)
@@ -295,7 +295,7 @@ class Runtime:
 
     async def _stop(self) -> None:
         if self._task is not None:
-            if not self.poller.over:  # once it is over, a cancellation would interrupt the cleanup
+            if not self.poller.over:  # once the poller is over, a cancellation would interrupt the cleanup
                 self._task.cancel()
             await asyncio.wait([self._task])
 
@@ -330,7 +330,7 @@ def _forget(task: asyncio.Task[None]) -> None:
 
 
 def _sole(error: BaseException) -> BaseException:
-    """Return the first exception inside of nested exception groups."""
+    """Return the first exception inside nested exception groups, or an exception that is not a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -10,8 +10,8 @@ from typing import Any
 async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:
     """Wait for work to end. Delay a cancellation until then.
 
-    A shielded scope of anyio holds off cancelled scopes, but not :meth:`asyncio.Task.cancel`. So the work runs in a
-    task of its own.
+    A shielded scope of anyio blocks cancellations of outer scopes, but not :meth:`asyncio.Task.cancel`. So the work
+    runs in its own task.
     """
     from anyio import CancelScope  # noqa: PLC0415  # slow to import, and not needed before something is closed
 

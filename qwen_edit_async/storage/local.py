@@ -11,18 +11,18 @@ from pathlib import Path
 from qwen_edit_async.storage.part import Part
 
 PART_NAME_CHARACTERS = 40
-"""The number of characters that the name of a part file takes from the final name."""
+"""The maximum number of characters that the name of a part file takes from the final name."""
 
 
 class PartFile(Part[Path]):
-    """A local file that has a temporary name, in its final folder, until it is complete.
+    """A local file that has a temporary name in its final folder until it is complete. A missing folder is created.
 
     Args:
         target: The planned name.
         replace: Whether the file may replace an existing file with other content.
 
     Raises:
-        OSError: The file can't be created. A missing folder is created first.
+        OSError: The file can't be created.
     """
 
     def __init__(self, target: Path, *, replace: bool = True) -> None:

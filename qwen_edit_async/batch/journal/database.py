@@ -74,7 +74,7 @@ _SCHEMA: Final = f"""
     PRAGMA user_version = {VERSION};
     COMMIT;
 """
-"""If a changed row is edited again, the new edit gets the row's identity. The replaced edit then has no identity."""
+"""A replaced edit has no identity, because the edit that replaced it has taken over the row's identity."""
 
 _ENTRY: Final = ", ".join(field.name for field in attrs.fields(Entry))
 
@@ -92,7 +92,7 @@ _REPLACE: Final = (
     "UPDATE edits SET state = 'replaced', identity = NULL, reason = NULL, "
     "repeats = repeats + (state = 'uncertain' AND task_id IS NULL) WHERE number = ?"
 )
-"""Replacing an uncertain edit without a task id counts as a repeat, because the earlier edit may be charged."""
+"""Replacing an uncertain edit without a task id counts as a repeat, because the replaced edit may be charged too."""
 
 _INTERRUPTED: Final = "the run ended while the edit was being submitted: a task may exist, and be charged"
 
@@ -121,8 +121,8 @@ class Store:
 
     Args:
         path: The path of the journal.
-        read_only: Whether to open the file for reading only. Files are then neither created nor changed, except that
-            the unfinished write of a run that died is undone.
+        read_only: Whether to open the file for reading only. No file is then created or changed, with one exception:
+            SQLite undoes the unfinished write of a run that died.
         patience: Seconds to wait for another program that has locked the file.
 
     Raises:
@@ -154,7 +154,7 @@ class Store:
         self._connection.close()
 
     def transact(self, operations: Sequence[Callable[[], Any]]) -> list[Any]:
-        """Run operations in one transaction. Return the result of each, or the :class:`JournalError` that it raised.
+        """Run operations in one transaction. Return each operation's result, or the :class:`JournalError` it raised.
 
         Raises:
             JournalError: If the transaction failed, so that nothing was written.
@@ -169,13 +169,13 @@ class Store:
                     results.append(error)
             self._connection.execute("COMMIT")
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            with suppress(sqlite3.Error):  # some errors have rolled back already
+            with suppress(sqlite3.Error):  # after some errors, SQLite has already rolled back
                 self._connection.execute("ROLLBACK")
             raise explain(error, self._path) from error
         return results
 
     def bind(self, service: str) -> None:
-        """Record the service whose tasks the journal holds. The service can change as long as no task can exist.
+        """Record the service whose tasks the journal holds. The service can change until a task may exist.
 
         Raises:
             JournalError: If the journal has tasks of another service.
@@ -191,11 +191,11 @@ class Store:
         self._connection.execute("INSERT OR REPLACE INTO service VALUES (1, ?)", (service,))
 
     def find(self, identity: str) -> Entry | None:
-        """Return the edit with an identity; ``None`` if there is none."""
+        """Return the edit with an identity; ``None`` if no edit has it."""
         return next(iter(self._select("identity = ?", identity)), None)
 
     def is_taken(self, folded_name: str) -> bool:
-        """Return whether an edit already has this name."""
+        """Return whether an edit already has this case-folded name."""
         query = "SELECT 1 FROM edits WHERE folded_name = ?"
         return self._connection.execute(query, (folded_name,)).fetchone() is not None
 
@@ -229,7 +229,7 @@ class Store:
         return self._change(f"UPDATE edits SET {changes} WHERE number = ?", values)
 
     def replace(self, number: int, identity: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
-        """Plan a new edit with the identity of an earlier edit, which keeps its task, cost, name and files."""
+        """Plan a new edit that takes over the identity of an earlier edit. The earlier edit keeps all else."""
         self._connection.execute(_REPLACE, (number,))
         return self.plan(identity, request, fingerprint)
 
@@ -238,7 +238,7 @@ class Store:
         self._connection.execute("UPDATE edits SET stamp = ? WHERE number = ?", (stamp, number))
 
     def move(self, number: int, state: State, /, **columns: Any) -> None:
-        """Record an edit's new state, and other columns.
+        """Record an edit's new state, and the given columns.
 
         Raises:
             JournalError: If the edit can't move to that state from its current state.
@@ -250,18 +250,18 @@ class Store:
             raise JournalError(f"edit {number} can't become {state.value} from its current state")
 
     def save(self, number: int, paths: Sequence[FilePath], damage: str | None = None) -> None:
-        """Record that an edit's pictures are saved, with the name and size of each file, and the pictures' damage.
+        """Record that an edit's pictures are saved: each file's name and size, and a description of any damage.
 
         Raises:
-            JournalError: If the edit can't move to that state from its current state.
+            JournalError: If the edit can't move to *saved* from its current state.
         """
         files = [(path.name, _size(path)) for path in paths]
         self.move(number, State.SAVED, files=files, damage=damage, reason=None, problem=None)
 
     def save_elsewhere(self, name: str, files: Sequence[tuple[str, int]], problem: str | None) -> None:
-        """Record the names and sizes of the pictures that a caller saved, or why it could not save them.
+        """Record the names and sizes of the files that a caller saved, or the problem that prevented saving.
 
-        An edit that is not waiting for its pictures to be saved stays as it is.
+        An edit that is not *completed* stays as it is.
 
         Raises:
             JournalError: If no edit has that name.
@@ -275,24 +275,24 @@ class Store:
                 self.move(entry.number, State.COMPLETED, reason=problem, problem=problem)
 
     def recover(self) -> int:
-        """Mark edits as uncertain if an earlier run ended while submitting them. Return their number."""
+        """Mark edits as uncertain if an earlier run ended while submitting them. Return the number of these edits."""
         return self._connection.execute(
             "UPDATE edits SET state = 'uncertain', reason = ?, problem = ? WHERE state = 'submitting'",
             (_INTERRUPTED, _INTERRUPTED),
         ).rowcount
 
     def unfinished(self, after: int, limit: int) -> list[Entry]:
-        """Return a page of edits that have a task but not all of its pictures, in order of their numbers."""
+        """Return a page of edits with tasks whose pictures may still be saved, in order of the edits' numbers."""
         has_task = "state IN ('submitted', 'completed', 'uncertain') AND task_id IS NOT NULL"
         return self._select(f"{has_task} AND number > ? ORDER BY number LIMIT ?", after, limit)
 
     def unsaved(self) -> list[str]:
-        """Return the file names of the pictures to be downloaded."""
+        """Return the names of the files that completed edits have yet to save."""
         completed = self._select("state = 'completed'")
         return [f"{entry.name}-{index}.png" for entry in completed for index in range(len(entry.urls))]
 
     def outcome(self, identity: str) -> BatchOutcome | None:
-        """Return the current outcome of the edit with an identity; ``None`` if there is none."""
+        """Return the current outcome of the edit with an identity; ``None`` if no edit has it."""
         query = f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE identity = ?"
         row = self._connection.execute(query, (identity,)).fetchone()
         return None if row is None else to_outcome(row, self._path, self._path.parent)
@@ -316,8 +316,8 @@ class Store:
             log.warning(
                 "%s: SQLite can't keep a write-ahead log on this file system, so the journal is slower", self._path
             )
-        # FULL, because with NORMAL a power cut may undo the last commits. These may have recorded the id of a paid
-        # task, or the intent to submit an edit. Without these records, a later run would pay again.
+        # FULL, because with NORMAL a power cut may undo the last commits. They may have recorded the id of a paid
+        # task, or the intent to submit an edit. Without such a record, a later run would pay again.
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA fullfsync = ON")  # on macOS, fsync alone does not flush the drive's cache
 
@@ -367,4 +367,4 @@ def _size(path: FilePath) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        return -1  # the file was removed: the next run will find it missing
+        return -1  # the file was removed, and the next run will find it missing

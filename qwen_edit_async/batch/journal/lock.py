@@ -17,13 +17,13 @@ _NOT_SUPPORTED: Final = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS
 
 @contextlib.contextmanager
 def run_lock(path: Path) -> Iterator[None]:
-    """Lock a file while the block runs. Blocking.
+    """Lock a file while the block runs. Fail at once if another run holds the lock.
 
     Raises:
         JournalError: If another run holds the lock, or if the file system has no locks.
         OSError: If the lock file can't be written.
     """
-    with path.open("a+b") as file:  # closing it frees the lock
+    with path.open("a+b") as file:  # closing the file frees the lock
         try:
             _lock(file)
         except OSError as error:
@@ -48,6 +48,6 @@ def _lock(file: IO[bytes]) -> None:
         file.seek(0)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
-        import fcntl  # noqa: PLC0415  # not on Windows
+        import fcntl  # noqa: PLC0415  # does not exist on Windows
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

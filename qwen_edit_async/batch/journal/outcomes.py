@@ -1,6 +1,6 @@
 """Reads the outcomes of a bulk run from its journal. Blocking.
 
-A run can write to the journal meanwhile, because each read is a short transaction.
+A run can write to the journal between two reads, because each read is a short transaction.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ PAGE: Final = 256
 def read_page(
     journal: Path, after: int, folder: FilePath, limit: int = PAGE, patience: float = PATIENCE
 ) -> list[tuple[int, BatchOutcome]]:
-    """Return the next outcomes, with their numbers in the journal.
+    """Return the next outcomes, each with its edit's number in the journal.
 
     Args:
         journal: The path of the journal.
-        after: The number of the last outcome already read.
+        after: The number of the last edit already read.
         folder: The folder of the results.
         limit: The maximum number of outcomes.
         patience: Seconds to wait for another program that has locked the journal.
 
     Raises:
-        JournalError: If there is no journal, or it can't be read.
+        JournalError: If the journal is missing or can't be read.
     """
     with _reading(journal, patience) as connection:
         rows = connection.execute(
@@ -44,7 +44,9 @@ def read_page(
 
 
 def read_chosen(journal: Path, folder: FilePath, limit: int) -> Generator[BatchOutcome, None, None]:
-    """Yield outcomes for ``report.html``: edits with errors first, then the others, in the journal's order.
+    """Yield outcomes for ``report.html``: first edits with errors, then edits without, in the journal's order.
+
+    Replaced edits are left out.
 
     Raises:
         JournalError: If the journal can't be read.

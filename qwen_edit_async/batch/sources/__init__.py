@@ -2,7 +2,7 @@
 
 A source can be read repeatedly. Memory holds at most one page of a table, and no picture files. A
 table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and the parameters of
-:class:`EditParameters`. Other columns go to ``EditRequest.metadata``, with a note.
+:class:`EditParameters`. Other columns go to ``EditRequest.metadata``, and a note names them.
 
 ::
 

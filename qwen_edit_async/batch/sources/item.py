@@ -19,13 +19,13 @@ class SourceItem:
     """One row of a source: an edit, or the reason why it is not one.
 
     Attributes:
-        row: The number of a table row; ``None`` for other sources. CSV rows count from 1 with the header, as in a
-            spreadsheet. Lines of JSON and Parquet rows count from 1, and rows of data frames and datasets from 0.
+        row: The number of a table row; ``None`` for other sources. In CSV files, the header is row 1, as in a
+            spreadsheet. Rows of JSON Lines and Parquet files start at 1. Rows of data frames and datasets start at 0.
         request: The edit.
         identity: The identity of the edit; empty if it is not known yet.
         problem: The reason why the row is not an edit.
-        place: The name of the item in messages; for a row of several Parquet files, the name of its file. If it is
-            empty, messages name the row number or the first image.
+        place: The name of the item in messages. In a source of several Parquet files, it is the name of the row's
+            file. If it is empty, messages name the row number or the first image.
     """
 
     row: int | None = None
@@ -61,15 +61,15 @@ class EditDefaults:
 
 @attrs.frozen
 class Reading:
-    """The way in which a source is read.
+    """Options for reading a source.
 
     Attributes:
         defaults: The instruction and the parameters for pictures and rows without them.
         note: Called with a remark about files or columns that are left out.
-        base: The folder that relative paths start from, except those in a table; empty for the working directory.
+        base: The folder from which relative paths start, except paths in a table; empty for the working directory.
         recursive: Whether to read subfolders.
         exclude: The real path, or the URL, of a folder that is not input, such as the folder of the results.
-        fit: Whether pictures in formats that the service refuses are converted. Otherwise they are problems.
+        fit: Whether to accept pictures in formats that must be converted for the service.
     """
 
     defaults: EditDefaults
@@ -81,7 +81,7 @@ class Reading:
 
 
 def request_of(given: Any, defaults: EditDefaults) -> EditRequest:
-    """Return the request for an item, which is a request, a mapping of a request's fields, or only its images.
+    """Return the request for an item, which is a request, a mapping of a request's fields, or only images.
 
     Raises:
         InvalidEditError: If the item is none of these, or if it is a request and there are defaults.
@@ -105,7 +105,7 @@ def request_of(given: Any, defaults: EditDefaults) -> EditRequest:
 
 
 def item_of(given: object, defaults: EditDefaults, number: int) -> SourceItem:
-    """Return an item of an iterable as a row: an edit, or the reason why it is not one. Messages show the number."""
+    """Return an item of an iterable as a row. Messages name the item by its key, or else by its number."""
     place = f"request {number}"
     try:
         request = request_of(given, defaults)

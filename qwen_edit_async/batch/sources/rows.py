@@ -47,9 +47,9 @@ class Rows:
     """Turns the rows of a table into edits.
 
     Attributes:
-        folder: The folder of relative paths, which may be in a bucket; empty for the working directory.
-        reading: The way in which the table is read.
-        typed: Whether cells have types, as in JSON. Otherwise text such as ``"3"`` may be a number.
+        folder: The folder from which relative paths start, perhaps in a bucket; empty for the working directory.
+        reading: The options for reading the table.
+        typed: Whether cells have types, as in JSON. Without types, text such as ``"3"`` may be a number.
     """
 
     folder: str | os.PathLike[str]
@@ -106,7 +106,7 @@ class Rows:
         return SourceItem(row=row, request=request)
 
     def _parameter(self, name: str, value: Any) -> Any:
-        """Return the value of a parameter, which :class:`EditParameters` then checks."""
+        """Return the value of a parameter in its Python type. :class:`EditParameters` checks the value."""
         if isinstance(value, str):
             return value if self.typed else _from_text(name, value)
         if name in _INTEGERS and isinstance(value, float) and value.is_integer():
@@ -173,14 +173,14 @@ def _check_cells(cells: Mapping[str, Any]) -> None:
             "the column 'image' is empty, though another image is given" if others else "there is no image"
         )
     for name in _TEXTS & cells.keys():
-        # EditRequest allows half a character, because JSON can hold it. In a table, it is a mistake.
+        # EditRequest allows a lone surrogate, because JSON can hold one. In a table, a lone surrogate is a mistake.
         if isinstance(cells[name], str) and _HALF_CHARACTER.search(cells[name]):
             raise InvalidEditError(f"the {name} has half a character (a lone surrogate)")
 
 
 def _parameters_of(cell: Any) -> dict[str, Any]:
     if not isinstance(cell, Mapping):
-        raise InvalidEditError(f"the parameters are {cell!r:.200}: give an object, or a column for each")
+        raise InvalidEditError(f"the parameters are {cell!r:.200}: give an object, or a column for each parameter")
     return {name: value for name, value in named_parameters(cell).items() if value is not None}
 
 

@@ -629,7 +629,7 @@ def test_json_lines_may_hold_parameters_in_an_object(table, notes):
     assert good.request.parameters == EditParameters(n=2, seed=5)
     assert [item.problem for item in bad] == [
         "there is no parameter 'm': the parameters are n, negative_prompt, prompt_extend, seed, size, watermark",
-        "the parameters are 'n=2': give an object, or a column for each",
+        "the parameters are 'n=2': give an object, or a column for each parameter",
     ]
     assert notes == []
 
