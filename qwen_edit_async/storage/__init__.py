@@ -1,4 +1,4 @@
-"""The places of inputs and results: local folders and buckets.
+"""Files in the places that inputs and results may be in: local folders and buckets.
 
 ::
 
