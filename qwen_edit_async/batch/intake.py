@@ -227,10 +227,10 @@ async def _redrafted(run: Run, action: Action, entry: Entry, request: EditReques
 
 
 async def _loaded(run: Run, entry: Entry, request: EditRequest, load_images: ImageLoader | None) -> EditRequest:
-    """Check that the results would not replace a protected file, and return the request with its images.
+    """Check that the run may write the result files, and return the request with its images.
 
     Raises:
-        InvalidEditError: If a result would replace such a file, or if an image can't be loaded.
+        InvalidEditError: If a result would replace a file that must be kept, or if an image can't be loaded.
     """
     await run.disk.call(run.output.existing, request, entry.name)
     return request if load_images is None else attrs.evolve(request, images=await load_images(entry.name))

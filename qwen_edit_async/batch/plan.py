@@ -187,7 +187,7 @@ class Reasons:
             self._groups[kind] = FailureGroup(reason=kind, count=known.count + 1, keys=keys)
 
     def all(self) -> tuple[FailureGroup, ...]:
-        """Return the groups, the largest first. A last group counts the rows for which there was no room."""
+        """Return the groups, the largest first. A last group counts the rows whose kind has no group."""
         groups = sorted(self._groups.values(), key=lambda group: -group.count)
         others = self.count - sum(group.count for group in groups)
         return (*groups, FailureGroup(reason="other reasons", count=others)) if others else tuple(groups)

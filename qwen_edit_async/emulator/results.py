@@ -73,7 +73,7 @@ class Results:
         return application
 
     def begin(self, record: TaskRecord, payloads: Sequence[bytes | None]) -> None:
-        """Start to make the pictures of a task. `payloads` are the input images; None for one to fetch from its URL."""
+        """Start to make the pictures of a task. `payloads` are the input images, or None for each to be fetched."""
         task = self._service.loop.create_task(self._make(record, payloads))
         self._jobs[record.id] = task
         task.add_done_callback(lambda _: self._jobs.pop(record.id, None))

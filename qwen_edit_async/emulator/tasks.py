@@ -90,7 +90,7 @@ class TaskRecord:
     started_at: float | None = None
     finished_at: float | None = None
     seen_at: float | None = None
-    """Time of the first reply that reported the end. Without status checks, it answers the submission."""
+    """Time of the first reply that reported the end. Without status checks, this is the reply to the submission."""
     on_change: Callable[[], None] | None = attrs.field(default=None, repr=False)
     """Called when the task starts or ends, or the emulator closes."""
 

@@ -207,7 +207,10 @@ class Pacer:
             self._next_start = max(now, self._next_start) + 1 / self.submit_rate
 
     def end(self, *, accepted: bool) -> None:
-        """Record that a task ended, was given up, or could not be submitted. ``accepted`` means that it ran."""
+        """Record that a task ended, was given up, or could not be submitted.
+
+        ``accepted`` says whether the service had accepted the task's submission.
+        """
         self.in_flight -= 1
         self.running -= accepted
 

@@ -1,4 +1,4 @@
-"""Files in the places that inputs and results may be in: local folders and buckets.
+"""Input and result files in local folders and in buckets.
 
 ::
 
