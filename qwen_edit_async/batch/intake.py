@@ -1,6 +1,6 @@
-"""Works on a bounded number of edits at a time: first unfinished edits of the journal, then the rows of the input.
+"""Works on a bounded number of edits at a time: first the journal's unfinished edits, then the rows of the input.
 
-All functions raise :class:`JournalError` if the journal fails.
+Every function that uses the journal raises :class:`JournalError` if the journal fails.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
             await _work(run, given)
         except (Exception, asyncio.CancelledError) as error:
             with (
-                contextlib.suppress(JournalError),  # the error that ended the run matters more
+                contextlib.suppress(JournalError),  # must not hide the error that ended the run
                 anyio.move_on_after(run.options.reporting_seconds, shield=True),
             ):
                 await run.write_reports(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
@@ -63,7 +63,7 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
         return await run.write_reports(run.budget.stopped, _PREVIEW_SECONDS)
     except asyncio.CancelledError as cancelled:
         note = (
-            f"the run was stopped with {counted(run.progress.saved, 'edit')} done; run it again to go on: nothing that "
+            f"the run was stopped with {counted(run.progress.saved, 'edit')} done; run it again to go on: no edit that "
             f"has a task is submitted twice (journal: {run.output.home / JOURNAL_NAME})"
         )
         log.warning("%s", note)
@@ -82,7 +82,7 @@ async def _survey(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], No
         run.progress.pictures = plan.files
     if strict and not plan.ok:
         problems = "\n".join(plan.problem_lines(_LISTED_PROBLEMS))
-        raise InvalidEditError(f"nothing was sent, since the batch is strict: {problems}")
+        raise InvalidEditError(f"nothing was sent, because the batch is strict: {problems}")
     (on_plan or _log_problems)(plan)
 
 
@@ -92,7 +92,7 @@ def _log_problems(plan: BatchPlan) -> None:
 
 
 async def _work(run: Run, given: BatchInput) -> None:
-    """Work on all edits until they are done or the run stops submitting. A stopped run reads no further input.
+    """Work on all edits. If the run stops submitting, read no further input, but finish the edits already begun.
 
     Raises:
         JournalError: If the journal fails.
@@ -123,7 +123,7 @@ async def _end(run: Run, feeding: asyncio.Task[None]) -> None:
 
 
 async def _feed_all(run: Run, given: BatchInput) -> None:
-    resumed: set[int] = set()  # at most the edits that were in flight or unsaved when the last run ended
+    resumed: set[int] = set()  # small: only edits that were in flight or unsaved when the last run ended
 
     async def finish(entry: Entry) -> None:
         await resume(run, entry)
@@ -141,7 +141,7 @@ async def _feed_all(run: Run, given: BatchInput) -> None:
 
 
 async def _feed(run: Run, items: AsyncGenerator[T, None], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:
-    """Start the work on each item as soon as fewer than the maximum are in progress."""
+    """Start the work on each item as soon as there is room for it. Stop when the run stops submitting."""
     async with contextlib.aclosing(items):
         async for item in items:
             await run.room.acquire()
@@ -199,7 +199,7 @@ async def take(
 
 
 async def _planned(run: Run, identity: str, request: EditRequest) -> tuple[Entry, Fingerprint]:
-    """Return the row's edit in the journal, and the row's current fingerprint. Plan the edit if it is new."""
+    """Return the row's edit in the journal, and the row's current fingerprint. Add a new edit to the journal."""
     entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
     fingerprint = await run.disk.call(fingerprint_of, request, entry)
     if entry is None:
@@ -212,7 +212,7 @@ async def _planned(run: Run, identity: str, request: EditRequest) -> tuple[Entry
 
 
 async def _redrafted(run: Run, action: Action, entry: Entry, request: EditRequest, fingerprint: Fingerprint) -> Entry:
-    """Journal the current request if it has changed, and return the edit to be submitted.
+    """Return the edit to be submitted. If its request has changed, record the new request in the journal.
 
     Raises:
         InvalidEditError: If an image can't be read.
@@ -227,10 +227,10 @@ async def _redrafted(run: Run, action: Action, entry: Entry, request: EditReques
 
 
 async def _loaded(run: Run, entry: Entry, request: EditRequest, load_images: ImageLoader | None) -> EditRequest:
-    """Check that no other file has the name of a result, and return the request with its images.
+    """Check that the run may write the result files, and return the request with its images.
 
     Raises:
-        InvalidEditError: If such a file exists, or if an image can't be loaded.
+        InvalidEditError: If a result would replace a file that must be kept, or if an image can't be loaded.
     """
     await run.disk.call(run.output.existing, request, entry.name)
     return request if load_images is None else attrs.evolve(request, images=await load_images(entry.name))

@@ -1,4 +1,4 @@
-"""The progress of a bulk run, and the outcome of each edit. Pure, except for the time of day."""
+"""The progress of a bulk run, and the outcome of each edit. Pure, except that it reads the clock."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ BatchStatus = Literal["planned", "submitting", "submitted", "completed", "saved"
 
 @attrs.frozen(kw_only=True)
 class BatchOutcome:
-    """The outcome of an edit of a bulk run, so far.
+    """The current outcome of one edit of a bulk run.
 
     Attributes:
-        key: The key of the edit; if it has none, ``name``.
+        key: The edit's key, or ``name`` for an edit without a key.
         status: ``saved``, ``failed`` or ``uncertain`` (a task may exist, and be charged) at the end. Before that,
             ``planned``, ``submitting``, ``submitted`` or ``completed`` (the pictures are not saved yet). ``replaced``
             if the row was changed and edited again.
         instruction: The instruction.
         images: The paths of the images, or their URLs without signatures; ``None`` for an image in memory.
         parameters: The parameters that were given, by name.
-        files: The files of its pictures, once they are saved.
-        name: The beginning of its files' names. No other edit has the same name.
-        urls: The URLs of its pictures, once it is completed; an empty string for a picture without a URL.
-        cost: Its cost in the account's currency, if the service stated one.
-        task_id: The service's id for the task, if it has one.
+        files: The files of the edit's pictures, once they are saved.
+        name: The beginning of the files' names. Each edit has its own.
+        urls: The URLs of the edit's pictures, once the edit is completed; an empty string for a picture without a URL.
+        cost: The edit's cost in the account's currency, if the service stated one.
+        task_id: The id of the edit's task, if it is known.
         error: The error, if there is one. Edits that did not fail can also have one.
-        notes: Remarks about its pictures, one sentence each.
-        damage: The damage of its saved pictures, if there is any.
+        notes: Remarks about the edit's pictures, one sentence each.
+        damage: The damage of the saved pictures, if there is any.
         attempts: The number of submissions.
         queued: Seconds that the edit waited for a slot. ``queued``, ``running``, ``lag`` and ``checks`` are known
             only if the task was submitted and completed in the same run.
@@ -86,8 +86,8 @@ class BatchProgress:
     """The progress of a run.
 
     Attributes:
-        saved: Done edits, including those of earlier runs, as far as the input was read.
-        found: Done edits that earlier runs had saved.
+        saved: Done edits, including those that earlier runs saved. Rows that are not read yet do not count.
+        found: Those done edits that earlier runs saved.
         pictures: The number of files of the done edits.
         failed: Edits that had an error in this run, and refused rows.
         in_flight: Edits that this run is submitting, or whose tasks it waits for.
@@ -115,7 +115,7 @@ def shown(progress: BatchProgress, counts: SessionStatistics, seconds: float, pa
 
     Args:
         progress: The progress of the run.
-        counts: The counts of its session.
+        counts: The statistics of the run's session.
         seconds: The time since the start of the run.
         paused_before: The seconds that the session spent in pauses before the run.
     """

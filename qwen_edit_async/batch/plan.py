@@ -50,28 +50,28 @@ class BatchPlan:
     """The plan of a bulk run, made before anything is sent.
 
     Attributes:
-        folder: The folder of the pictures.
-        rows: Rows, pictures or requests that were read.
+        folder: The folder for the results.
+        rows: Rows, pictures or requests that were read, including bad ones.
         submit: Edits that would be submitted, if the budget lasts.
-        pictures: Pictures that these edits would make.
-        groups: These edits grouped by parameters, the largest group first; at most 20 groups.
+        pictures: Pictures that the submitted edits would make.
+        groups: The edits that would be submitted, grouped by parameters, the largest group first; at most 20 groups.
         attach: Edits in flight. The run waits for them even if the input no longer has them.
         download: Completed edits, and saved edits with missing or damaged files, whose pictures would be downloaded.
         saved: Edits of the input that are done.
-        files: The number of saved files of these edits.
+        files: The number of files of the saved edits.
         failed: Edits of the input whose task failed. They are not repeated.
         uncertain: Edits of the input that may have a task. They are repeated only with consent.
         problems: Up to 100 of the rows that can't be edited.
-        problem_count: The number of these rows.
+        problem_count: The number of rows that can't be edited.
         problem_groups: The rows that can't be edited, grouped by problem, the largest group first; at most 100 groups,
             and one group for all other problems.
-        existing: Existing files, not made by this batch, that would be replaced.
-        existing_example: One of these files.
+        existing: The number of existing files that the run would replace although this batch did not make them.
+        existing_example: The name of one such file.
         notes: Remarks about the input.
         spent: The cost of the batch so far.
-        tasks: Tasks that were created so far, or may have been.
-        max_cost: The limit of the batch's cost.
-        max_tasks: The limit of the batch's tasks.
+        tasks: Tasks that were or may have been created so far.
+        max_cost: The limit on the batch's cost.
+        max_tasks: The limit on the number of the batch's tasks.
         price: The assumed price of a picture, in the account's currency.
     """
 
@@ -110,7 +110,7 @@ class BatchPlan:
 
     def text(self) -> str:
         """Return the plan as a few lines of text."""
-        lines = [f"{counted(self.rows, 'row')} read; the results are for {self.folder}", self._submission()]
+        lines = [f"{counted(self.rows, 'row')} read; the results go to {self.folder}", self._submission()]
         if len(self.groups) > 1 or any(group.parameters for group in self.groups):
             lines += [
                 f"    {counted(group.edits, 'edit')}, {counted(group.pictures, 'picture')}: "
@@ -122,12 +122,12 @@ class BatchPlan:
         return visible("\n".join([*lines, *self.problem_lines()]))
 
     def problem_lines(self, limit: int = _LISTED_PROBLEMS) -> list[str]:
-        """Return a heading with the number of bad rows, then one line per kind of problem.
+        """Return a heading with the number of bad rows, and then one line per kind of problem.
 
-        Return an empty list if there are none.
+        Return an empty list if no row is bad.
 
         Args:
-            limit: The maximum number of kinds.
+            limit: The maximum number of kinds to list.
         """
         if not self.problem_count:
             return []
@@ -176,7 +176,7 @@ class Reasons:
     _groups: dict[str, FailureGroup] = attrs.field(factory=dict)
 
     def add(self, reason: str, key: str, kind: str = "") -> None:
-        """Count a row. Its kind is the reason without file names; by default, the reason itself."""
+        """Count a row in the group ``kind``, which is the reason without file names; by default, the reason itself."""
         self.count += 1
         kind = kind or reason
         known = self._groups.get(kind)
@@ -187,7 +187,7 @@ class Reasons:
             self._groups[kind] = FailureGroup(reason=kind, count=known.count + 1, keys=keys)
 
     def all(self) -> tuple[FailureGroup, ...]:
-        """Return the groups, the largest first. A last group counts the rows of all other kinds."""
+        """Return the groups, the largest first. A last group counts the rows whose kind has no group."""
         groups = sorted(self._groups.values(), key=lambda group: -group.count)
         others = self.count - sum(group.count for group in groups)
         return (*groups, FailureGroup(reason="other reasons", count=others)) if others else tuple(groups)
@@ -210,13 +210,13 @@ class Tally:
     _notes: dict[str, None] = attrs.field(factory=dict)
 
     def problem(self, where: str, reason: str, kind: str) -> None:
-        """Count a row that can't be edited. Its kind is the reason without file names."""
+        """Count a row that can't be edited. ``kind`` is the reason without file names."""
         self._reasons.add(reason, where, kind)
         if len(self._problems) < _LISTED_PROBLEMS:
             self._problems.append(RowProblem(where, reason))
 
     def note(self, text: str) -> None:
-        """Keep a remark. Repeated remarks are kept once."""
+        """Keep a remark, unless an equal one is kept already."""
         self._notes[text] = None
 
     def submission(self, parameters: EditParameters) -> None:
@@ -230,7 +230,7 @@ class Tally:
             group[1] += pictures
 
     def plan(self, folder: str, rows: int, journal: JournalSummary) -> BatchPlan:
-        """Return the plan from these counts, the number of rows that were read, and the journal's totals."""
+        """Return the plan, from the counts, the number of rows that were read, and the journal's totals."""
         groups = [ParameterGroup(_describe(kind), *counted) for kind, counted in self._groups.items()]
         counts: dict[str, Any] = self.counts + Counter(attach=journal.in_flight, download=journal.unsaved)
         return BatchPlan(

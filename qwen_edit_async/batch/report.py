@@ -30,9 +30,9 @@ class FailureGroup:
     """Edits or rows with the same problem.
 
     Attributes:
-        reason: The reason, without file names.
+        reason: The problem, without file names. In a plan, a group of one row can have file names.
         count: The number of edits or rows.
-        keys: The keys of up to 50 of them.
+        keys: The keys of up to 50 of these edits or rows.
     """
 
     reason: str
@@ -57,12 +57,12 @@ class JournalSummary:
         saved: Edits that are done.
         failed: Edits whose task failed, and edits that failed before they had a task.
         retryable: Failed edits without a task. The next run tries them again.
-        uncertain: Edits that may have a task whose id is unknown, or whose task the service does not know.
-        replaced: Edits that were replaced by a new edit of their changed row.
+        uncertain: Edits that may have a task with an unknown id, and edits whose task the service does not know.
+        replaced: Edits whose row changed and was edited again.
         pictures: Saved pictures of the edits that are done.
         short: Done edits with fewer pictures than requested.
         damaged: Done edits with a damaged picture, which was kept because it was paid for.
-        tasks: Tasks that were created, or may have been.
+        tasks: Tasks that were or may have been created.
         cost: The costs that the service stated, including those of failed edits, in the account's currency.
         price: The highest known price of a picture.
         highest: The highest known cost of an edit.
@@ -72,8 +72,8 @@ class JournalSummary:
         running: The time from the service's acceptance of the task to the reply that reported its end.
         lag: The longest possible time between the task's end and the reply that reported it.
         checks_per_edit: The average number of status checks of an edit.
-        retries: Submissions after the first submission of each edit.
-        repeats: Submissions repeated with consent. Each may charge an edit a second time.
+        retries: Submissions, not counting the first of each edit.
+        repeats: Submissions that were repeated with consent. Each may have caused a second charge for its edit.
         uncertain_keys: The keys of up to 100 uncertain edits.
         unsaved_tasks: The task ids of up to 100 completed edits with unsaved pictures, by the edits' keys.
         failures: Edits with errors, grouped by reason, the most frequent reason first.
@@ -112,7 +112,7 @@ class BatchReport(JournalSummary):
     """The report of a bulk run: the journal's totals over all runs, and the facts of this run.
 
     Attributes:
-        folder: The folder of the pictures; empty if the callers of a hub save them.
+        folder: The folder of the results; empty if the callers of a hub save the results.
         elapsed: Seconds that this run took.
         refused: Rows that this run refused because they are malformed, disappeared during the run, changed since an
             earlier run, or have the key of another request.
@@ -120,7 +120,7 @@ class BatchReport(JournalSummary):
         rows: Rows or pictures of the input, including bad ones; 0 if the run did not count them.
         stopped: The reason why the run ended early; empty if it did not.
         limit: ``"max_tasks"`` or ``"max_cost"`` if that limit ended the run; raise the limit to go on.
-        error: The error that stopped the run because it would stop every other edit.
+        error: The error that ended the run because every other edit would also fail with it.
         gallery: The path of ``report.html``; empty if the page was not written.
         gallery_problem: The reason why the page could not be written.
     """
@@ -138,7 +138,7 @@ class BatchReport(JournalSummary):
 
     @property
     def total(self) -> int:
-        """The number of edits, as far as the input was read."""
+        """The number of edits in the part of the input that was read."""
         return self.saved + self.unfinished + self.failed + self.uncertain + self.refused - self.changed
 
     @property
@@ -215,7 +215,7 @@ class BatchReport(JournalSummary):
 
     def _repr_html_(self) -> str:
         """Return the report as a table, for a notebook."""
-        from qwen_edit_async.display.cards import report_html  # noqa: PLC0415  # only notebooks need it
+        from qwen_edit_async.display.cards import report_html  # noqa: PLC0415  # only notebooks need these cards
 
         facts = self._facts() | {"time": f"{self.elapsed:.1f} s"}
         if self.can_go_on:
@@ -236,7 +236,7 @@ class BatchReport(JournalSummary):
 
     def _next(self) -> str:
         changed = f" with another {self.limit}" if self.limit else ""
-        return f"run it again{changed} to go on: nothing that has a task is submitted twice"
+        return f"run it again{changed} to go on: no edit that has a task is submitted twice"
 
     def _cost(self) -> str:
         return f"{self.cost}" + (f" (+ {counted(self.unpriced, 'edit')} without a price)" if self.unpriced else "")
@@ -251,7 +251,7 @@ class BatchReport(JournalSummary):
             (self.failed, "failed"),
             (self.uncertain, "uncertain: a task may exist, and be charged"),
             (self.refused, "refused: malformed, gone, changed, or with the key of another request"),
-            (self.repeats, "repeated with consent, though a task might exist"),
+            (self.repeats, "submitted again with consent, although a task may exist"),
         )
 
 

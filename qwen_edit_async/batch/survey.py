@@ -1,4 +1,4 @@
-"""Makes the plan of a run: reads the whole input and the journal, checks image files, and changes no file."""
+"""Makes the plan of a run. It reads the whole input and the journal, checks image files, and changes no file."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class _Survey:
         self._names.add(folded(name))
         if name != stem:
             self._renamed += 1
-            self._example = self._example or f"{name} for {stem}"
+            self._example = self._example or f"{name} instead of {stem}"
         return name
 
     def _is_taken(self, folded_name: str) -> bool:

@@ -77,7 +77,7 @@ def batch(
 def _with_price(
     options: BatchOptions, parameters: ParameterOptions, submission: SubmissionOptions, connection: ConnectionOptions
 ) -> tuple[int, BatchOptions]:
-    """Request the price from the service if the user wants that. Return the exit code, and options with the price."""
+    """With ``--ask-price``, request the price from the service. Return the exit code, and options with the price."""
     if (options.price is not None or options.ask_price) and not options.dry_run and options.max_cost is None:
         raise ConfigurationError("--price and --ask-price work only with --dry-run or --max-cost: add one of them")
     if options.price is not None and options.ask_price:
@@ -134,7 +134,7 @@ def _print_plan(edits: EditBatch, *, fit: bool) -> int:
 
 
 class _BulkRun:
-    """Run a batch, and show its problems, progress and report on a screen."""
+    """Runs a batch, and shows its problems, progress and report on a screen."""
 
     def __init__(self, command: Command, edits: EditBatch) -> None:
         self._command = command
@@ -192,7 +192,7 @@ class _BulkRun:
         return shown(self._edits.progress, session.statistics(), seconds)
 
     def _print_report(self) -> None:
-        """Print the report and the pictures' folder."""
+        """Print the report, and the folder that has the pictures."""
         if (report := self._edits.report) is not None:
             for line in report.text().splitlines():
                 self._screen.line(line, whole=True)

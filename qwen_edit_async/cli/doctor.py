@@ -1,4 +1,4 @@
-"""``qwen-edit doctor`` checks a set-up and advises what to do."""
+"""``qwen-edit doctor`` checks a set-up and gives advice."""
 
 from __future__ import annotations
 

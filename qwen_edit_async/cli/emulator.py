@@ -25,7 +25,7 @@ def emulator(
 ) -> int:
     """Run the emulator, an embedded service, on this machine until Ctrl-C.
 
-    It follows the documented contract and changes real pixels, but it is not the model.
+    The emulator follows the service's documented contract and changes real pixels, but it does not run the model.
 
     Args:
         port: The TCP port on 127.0.0.1; 0 means any free port.

@@ -15,12 +15,12 @@ from qwen_edit_async.errors import (
 MISSING_KEY = (
     "there is no API key. Set it in the environment:\n"
     "  export QWEN_EDIT_API_KEY=…\n"
-    "With --emulator, edit and batch need no key, because an embedded service makes the pictures, not the model."
+    "With --emulator, edit and batch need no key, because the emulator makes the pictures, not the model."
 )
 
 
 class MissingKeyError(Exception):
-    """The environment has no API key, or an invalid key."""
+    """The environment has no API key, or its key is invalid."""
 
 
 _CREDENTIAL_ERRORS = (MissingKeyError, AuthenticationError, InsufficientBalanceError, PermissionDeniedError)

@@ -87,7 +87,7 @@ class SubmissionOptions:
     strict: Flag = False
     """Refuse text that the service would cut off. In a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
-    """Submit again if a reply was lost (in a batch: in an earlier run), although both tasks may be charged."""
+    """Submit again if the reply to a submission was lost (in a batch: in an earlier run). Both tasks may be charged."""
     envelope: Literal["auto", "flat", "params", "header"] = "auto"
     """The form of the request body for the generation protocol. Auto tries flat and params."""
     emulator: Flag = False
@@ -104,9 +104,9 @@ class BatchOptions:
     recursive: Flag = False
     """Also read subfolders, except hidden folders, system folders and results of other runs."""
     overwrite: Flag = False
-    """Replace existing files that are not results of this batch. Otherwise, an edit that would do so fails."""
+    """Replace existing files that are not results of this batch. By default, an edit that would replace one fails."""
     edit_changed: Flag = False
-    """Edit again if the picture, instruction or a parameter has changed. The earlier result is kept under its name."""
+    """Edit again if the picture, instruction or a parameter has changed. The earlier result keeps its name."""
     max_cost: Decimal | None = None
     """Stop submitting before the whole batch could cost more than this amount."""
     max_tasks: int | None = None

@@ -1,4 +1,4 @@
-"""The part of the API origin that all protocols share: it checks requests, reads their bodies and creates tasks."""
+"""The code that the protocols of the API origin share. It checks requests, reads their bodies and creates tasks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Calls:
         service: The state of the emulator.
         results: The results origin, which makes the pictures.
         protocol: The name of the protocol. Its calls find only tasks that were created in this protocol.
-        refuse: Called with a refusal. Returns the reply in the protocol's form.
+        refuse: Called with the reason for refusing a call. Returns the reply in the protocol's form.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Calls:
     async def check(self, record: TaskRecord) -> float:
         """Bring all tasks up to date, count a status check of one task, and return the current time."""
         if isinstance(self.service.settings.duration, AfterChecks):
-            await self.results.finish(record)  # a slow engine must not delay the end beyond the set number of checks
+            await self.results.finish(record)  # a slow engine must not make the task need more checks than are set
         now = self.service.now()
         self.service.table.advance(now)
         self.service.table.check(record, now)
@@ -124,7 +124,7 @@ class Calls:
     async def parse(
         self, request: web.Request, parse: Callable[[object, bool], ParsedBody], *, decode: bool
     ) -> tuple[object, ParsedBody]:
-        """Read and check a body, on a worker thread if it is large."""
+        """Read and check the body of a request. A large body is checked on a worker thread."""
         try:
             raw = await request.read()
         except web.HTTPRequestEntityTooLarge:

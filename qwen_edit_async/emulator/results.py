@@ -1,5 +1,6 @@
-"""The results origin: renders pictures, keeps them on disk, and serves them under signed URLs that expire.
+"""The results origin: renders pictures, and serves them under signed URLs that expire.
 
+Pictures that are made from the input images are kept on disk. An engine that reads no images renders for each download.
 Requests for results need no key.
 """
 
@@ -52,7 +53,7 @@ class Results:
         self._client: aiohttp.ClientSession | None = None
 
     def open(self, spool: Path) -> None:
-        """Set the directory that keeps the pictures."""
+        """Set the directory in which to keep pictures."""
         self._spool = spool
 
     async def aclose(self) -> None:
@@ -72,7 +73,7 @@ class Results:
         return application
 
     def begin(self, record: TaskRecord, payloads: Sequence[bytes | None]) -> None:
-        """Start to make the pictures of a task. If a payload is None, the image is fetched from its URL."""
+        """Start to make the pictures of a task. `payloads` are the input images, or None for each to be fetched."""
         task = self._service.loop.create_task(self._make(record, payloads))
         self._jobs[record.id] = task
         task.add_done_callback(lambda _: self._jobs.pop(record.id, None))
@@ -109,7 +110,7 @@ class Results:
             )
         except _InputError as error:
             failure = Failure(_DOWNLOAD_FAILED_CODE, str(error))
-        except Exception as error:  # noqa: BLE001 - an engine may raise any error; only its task fails
+        except Exception as error:  # noqa: BLE001 - an engine may raise any error, and only this task must fail
             failure = Failure(_RENDER_FAILED_CODE, f"the engine failed: {error!r}")
         self._service.table.picture_done(record, self._service.now(), failure)
 
@@ -124,7 +125,7 @@ class Results:
         return sizes
 
     async def _fetch(self, url: str | None) -> bytes:
-        """Fetch an input image. Refuse URLs that are not on loopback."""
+        """Fetch an input image. Refuse a URL whose host is not on loopback."""
         if url is None or not _is_loopback(url):
             raise _InputError("input download failed: the emulator fetches from loopback only")
         if self._client is None:

@@ -1,4 +1,4 @@
-"""The state that an emulator's API and results origins share: tasks, faults, counters, clock, checks of API calls."""
+"""The state that an emulator's API and results origins share, such as tasks and counters, and checks of API calls."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import attrs
 
 @attrs.frozen
 class RequestRecord:
-    """A request that arrived. Header values are not kept, because one of them is the key."""
+    """A request that arrived. The values of its headers are not kept, because one of them is the key."""
 
     method: str
     path: str
@@ -51,7 +51,7 @@ class EmulatorStatistics:
     charges: Decimal
     """Money charged for completed tasks."""
     balance: Decimal | None
-    """Money left in the account, minus the cost of unfinished tasks, or None without a limit."""
+    """Money left in the account after the cost of unfinished tasks; None if the account has no limit."""
     keys_at_results: int
     """Requests to the results origin with an Authorization header. This must be 0."""
     checks_per_task: tuple[int, ...]

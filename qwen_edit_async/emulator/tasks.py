@@ -75,13 +75,13 @@ class TaskRecord:
     """The protocol of the submission. Calls of other protocols do not find the task."""
     created_at: float
     duration: float | None
-    """Seconds that the task runs, or None if status checks end the task."""
+    """Seconds that the task runs; None with `AfterChecks`."""
     fault: TaskFault | None = None
     body: object = attrs.field(default=None, repr=False)
     """The parsed JSON, if ``keep_bodies=True``."""
     status: Literal["queued", "running", "completed", "failed"] = "queued"
     picture_ready: bool = True
-    """Whether the engine has finished."""
+    """Whether the task need not wait for the engine any longer."""
     image_sizes: tuple[Size, ...] = ()
     """Width and height of the input images in pixels, once an engine has read them."""
     failure: Failure | None = None
@@ -90,7 +90,7 @@ class TaskRecord:
     started_at: float | None = None
     finished_at: float | None = None
     seen_at: float | None = None
-    """Time of the first status check that reported the end; without status checks, of the reply to the submission."""
+    """Time of the first reply that reported the end. Without status checks, this is the reply to the submission."""
     on_change: Callable[[], None] | None = attrs.field(default=None, repr=False)
     """Called when the task starts or ends, or the emulator closes."""
 
@@ -145,7 +145,7 @@ class TaskTable:
         self._due: list[tuple[float, int, TaskRecord]] = []
 
     def cost(self, submission: Submission) -> Decimal:
-        """Return what a submission costs if its task completes."""
+        """Return the cost of a submission whose task completes."""
         return self._price * submission.n
 
     def create(
@@ -197,7 +197,7 @@ class TaskTable:
 
     def picture_done(self, record: TaskRecord, now: float, failure: Failure | None = None) -> None:
         """Record that the engine has finished a task. If the task was already due, it ends now."""
-        self.advance(now)  # due tasks must leave the heap before the picture counts as ready
+        self.advance(now)  # first, so that a task that waited for its picture ends now, not when it was due
         record.picture_ready = True
         record.failure = record.failure or failure
         is_due = record.duration is not None and self._due_at(record) <= now
@@ -233,7 +233,7 @@ class TaskTable:
         self._finish(record, now)
 
     def next_due(self) -> float | None:
-        """Return the next time when a task may be due, or None if there is none."""
+        """Return the next time when a task may be due, or None if no task has such a time."""
         return self._due[0][0] if self._due else None
 
     def progress(self, record: TaskRecord, now: float) -> float:

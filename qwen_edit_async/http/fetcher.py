@@ -1,7 +1,7 @@
 """Requests for result pictures, over connections that never carry the key.
 
-The service keeps results on other hosts, behind signed URLs. A download's host is checked before the request. Its size
-and speed are checked while it streams.
+The service keeps results on other hosts, behind signed URLs. A download's host is checked before the request. The
+size and speed of the download are checked while it streams.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TEMPORARY_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 
 
 class FetchError(Exception):
-    """The failure of one attempt. If ``expired``, a new URL may help; if ``final``, repeating the request would not."""
+    """The failure of one attempt. If ``expired``, a new URL may help; if ``final``, another attempt would not."""
 
     def __init__(self, reason: str, *, expired: bool = False, final: bool = False) -> None:
         super().__init__(reason)
@@ -46,7 +46,7 @@ class Fetcher:
     """Requests result URLs and checks the replies. It never has the session's key.
 
     Args:
-        timeouts: The limits for connecting and for waiting between pieces.
+        timeouts: The limits for connecting, and for waiting for headers and for each piece of a picture.
         hosts: The hosts that results may come from.
         network: The TLS settings and the proxy.
     """
@@ -115,7 +115,7 @@ class Fetcher:
     @contextlib.asynccontextmanager
     async def _asked(self, url: URL, came_from: URL | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Request a URL without following redirects, because aiohttp would follow them to any host."""
-        # The address of a proxy needs no check, and the proxy resolves the host's name.
+        # A proxy resolves the host's name, so the only address to check would be the proxy's, which the user chose.
         proxy = self._network.proxy_of(url)
         session = self._trusting if proxy is not None or self._hosts.trusts(url) else self._guarded
         if session is None:
@@ -134,7 +134,7 @@ class Fetcher:
 
 
 async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[bytes, None]:
-    """Yield the chunks of a response. Raise an error if it is too large or too slow."""
+    """Yield the chunks of a response. Raise an error if the response is too large or too slow."""
     _check_response(response)
     total = 0
     loop = asyncio.get_running_loop()

@@ -36,9 +36,9 @@ class Timeouts:
     Attributes:
         connect: The limit for making the connection.
         send: The limit for sending the next piece of a request's body. A whole upload may take longer.
-        reply: The limit from the end of sending a submission to the end of its reply, and for a whole status check. If
-            the reply holds the result, the limit starts when the reply begins. The same limit holds for the time
-            between two pieces of a picture. A picture must also arrive at 1 KiB/s or more.
+        reply: The limit for a whole status check, and for the reply to a submission: from the end of sending to the end
+            of the reply. If the reply holds the result, the limit counts only from the start of the reply. In
+            downloads, it limits the wait for each piece of a picture, which must also arrive at 1 KiB/s or more.
     """
 
     connect: float = _LONGEST_CONNECT
@@ -73,7 +73,7 @@ def resolve_api_key(api_key: str | None, protocol: WireProtocol, environment: Ma
     elif key[0] in _QUOTES or key[-1] in _QUOTES:
         problem = f"the API key is in quotes: remove them from {variable}, or from api_key"
     elif named := [name for name in protocol.key_variables if key.startswith(f"{name}=")]:
-        problem = f"the API key begins with {named[0]}=: leave this out"
+        problem = f"the API key begins with {named[0]}=: leave that part out"
     elif not key.isascii() or not key.isprintable() or " " in key:
         problem = "the API key holds characters that no key has: copy the key again, without anything around it"
     else:
@@ -109,8 +109,8 @@ def resolve_base_url(
     if host.rstrip(".") in protocol.foreign_hosts:
         where = "base_url" if base_url else f"the environment's {BASE_URL_VARIABLE}"
         raise ConfigurationError(
-            f"{where} is the host {host}, which does not have the protocol {protocol.name!r}: change one of them "
-            f"(the protocol's own address is {protocol.default_base_url})"
+            f"{where} is the host {host}, which does not have the protocol {protocol.name!r}: change "
+            f"the URL or the protocol (the protocol's own address is {protocol.default_base_url})"
         )
     if repeated := _start_at_end_of(parts.path.rstrip("/"), protocol.submission_path):
         raise ConfigurationError(f"base_url ends with {repeated}, which each call adds: leave it out")
@@ -153,12 +153,12 @@ def check_proxies(proxies: Mapping[str, str]) -> None:
     """
     for name in _DEFAULT_PORTS:
         proxy = proxies.get(name, "")
-        if proxy and not proxy.startswith(("http://", "https://")):  # not shown: it may hold a password
+        if proxy and not proxy.startswith(("http://", "https://")):  # not shown, because the URL may hold a password
             raise ConfigurationError(f"{name}_proxy in the environment can't be used: write it as http://HOST:PORT")
 
 
 def unused_proxy_hint(base_url: str, proxies: Mapping[str, str]) -> str:
-    """Return a hint that the environment has an unused proxy for this address, or an empty string."""
+    """Return a hint if the environment has a proxy for this address that is not used; otherwise an empty string."""
     name = urlsplit(base_url).scheme
     if not may_be_proxied(base_url):
         return ""
@@ -172,7 +172,7 @@ def unused_proxy_hint(base_url: str, proxies: Mapping[str, str]) -> str:
 def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:
     """Return the hosts that results may come from.
 
-    Results may come from public addresses and from the allowed hosts, and from anywhere if the service is local.
+    Results may come from public addresses and the allowed hosts. With a local service, they may come from anywhere.
 
     Raises:
         ConfigurationError: ``allowed`` is not a list of hosts.

@@ -17,7 +17,7 @@ SAVE_ANEW: Final = "Save it as a new PNG file, or let the session do so with fit
 
 
 class ImageError(ValueError):
-    """An image can't be used. The message is the predicate of a sentence about it."""
+    """An image can't be used. The message is the predicate of a sentence about the image."""
 
     def named(self, name: str, position: int) -> InvalidEditError:
         """Return an error for users that names the image. Its summary has only the image's position."""
@@ -40,7 +40,7 @@ class Findings:
         trailing: The number of bytes after the end of a PNG.
         exif: The Exif data of a PNG.
         colours: The type of the PNG chunk that sets colours other than sRGB. Conversion loses this chunk.
-        doubtful_end: The end of a JPEG's pixel data, if only decoding can show whether the data is complete.
+        doubtful_end: The position where a JPEG's pixel data ends, if only decoding can show whether it is complete.
     """
 
     damage: str = ""

@@ -20,7 +20,7 @@ from qwen_edit_async.images.tiff import check_tiff
 from qwen_edit_async.storage.paths import FilePath
 
 _ENDS: Final = {"image/jpeg": b"\xff\xd9", "image/png": b"\0\0\0\0IEND\xae\x42\x60\x82"}
-"""The ends of complete files."""
+"""The last bytes of complete files."""
 
 _UNDECODABLE: Final = "not all of its pixels can be decoded"
 _HALF: Final = 0.5
@@ -86,9 +86,9 @@ def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
 
 
 def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
-    """Check a file, but read only the first KiB of a JPEG or PNG file that has its usual end.
+    """Check a file. If a JPEG or PNG file ends as complete files do, read only its first KiB.
 
-    Any other file may be cut short or have appended bytes, so :func:`find_damage` checks it.
+    Any other file may be cut short or have appended bytes, so :func:`find_damage` checks all of it.
     """
     end = _ENDS.get(media_type)
     if end is not None:
@@ -103,11 +103,11 @@ def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
 def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
     """Judge a downloaded file.
 
-    A damaged picture is refused, because another download may be sound. With ``lenient``, it is accepted if more than
-    half of it can be used.
+    A damaged picture is refused, because another download may be sound. With ``lenient``, a picture is accepted if more
+    than half of it can be used.
 
     A PNG is refused, even with ``lenient``, if a chunk that its pixels need is missing or has a wrong checksum.
-    Other damage to a PNG is accepted, because it was there before the download.
+    Other damage to a PNG is accepted, because a download can't have caused it.
     """
     file.seek(0)
     head = file.read(_HEAD_BYTES)
@@ -152,8 +152,8 @@ def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> st
 def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     """Return the share of a damaged picture that can be used.
 
-    It is the share of the bytes if the file states its size. Otherwise, it is the share of the rows that Pillow
-    can decode. Without Pillow, it is 0.
+    If the file states its size, this is the share of its bytes that are there. For another file, it is the share of
+    the rows that Pillow can decode, or 0 without Pillow.
     """
     if stated := _stated_size(file, size, kind):
         return min(1.0, size / stated)
@@ -170,7 +170,7 @@ def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
 
 
 def _decodes(file: IO[bytes], found: Findings) -> bool:
-    """Return whether a picture can be decoded, as far as this is known."""
+    """Return whether a picture can be decoded. Without Pillow, return ``True``."""
     pillow = pillow_if_installed()
     try:
         if pillow is not None:
@@ -218,7 +218,7 @@ def _check_webp(file: IO[bytes], size: int) -> Findings:
 
 def _check_gif(file: IO[bytes], size: int) -> Findings:
     head = file.read(13)  # up to the end of the logical screen descriptor
-    colours = 2 << (head[10] & 7) if len(head) == 13 and head[10] & 0x80 else 0  # noqa: PLR2004  # its size
+    colours = 2 << (head[10] & 7) if len(head) == 13 and head[10] & 0x80 else 0  # noqa: PLR2004  # 13 bytes were read
     return _cut_if(size <= 13 + 3 * colours)
 
 

@@ -96,7 +96,7 @@ def check_regular(path: str) -> int:
 
 
 def open_remote(image: Any) -> Any:
-    """Open a remote path or a similar object, and return its binary file."""
+    """Open a remote path or another object with an ``open()`` method, and return its binary file."""
     try:
         return image.open("rb")
     except TypeError:  # fsspec's OpenFile has its mode already
@@ -149,7 +149,7 @@ _DEEPEST: Final = 8
 _locks: dict[int, list[threading.RLock]] = {}
 """The lock of each shared object, by the object's id.
 
-A list repeats its lock once for each thread that holds the lock or waits for it.
+A list contains its lock once for each thread that holds the lock or waits for it.
 
 Edits can share an open file, or a picture that Pillow has not loaded yet. Without a lock, two threads that read the
 same object would each get a part of its bytes. Each object has its own lock, so a file that hangs delays only the
@@ -244,7 +244,7 @@ def _open_stream(image: Any, limit: int) -> tuple[IO[bytes], Upload]:
 
 
 def _copy(image: Any, file: IO[bytes], limit: int) -> int:
-    """Copy the rest of a stream to a file, and return the number of bytes."""
+    """Copy the unread part of a stream to a file, and return the number of bytes."""
     with exclusive_access(image), contextlib.ExitStack() as stack:
         if isinstance(image, BinaryReader):
             reader = image
@@ -257,7 +257,7 @@ def _copy(image: Any, file: IO[bytes], limit: int) -> int:
             size += file.write(piece)
     if not size:
         raise ImageError(
-            "is empty, or was already read to its end: if several edits share the file, give each its path or bytes"
+            "is empty, or was already read to its end: if edits share the file, give each edit its path or bytes"
         )
     check_size(size, limit)
     return size

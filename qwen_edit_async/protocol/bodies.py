@@ -12,10 +12,10 @@ from qwen_edit_async.models import EditParameters
 if TYPE_CHECKING:
     from cattrs import Converter
 
-# A negative prompt can't contain the JSON text of these values, because JSON escapes the quotes in it.
+# A negative prompt can't contain the JSON text of these values, because JSON escapes the quotes in the prompt.
 IMAGE: Final = {"gap": "image"}
 TEXT: Final = {"gap": "text"}
-"""The values that mark the gaps for an image and for the instruction in a body."""
+"""``IMAGE`` and ``TEXT`` mark the gaps in a body for an image and for the instruction."""
 
 
 def message_body(images: int, parameters: EditParameters) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def split_at_gaps(body: Mapping[str, Any]) -> tuple[bytes, ...]:
 
 
 def with_instruction(template: tuple[bytes, ...], instruction: str) -> tuple[bytes, ...]:
-    """Fill the gap for the instruction, and return the parts between the images."""
+    """Fill the gap for the instruction. Return the parts before, between and after the images."""
     *parts, text_opens, rest = template
     # JSON can escape every instruction to ASCII, even a lone surrogate.
     return (*parts, text_opens + json.dumps(instruction).encode("ascii") + rest)

@@ -25,7 +25,7 @@ _NAMELESS = "unnamed"
 class DashScopeProtocol(WireProtocol):
     """The protocol of Alibaba Model Studio. ``model`` is the name of the model.
 
-    The id of the request serves as the task id. The service has no status checks.
+    The service has no tasks and no status checks. The id of the request serves as the task id.
     """
 
     name: ClassVar[str] = "dashscope"
@@ -69,7 +69,7 @@ class DashScopeProtocol(WireProtocol):
         broken: APIResponseError | None = None
         try:
             document = load_object(reply)
-        except APIResponseError as incomplete:  # even an incomplete reply can have pictures that are paid for
+        except APIResponseError as incomplete:  # even an incomplete reply may have pictures, which are paid for
             document, broken = read_fragment(reply.text()), incomplete
         snapshot = snapshot_of(document, task_id, reply.url)
         if snapshot.urls:

@@ -13,11 +13,11 @@
     print(hub.stop().text())
 
 The hub is an actor that submits and journals all edits. A worker sends the edit of each row to the hub. When the hub
-asks for the images, the worker sends them or presigned URLs. When the edit is completed, the worker downloads the
+asks for the images, the worker sends the images or presigned URLs. When the edit is completed, the worker downloads the
 pictures. A worker mostly waits, so it does not need a whole CPU. Ray repeats the work of a process that dies, but no
 edit is paid for twice:
 
-- If a worker dies, its rows run again. They wait for edits in flight, and get finished edits from the journal.
+- If a worker dies, its rows run again. The hub waits for edits in flight, and takes finished edits from the journal.
 - If the hub dies, Ray restarts it and repeats the workers' calls. Edits that the hub was submitting when it died are
   ``uncertain``.
 - If the head node dies, start Ray, the hub and the job again. The journal's folder must have survived.

@@ -30,7 +30,7 @@ _MAX_SUBMITTING = 100  # tasks in flight that the service has not accepted yet; 
 _UNPROVEN_LIMIT = 8  # tasks in flight before the service has accepted any
 _FIRST_PROBE = 1.0  # seconds from a refusal to the next probe, doubled with each refused probe
 _LAST_PROBE = 240.0  # the longest time between probes
-_LAST_PROBE_WHEN_IDLE = 30.0  # the same while no task runs
+_LAST_PROBE_WHEN_IDLE = 30.0  # the longest time between probes while no task runs
 _MOST_PAUSES = 40  # longest wait after a refused probe, in multiples of the pause that the service requests
 
 _FIRST_HOLD = 5.0  # seconds between two rises of the rate, doubled with each rise that a refusal undoes
@@ -39,7 +39,7 @@ _RAISE = 1.25  # factor by which the rate rises
 _MARGIN = 0.95  # after a refusal, the rate falls to this share of the requests accepted in a second
 _LOWEST_RATE = 0.2
 _SECOND = 1.0
-_COURTESY = 0.001  # seconds that a request waits to let another go first
+_COURTESY = 0.001  # seconds that a request waits to let another request go first
 
 
 @attrs.define(eq=False)
@@ -77,7 +77,7 @@ class RequestRate:
             self.next_at = max(now, self.next_at) + 1 / self.limit
 
     def let_in(self, now: float) -> None:
-        """Record that the service accepted a request, and raise the rate if that is due."""
+        """Record that the service accepted a request, and raise the rate if a rise is due."""
         self._let_in_at.append(now)
         self._worked = max(self._worked, self._recently(now))
         if now >= self._raise_at and self._delayed:
@@ -207,15 +207,18 @@ class Pacer:
             self._next_start = max(now, self._next_start) + 1 / self.submit_rate
 
     def end(self, *, accepted: bool) -> None:
-        """Record that a task ended, was given up, or could not be submitted."""
+        """Record that a task ended, was given up, or could not be submitted.
+
+        ``accepted`` says whether the service had accepted the task's submission.
+        """
         self.in_flight -= 1
         self.running -= accepted
 
     def accepted(self, now: float, sent_at: float = -math.inf, among: int = 0) -> None:
         """Record that the service accepted a submission, and raise the limit if it proved too low.
 
-        The last two arguments count only if replies hold results. ``among`` is the number of tasks that were in flight
-        at ``sent_at``, when the submission was sent. If the service had refused one of these tasks, the refusal would
+        ``sent_at`` and ``among`` matter only if replies hold results. ``among`` is the number of tasks in flight at the
+        time ``sent_at``, when the submission was sent. If the service had refused one of these tasks, the refusal would
         have arrived before this result.
         """
         self.accepted_at = now
@@ -250,7 +253,7 @@ class Pacer:
         """
         running = max(0, self.in_flight - 1) if self.replies_hold_results else self.running
         if sent_at <= self._lowered_at:
-            if self.replies_hold_results:  # once every refusal has arrived, all tasks in flight run
+            if self.replies_hold_results:  # the tasks left after the last refusal all run
                 self.limit = min(self.limit, running)
             return
         probe = running >= self.limit
@@ -263,7 +266,7 @@ class Pacer:
         tried = probe or self._raised
         if tried:
             self._probe_wait = min(_LAST_PROBE, 2 * self._probe_wait)
-        elif now - self._raised_at > self._probe_wait:  # sooner, the rise may be the cause of the refusal
+        elif now - self._raised_at > self._probe_wait:  # otherwise, the rise may have caused the refusal
             self._probe_wait = _FIRST_PROBE
         self._raised = False
         self._shut_out = not running

@@ -1,7 +1,7 @@
 """Poll policies, which decide when to check a task's status. Pure: no I/O, no clock.
 
-When the service accepts a task, and after each check that finds it unfinished, the session asks its policy when to
-check it next. The session also reports each ended task, so that a policy can learn how long edits take.
+When the service accepts a task, and after each check that finds the task unfinished, the session asks its policy
+when to check the task next. The session also reports each ended task, so that a policy can learn how long edits take.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class PollPolicy(Protocol):
         """Return the time of the next check, in the event loop's seconds. A time before ``now`` means at once.
 
         Called when the service accepts a task, and after every check that finds the task still running. A learning
-        policy may count each of these checks as evidence.
+        policy may learn from each of these checks that the task still ran.
         """
         ...
 

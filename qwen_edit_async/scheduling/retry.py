@@ -1,7 +1,7 @@
 """The meaning of failures, and the delays before another attempt. Pure: no I/O, no clock, no randomness of its own.
 
 A task must not be created twice without the user's consent, and the protocol has no idempotency key. Without that
-consent, a submission is retried only if the service certainly refused it.
+consent, a submission is retried only if the service certainly did not accept it.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class WaitQueue:
         return math.inf
 
     def join(self, waiter: asyncio.Future[float], *, first: bool = False) -> None:
-        """Add a waiter at the end, or at the front if it goes ``first``."""
+        """Add a waiter at the end, or at the front if ``first`` is true."""
         self._waiters[waiter] = next(_arrivals)
         if first:
             self._waiters.move_to_end(waiter, last=False)
@@ -76,7 +76,7 @@ class WaitQueue:
         self._waiters.pop(waiter, None)
 
     def wake_first(self, now: float) -> None:
-        """Give the first waiter its turn."""
+        """Wake the first waiter that was not cancelled."""
         done = False
         while not done:  # skips cancelled waiters
             waiter, _ = self._waiters.popitem(last=False)
@@ -99,7 +99,7 @@ class Gate:
     Attributes:
         pacer: Learns and applies the limits.
         loop: The session's event loop.
-        closed_by: The error that closed the gate, which all waiters get; ``None`` while the gate is open.
+        closed_by: The error that closed the gate and that all waiters get; ``None`` while the gate is open.
     """
 
     def __init__(self, pacer: Pacer, loop: asyncio.AbstractEventLoop) -> None:
@@ -157,7 +157,7 @@ class Gate:
         """Pause all requests if an error has a ``Retry-After``."""
         seconds, now = pause_after(error), self.loop.time()
         if now + seconds > max(now, self.pacer.resume_at) + _LOGGED_PAUSE:
-            log.warning("all requests pause for %.0f s, because the service asks for it: %s", seconds, error)
+            log.warning("all requests pause for %.0f s, because the service requested a pause: %s", seconds, error)
         self.pacer.pause(now + seconds, now)
 
     def submit_at_once(self) -> float | None:
@@ -178,7 +178,7 @@ class Gate:
         return await self._wait_in(self._submissions, self.loop.create_future())
 
     async def wait_turn(self) -> float:
-        """Wait for a turn to send another request. Return the event loop's time of the turn.
+        """Wait for a turn to send a request that is not a submission. Return the event loop's time of the turn.
 
         Raises:
             QwenEditError: The error that closed the gate, if it is closed.
@@ -186,7 +186,7 @@ class Gate:
         return await self._wait_in(self._calls, self.loop.create_future())
 
     async def sleep(self, seconds: float) -> None:
-        """Wait some seconds before the next request.
+        """Wait some seconds, or until the gate closes.
 
         Raises:
             QwenEditError: The error that closed the gate, if it is closed.

@@ -1,4 +1,4 @@
-"""The interface for observers of submissions, such as a journal. Also passes events and warnings to the user."""
+"""The interface for observers of submissions, such as a journal. Also code that passes events and warnings to users."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ class Poller:
         if self._schedule.answered(task, snapshot, sent_at, now):
             self._end(task, snapshot)
         elif not task.done() and snapshot != task.snapshot:
-            # Members that mean nothing here, such as the time of the reply, may change with each check.
+            # Members of `raw` that mean nothing here, such as the time of the reply, may change with each check.
             is_change = attrs.evolve(snapshot, raw=task.snapshot.raw) != task.snapshot
             task.update(snapshot)
             if is_change:
@@ -270,7 +270,7 @@ class Poller:
             task.context.copy().run(self.cancellations.ask, task.snapshot)
 
     def _remember_id(self, task_id: str) -> None:
-        """Keep the id of a given-up task. If there are too many, log the oldest and forget it."""
+        """Keep the id of a given-up task. If there are too many ids, log the oldest and forget it."""
         self._given_up[task_id] = None
         if len(self._given_up) > _MAX_GIVEN_UP:
             oldest = next(iter(self._given_up))
@@ -278,7 +278,7 @@ class Poller:
             about(oldest).warning("`unfinished` no longer lists task %s: %s", oldest, self.way_back(oldest))
 
     def way_back(self, task_id: str) -> str:
-        """Return a clause about how to get the result of a given-up task."""
+        """Return a clause that says how to get the result of a given-up task."""
         if self._service.protocol.has_tasks:
             return f"session.attach({task_id!r}) gets its result"
         return "this protocol can't get its result again"

@@ -62,7 +62,7 @@ class EditSession:
         strict: Whether to raise an error, and not only warn, if the service would silently cut off text.
         fit: Whether to turn, shrink and re-encode images that the service would refuse.
         inline: Whether to read images in buckets and send their content. By default, the service fetches them from
-            presigned URLs, except with ``fit``, or if the store can't presign URLs.
+            presigned URLs, unless ``fit`` is set or the store can't presign URLs.
         ssl: The TLS settings of all connections: an :class:`ssl.SSLContext`, or the path of a file with CA certificates
             to trust instead of the system's. ``False`` is refused. By default, ``SSL_CERT_FILE`` can name such a file.
         proxy: The HTTP proxy of all connections, as ``"http://HOST:PORT"`` or ``"http://USER:PASSWORD@HOST:PORT"``.
@@ -198,7 +198,7 @@ class EditSession:
             prompt_extend: Whether the service rewrites the instruction.
             watermark: Whether the service writes "Qwen-Image" into the bottom-right corner.
             seed: An integer from 0 to 2147483647. Results with the same seed are similar.
-            parameters: All options from ``n`` to ``seed`` in one value. An option given separately replaces its field.
+            parameters: All options from ``n`` to ``seed`` in one value. An option given separately takes priority.
             key: Your name for the edit. Saved files are named after it.
             deadline: Seconds from taking a slot to the end of the edit; by default the session's.
 
@@ -265,7 +265,7 @@ class EditSession:
     ) -> Estimate:
         """Request the price of an edit. The images are sent, but nothing is created or charged.
 
-        Arguments and errors are those of :meth:`edit`. These errors are added:
+        Arguments and errors are those of :meth:`edit`. Two more errors can occur:
 
         Raises:
             ConfigurationError: If the protocol has no prices. Only ``"generation"`` has them.
@@ -318,8 +318,8 @@ class EditSession:
     ) -> EditStream:
         """Run many edits: ``async for outcome in session.edit_many(requests)`` yields outcomes as edits end.
 
-        Requests are pulled as outcomes are fetched, so the input may be endless. At most ``max_in_flight`` are held at
-        a time. A failed or invalid edit gives an outcome with an error. Leaving the loop gives up the edits in flight.
+        Requests are pulled as outcomes are fetched, so the input may be endless. At most ``max_in_flight`` edits
+        are held. A failed or invalid edit gives an outcome with an error. Leaving the loop gives up edits in flight.
 
         Args:
             requests: :class:`EditRequest` objects, or mappings with its fields and those of :class:`EditParameters`.
@@ -389,7 +389,7 @@ class EditSession:
         """The ids of watched and given-up tasks, and of those whose results ``edit`` or ``edit_many`` did not deliver.
 
         A task is given up when it is cancelled, its deadline passes, its checks are refused, or its session or
-        ``edit_many`` loop ends first. The newest 10,000 ids are kept, even after the end. ``attach`` gets the results.
+        ``edit_many`` loop ends first. The newest 10,000 ids are kept, even after closing. ``attach`` gets the results.
         """
         return self._state.runtime.poller.unfinished if self._state.runtime is not None else ()
 

@@ -80,7 +80,7 @@ class TaskPoller(Protocol):
         ...
 
     def way_back(self, task_id: str) -> str:
-        """Return a clause about how to get the result of a given-up task."""
+        """Return a clause that says how to get the result of a given-up task."""
         ...
 
 

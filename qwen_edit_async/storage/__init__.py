@@ -1,4 +1,4 @@
-"""The places of inputs and results: local folders and buckets.
+"""Input and result files in local folders and in buckets.
 
 ::
 

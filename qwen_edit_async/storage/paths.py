@@ -39,8 +39,8 @@ def file_path(path: Any) -> FilePath:
 
 
 def new_part(path: FilePath, *, replace: bool = True) -> Part[Any]:
-    """Start to write a file, which gets its name when it is complete.
+    """Start to write a file. The file gets its final name when it is complete.
 
-    ``replace`` says whether it may replace a local file. For a file in a bucket, the path's own ``replace`` decides.
+    ``replace`` says whether the new file may replace a local file. In a bucket, the path's own ``replace`` decides.
     """
     return BucketPart(path) if isinstance(path, BucketPath) else PartFile(path, replace=replace)

@@ -37,7 +37,7 @@ PLAN = BatchPlan(
 
 def test_a_plan_in_words():
     assert PLAN.text() == (
-        "9 rows read; the results are for out\n"
+        "9 rows read; the results go to out\n"
         "  3 to submit: 5 pictures, about 0.15 at 0.030 a picture\n"
         "    2 edits, 4 pictures: n=2, size=1024*1536\n"
         "    1 edit, 1 picture: default parameters\n"
@@ -58,7 +58,7 @@ def test_a_plan_in_words():
 
 def test_a_plan_without_anything_special_is_two_lines():
     plan = BatchPlan(folder="out", rows=1, submit=1, pictures=1, groups=(ParameterGroup("", 1, 1),))
-    assert plan.text() == "1 row read; the results are for out\n  1 to submit: 1 picture"
+    assert plan.text() == "1 row read; the results go to out\n  1 to submit: 1 picture"
     assert (plan.ok, plan.cost) == (True, None)
 
 

@@ -68,7 +68,7 @@ def test_a_batch_with_anything_left_is_not_ok(change):
         "  5 failed",
         "  2 uncertain: a task may exist, and be charged",
         "  1 refused: malformed, gone, changed, or with the key of another request",
-        "  1 repeated with consent, though a task might exist",
+        "  1 submitted again with consent, although a task may exist",
         "cost 0.2856 (+ 1 edit without a price) · 2.5 s",
         "queued: half within 1.0 s, 95 % within 2.0 s",
         "running: half within 20.0 s, 95 % within 30.0 s",
@@ -77,7 +77,7 @@ def test_a_batch_with_anything_left_is_not_ok(change):
         "3 × moderation: a, b, …",
         "uncertain, and repeated only with consent (resubmit_uncertain): cat, dog",
         "stopped: max_cost",
-        "run it again to go on: nothing that has a task is submitted twice",
+        "run it again to go on: no edit that has a task is submitted twice",
     ],
 )
 def test_the_text_says(line):
@@ -178,12 +178,12 @@ def test_a_notebook_shows_the_report_as_a_table():
         "failed": "5",
         "uncertain": "2",
         "refused": "1",
-        "repeated with consent, though a task might exist": "1",
+        "submitted again with consent, although a task may exist": "1",
         "cost": "0.2856 (+ 1 edit without a price)",
         "running": "half within 20.0 s, 95 % within 30.0 s",
         "stopped": "max_cost",
         "time": "2.5 s",
-        "next": "run it again to go on: nothing that has a task is submitted twice",
+        "next": "run it again to go on: no edit that has a task is submitted twice",
         "failures": "3 × moderation: a, b, …",
         "before and after": '<a href="./out/report.html" target="_blank" rel="noopener">out/report.html</a>',
     }

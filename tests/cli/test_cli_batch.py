@@ -224,7 +224,7 @@ def test_pictures_with_the_same_name_get_different_names_and_a_note(photos, batc
     Image.new("RGB", (400, 400)).save(photos / "a.bmp")
     assert batch(photos / "a.*") == 0
     assert saved(out) == ["a-0.png", "a-2-0.png"]
-    assert "note: 1 result renamed, because the name is taken: a-2 for a" in capsys.readouterr().err
+    assert "note: 1 result renamed, because the name is taken: a-2 instead of a" in capsys.readouterr().err
 
 
 def test_many_notes_of_one_kind_are_counted(tmp_path, batch, capsys, service):
@@ -463,7 +463,7 @@ def test_a_dry_run_names_what_is_wrong_with_the_journal(photos, batch, out, caps
 
 def test_a_strict_batch_with_a_bad_row_sends_nothing(table, batch, out, capsys, service):
     assert batch(table({"image": "a.png", "n": 7}, {"image": "b.jpg"}), "--strict") == 2
-    assert "error: nothing was sent, since the batch is strict: 1 of 2 rows" in (text := capsys.readouterr().err)
+    assert "error: nothing was sent, because the batch is strict: 1 of 2 rows" in (text := capsys.readouterr().err)
     assert "edits done" not in text
     assert not service.tasks
     assert not saved(out)

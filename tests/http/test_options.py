@@ -103,7 +103,7 @@ def test_quotes_that_came_along_with_a_key_are_named(key: str) -> None:
 
 
 def test_a_key_with_the_name_of_its_variable_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"^the API key begins with QWEN_EDIT_API_KEY=: leave this out"):
+    with pytest.raises(ConfigurationError, match=r"^the API key begins with QWEN_EDIT_API_KEY=: leave that part out"):
         resolve(None, "QWEN_EDIT_API_KEY=hush")
 
 

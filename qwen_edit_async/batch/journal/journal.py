@@ -1,4 +1,4 @@
-"""The asynchronous interface of a journal. Once a step has been awaited, it is on the disk."""
+"""The asynchronous interface to a journal. Every change that has been awaited is on the disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JOURNAL_NAME: Final = "qwen-edit-journal.sqlite3"
 LOCK_NAME: Final = "qwen-edit-journal.lock"
 
 _PATIENCE: Final = 0.005
-"""Seconds to wait for further steps of the same transaction, because each transaction costs a sync of the disk."""
+"""Seconds to wait for more changes before a transaction begins. Each transaction costs a sync of the disk."""
 
 _PAGE_START: Final = (
     b'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy"'
@@ -48,7 +48,7 @@ class Journal:
 
         Args:
             folder: The folder.
-            service: The service whose tasks the journal is to hold.
+            service: The name or address of the service. A journal has the tasks of one service only.
 
         Raises:
             JournalError: If the journal is lost, can't be opened or written, is used by another run, or has tasks of
@@ -58,8 +58,8 @@ class Journal:
         held = contextlib.ExitStack()
         try:
             store = await asyncio.get_running_loop().run_in_executor(executor, _open, folder, service, held)
-        except BaseException:  # a cancelled wait must release the lock, too
-            executor.submit(held.close)  # if the wait was cancelled, the thread may still open the journal
+        except BaseException:  # a cancellation must release the lock, too
+            executor.submit(held.close)  # runs after _open(), which a cancellation does not stop
             executor.shutdown(wait=False)
             raise
         return cls(store, held, executor)
@@ -70,7 +70,7 @@ class Journal:
         return self._store.is_empty
 
     async def aclose(self) -> None:
-        """Write all pending steps and close the file, even if the wait is cancelled."""
+        """Write all pending changes and close the file, even if the wait is cancelled."""
         await self._thread.aclose(self._close)
 
     def do(self, method: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
@@ -79,7 +79,7 @@ class Journal:
         Calls are made in order, even if they are not awaited.
 
         Raises:
-            JournalError: Raised when awaited, if the method raises it, or if the journal can't be written.
+            JournalError: When the future is awaited, if the method raised it or the journal can't be written.
         """
         return self._thread.call(functools.partial(method, self._store, *args, **kwargs))
 
@@ -89,7 +89,7 @@ class Journal:
             try:
                 return self._store.transact(calls)
             except Exception as error:  # noqa: BLE001  # after any error, nothing was written
-                # Later steps rely on the lost steps, so nothing more is written, and the file stays consistent.
+                # Later changes may rely on the lost ones, so nothing more is written. The file stays consistent.
                 self._broken = error if isinstance(error, JournalError) else JournalError(f"journal error: {error!r}")
         return [self._broken.for_task(None) for _ in calls]
 
@@ -124,7 +124,7 @@ def check_not_lost(journal: Path) -> None:
     Raises:
         JournalError: If there is an earlier report, and the journal beside it is missing or empty.
     """
-    with contextlib.suppress(OSError):  # a missing file; opening the journal reports other errors
+    with contextlib.suppress(OSError):  # the file may be missing; opening the journal reports any other error
         if journal.stat().st_size >= _HEADER_BYTES:
             return
     for report, is_ours in ((journal.with_name(JSON_NAME), _is_report), (journal.with_name(PAGE_NAME), _is_page)):

@@ -16,7 +16,7 @@ _LISTED_KEYS: Final = 100
 _SAMPLE_KEYS: Final = 50
 
 _DOUBTFUL: Final = "repeats + (state = 'uncertain' AND task_id IS NULL)"
-"""The number of an edit's submissions that may have created a task whose id is not known."""
+"""SQL for the number of an edit's submissions that may have created a task with an unknown id."""
 
 _TOTALS: Final = f"""
     SELECT count(task_id) + total({_DOUBTFUL}) AS tasks,
@@ -47,7 +47,7 @@ def read_totals(connection: sqlite3.Connection) -> JournalSummary:
         unsaved=counts.get("completed", 0),
         saved=counts.get("saved", 0),
         failed=counts.get("failed", 0),
-        uncertain=counts.get("uncertain", 0) + counts.get("submitting", 0),  # "submitting" is left by a killed run
+        uncertain=counts.get("uncertain", 0) + counts.get("submitting", 0),  # a killed run leaves "submitting"
         replaced=counts.get("replaced", 0),
         cost=cost,
         price=_price(connection),
@@ -57,7 +57,7 @@ def read_totals(connection: sqlite3.Connection) -> JournalSummary:
 
 
 def read_summary(connection: sqlite3.Connection) -> JournalSummary:
-    """Return the totals of all edits, with their times and failures, which reports need."""
+    """Return the totals, times and failures of all edits, which reports need."""
     uncertain = connection.execute(
         "SELECT key FROM edits WHERE state IN ('uncertain', 'submitting') ORDER BY number LIMIT ?", (_LISTED_KEYS,)
     )
@@ -74,7 +74,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
 
 
 def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return the task ids of unsaved edits, by key. If a key occurs again, the edit's name is added to the key."""
+    """Return the task ids of unsaved edits, by key. A repeated key is followed by the edit's name."""
     tasks: dict[str, str] = {}
     rows = connection.execute(
         "SELECT key, name, task_id FROM edits WHERE state = 'completed' ORDER BY number LIMIT ?", (_LISTED_KEYS,)
@@ -101,7 +101,7 @@ def _cost(connection: sqlite3.Connection) -> tuple[Decimal, Decimal, int]:
 
 
 def _price(connection: sqlite3.Connection) -> Decimal | None:
-    """Return the highest price of a picture. Ignore edits that are free or made no picture."""
+    """Return the highest price of a picture. Edits that are free or made no picture do not count."""
     rows = connection.execute(
         "SELECT DISTINCT cost, min(pictures, (SELECT count(*) FROM json_each(urls) WHERE value != '')) FROM edits "
         "WHERE cost IS NOT NULL AND urls IS NOT NULL"

@@ -1,6 +1,6 @@
 """Finds the pictures and the tables of a folder in a bucket. Blocking.
 
-Pictures are recognised by their names, because requests for the first bytes of all files would take long.
+Pictures are recognised by their names, because it would take too long to read the beginning of every file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PAGE: Final = 256
 
 
 def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
-    """Yield an edit for a picture, or for each picture of a folder or a pattern in a bucket."""
+    """Yield an edit for each picture that a path names: a picture, a folder or a pattern in a bucket."""
     defaults = reading.defaults
     if defaults.instruction is None:
         raise ConfigurationError(NO_INSTRUCTION)
@@ -46,7 +46,7 @@ def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
 
 
 def tagged(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
-    """Yield edits with the tags of their images in buckets. Tags are requested for one page of edits at a time."""
+    """Yield each edit with the tags of its images in buckets. Tags are requested for one page of edits at a time."""
     left = iter(items)
     while page := [*islice(left, _PAGE)]:
         images = [image for item in page if item.request is not None for image in item.request.images]
@@ -62,9 +62,9 @@ def _tagged(item: SourceItem, tags: Mapping[BucketPath, BucketPath]) -> SourceIt
 
 
 def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str, BucketPath]]:
-    """Yield the relative path and the file of a picture, of each file in a folder, or of each match of a pattern.
+    """Yield the relative path of each file, and the file. ``path`` is a picture, a folder or a pattern.
 
-    Hidden files and folders are left out.
+    Hidden files, and files in hidden folders, are left out.
     """
     if path.suffix.lower() in PICTURE_ENDINGS and not glob.has_magic(path.name):
         yield path.name, path
@@ -80,5 +80,5 @@ def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str
 
 
 def _folder_of(path: BucketPath) -> BucketPath:
-    """Return the folder of a picture or of a pattern; the path itself, if it is a folder."""
+    """Return the folder that contains a picture or the matches of a pattern. Return a folder's path unchanged."""
     return path.parent if path.suffix.lower() in PICTURE_ENDINGS or glob.has_magic(path.name) else path

@@ -1,8 +1,8 @@
 """Finds the pictures in a folder, or the pictures that match a pattern. Blocking.
 
 The first 64 bytes of each file are read, because formats are recognised by content. A file named like a picture counts
-as a picture even if it is empty or damaged, so that it is reported. Paths are strings, because 100,000 :class:`Path`
-objects are slow.
+as a picture even if it is empty or damaged, so that it is reported. Paths are strings, because it is slow to
+create 100,000 :class:`Path` objects.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Search:
     """Finds pictures in folders, and records the files and folders that it leaves out.
 
     Attributes:
-        reading: The way in which the folders are read.
+        reading: The options for reading the folders.
     """
 
     reading: Reading
@@ -130,7 +130,7 @@ class Search:
         yield from links
 
     def _item(self, file: _File | OSError) -> SourceItem | None:
-        """Return the edit of a picture, or a problem; ``None`` for a file that is left out."""
+        """Return the edit or the problem of a file, or ``None`` if the file is left out."""
         if isinstance(file, OSError):
             return SourceItem(problem=f"can't be read: {file.strerror}", place=str(file.filename))
         path = file.path
@@ -201,7 +201,7 @@ class Search:
         return True
 
     def _is_new(self, file: _File, status: os.stat_result) -> bool:
-        """Return whether a file is outside the excluded folder and was not found by another path before."""
+        """Return whether a file is outside the excluded folder and was not found before."""
         exclude = self.reading.exclude
         if exclude and file.real.startswith(os.path.join(exclude, "")):
             return False
