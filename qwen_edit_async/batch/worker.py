@@ -29,8 +29,8 @@ class Worker:
 
     Args:
         executor: An executor with one thread; shut down by :meth:`aclose`.
-        call_all: Makes several calls, and returns a result or an exception for each. If it raises, every
-            call ends with that exception.
+        call_all: Makes several calls, and returns a result or an exception for each. If ``call_all`` itself raises,
+            every call ends with that exception.
         patience: The seconds to wait for further calls before making them together.
     """
 
@@ -50,7 +50,7 @@ class Worker:
         self._closed = False
 
     def call(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Make a call on the thread. It is made even if the future is cancelled or never awaited.
+        """Make a call on the thread. The call is made even if its future is cancelled or never awaited.
 
         Raises:
             JournalError: Raised when the future is awaited, if the call came after :meth:`aclose`.
@@ -117,7 +117,7 @@ class Worker:
 def _outcome(call: Call) -> Any:
     try:
         return call()
-    except Exception as error:  # noqa: BLE001  # it is raised where the call is awaited
+    except Exception as error:  # noqa: BLE001  # the error is raised where the call is awaited
         return error
 
 

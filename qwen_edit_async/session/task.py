@@ -100,14 +100,14 @@ class EditTask(ScheduledTask):
     Attributes:
         request: The edit's request; ``None`` for an attached task.
         notes: Sentences about changes to the images by ``fit=True``, text that the service will ignore, and images that
-            it may edit badly.
+            the service may edit badly.
         snapshot: The service's newest reply about the task.
         context: The context variables of the caller who submitted or attached the task. The checks run with them.
         queued: The seconds that the edit waited for its slot and for permission to send requests.
         submitting: The seconds from the call to the service's acceptance, without ``queued``.
         outcome: The result or error that ended the wait; ``None`` until then.
         owned: Whether :meth:`cancel` also cancels the task at the service, if the protocol allows that. False for an
-            attached task, and if a :class:`SubmissionObserver`, such as a journal, keeps its id for a later session.
+            attached task, and if a :class:`SubmissionObserver`, such as a journal, keeps the id for a later session.
     """
 
     request: EditRequest | None = None
@@ -138,7 +138,7 @@ class EditTask(ScheduledTask):
         return any(not waiter.done() for waiter in self._waiters)
 
     def timings(self, now: float, *, ended: bool) -> EditTimings:
-        """Return the durations of the phases up to ``now``. ``ended`` says that a check found the task ended."""
+        """Return the durations of the phases up to ``now``. ``ended`` says whether a check found the task ended."""
         return EditTimings(
             queued=self.queued,
             submitting=self.submitting,
@@ -198,7 +198,7 @@ class EditTask(ScheduledTask):
         A caller that reads slowly misses snapshots that newer ones have replaced.
 
         Raises:
-            QwenEditError: The error that ``await task`` raises. If the task failed, the iteration ends without one.
+            QwenEditError: The error that ``await task`` raises. If the task failed, this iterator raises nothing.
         """
         shown: TaskSnapshot | None = None
         while True:
