@@ -68,7 +68,7 @@ MAX_SIDE: Final = 2048
 """The range of each side of ``size``, in pixels."""
 
 SIDE_MULTIPLE: Final = 16
-"""The service rounds each side of the output to the nearest multiple of this. ``1033*1032`` gives ``1040*1024``."""
+"""The service rounds each output side to the nearest multiple of this number. ``1033*1032`` gives ``1040*1024``."""
 
 DEFAULT_OUTPUT_PIXELS: Final = 1024 * 1024
 """The approximate number of output pixels if no ``size`` is given. The aspect ratio is that of the last input image."""

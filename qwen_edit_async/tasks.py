@@ -137,5 +137,5 @@ class TaskSnapshot:
 
 
 def shortfall(given: int, asked: int) -> tuple[str, ...]:
-    """Return a note if an edit has fewer pictures than requested."""
+    """Return a note if an edit has fewer pictures than requested; otherwise, return nothing."""
     return () if given >= asked else (f"the service gave {given} of the {asked} requested pictures",)

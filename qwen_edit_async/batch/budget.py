@@ -36,8 +36,8 @@ class Budget:
 
     The cost of an edit is known only when its task ends. Until then, each picture of the edit counts against
     ``max_cost`` at the highest known price. Prices are known from completed edits or from the batch's ``price``. With
-    ``max_cost``, edits run one at a time until a price above 0 is known. As long as none is known, the next edit is
-    assumed to cost as much as the most expensive edit so far.
+    ``max_cost``, edits run one at a time until a price above 0 is known. As long as no price is known, the next
+    edit is assumed to cost as much as the most expensive edit so far.
 
     If the service states no costs, a batch with ``max_cost`` submits nothing more after an edit has completed.
 
@@ -131,7 +131,7 @@ class Budget:
         self.ended(pictures, chargeable=False)
 
     def cancelled(self) -> None:
-        """Record that the service cancelled a task, so that the task does not count."""
+        """Record that the service cancelled a task, so that the task does not count against ``max_tasks``."""
         self.tasks -= 1
 
     def completed(self, pictures: int, cost: Decimal | None, *, made: int, counted: Decimal | None = None) -> None:
@@ -163,7 +163,10 @@ class Budget:
             self._reserved -= pictures
 
     def failed(self, *, unreachable: bool = False) -> None:
-        """Record that an edit failed in this run for a reason other than bad input."""
+        """Record that an edit failed in this run for a reason other than bad input.
+
+        ``unreachable`` says whether the reason is that the service could not be reached.
+        """
         self._failures += 1
         self._unreachable = self._unreachable + 1 if unreachable else 0
         if self.stop_after_failures is not None and self._failures >= self.stop_after_failures:
@@ -179,11 +182,11 @@ class Budget:
         """Record that the pictures of a completed edit could not be saved.
 
         Args:
-            reason: The reason.
+            reason: The reason why the pictures could not be saved.
             earlier: Whether the edit was already completed in an earlier run.
 
         Returns:
-            Whether this edit makes further submissions wait.
+            Whether submissions must wait from now on, because this is the third unsaved edit in a row.
         """
         self._last_saved = False
         if earlier and self._unsaved >= _UNSAVED_LIMIT - 1:

@@ -48,6 +48,8 @@ _PAGE: Final = 256
 class BatchInput:
     """The input of a batch, and the state of one plan or run that reads it.
 
+    Each row gets an identity, by which later runs recognise the edit of the row.
+
     Attributes:
         source: The input as the user gave it.
         reading: The options for reading the input.

@@ -1,7 +1,7 @@
 """Makes blocking calls on one thread. Calls that arrive while the thread is busy are collected and made together.
 
 Switching to a thread and back takes longer than most of these calls, so calls that are made together share one switch.
-The journal also makes them in one transaction (group commit), because each transaction needs a sync of the disk.
+The journal also makes these calls in one transaction (group commit), because each transaction needs a disk sync.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Worker:
     def _begin(self) -> None:
         calls, futures = [call for call, _ in self._waiting], [future for _, future in self._waiting]
         self._waiting = []
-        if not calls:  # aclose() has already started them
+        if not calls:  # aclose() has already started the calls
             return
         try:
             job = self._loop.run_in_executor(self._executor, self._call_all, calls)

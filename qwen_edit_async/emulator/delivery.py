@@ -96,7 +96,7 @@ def _plain(service: Service, reply: Reply) -> web.Response:
 
 
 def _headers(service: Service, reply: Reply) -> dict[str, str]:
-    """Return a reply's headers. Count the reply if it is a 429."""
+    """Return a reply's headers. Count the reply if its status is 429."""
     service.refused += reply.status == _TOO_MANY_REQUESTS
     return {"Content-Type": reply.content_type, **reply.headers}
 

@@ -120,7 +120,7 @@ def parse_body(
         header_model: The value of the header ``X-Model``, which counts only with the envelope ``header``.
 
     Raises:
-        RejectedError: The body breaks a rule of the contract. The message names the member.
+        RejectedError: The body breaks a rule of the contract. The message names the wrong member.
     """
     root = _object(body, "the body")
     if envelope == "header":

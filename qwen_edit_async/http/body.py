@@ -19,10 +19,10 @@ from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.threads import Offloader
 
 _GATHERED_BYTES: Final = 64 * 1024
-"""Pieces smaller than this are joined, so that a short body fits into one packet with the request's head."""
+"""Pieces of fewer bytes are joined, so that a short body fits into one packet with the request's head."""
 
 _NEVER_STALLS_BYTES: Final = 32 * 1024
-"""The connection's buffer takes a body shorter than this at once."""
+"""The connection's buffer takes a body of fewer bytes at once."""
 
 
 class ChunkWriter(Protocol):

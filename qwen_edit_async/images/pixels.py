@@ -29,7 +29,7 @@ _PROFILED_MODES: Final = {b"GRAY": frozenset({"L"}), b"RGB ": frozenset({"RGB", 
 """The modes of pictures that an ICC profile can describe, by the profile's colour space."""
 
 _RIGHT_SHADES: Final = frozenset({"1", "L", "RGB"})
-"""The raw modes in which a PNG's transparent shade has as many bits as its decoded pixels."""
+"""The raw modes in which a PNG's transparent shade has as many bits as the decoded pixels."""
 
 _OPAQUE: Final = 255
 
@@ -122,7 +122,7 @@ def _check_range(image: Image.Image, tags: Mapping[int, Any]) -> None:
 
 
 def _check_transparent_colour(image: Image.Image) -> None:
-    """Refuse a PNG whose transparent shade has more or fewer bits than its decoded pixels."""
+    """Refuse a PNG whose transparent shade has more or fewer bits than the decoded pixels."""
     if "transparency" not in image.info or image.mode in {"P", "PA"}:
         return
     tile = getattr(image, "tile", ())

@@ -37,7 +37,7 @@ _SENSOR_DATA: Final = frozenset({32803, 34892})
 """Photometric interpretations of a camera's sensor data."""
 
 _UNSIGNED: Final = frozenset({1, 4})
-"""Sample formats: unsigned integer, and undefined."""
+"""The accepted sample formats: unsigned integer, and undefined."""
 
 _OLD_PREVIEW: Final = 2
 _SEPARATE_PLANES: Final = 2

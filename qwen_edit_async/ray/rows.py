@@ -160,7 +160,7 @@ class EditRows:
                 if (self._folder / f"{wanted.name}-{index}.png").exists():
                     raise InvalidEditError("another file has the name of the result", hint="move it, or change the key")
             return map_images(functools.partial(_sendable, inline=wanted.inline), request.images)
-        except (QwenEditError, OSError) as error:  # also raised if the worker lacks an extra
+        except (QwenEditError, OSError) as error:  # a missing extra is a QwenEditError, too
             return error if isinstance(error, InvalidEditError) else InvalidEditError(summary_of(error))
 
     async def _save(self, outcome: BatchOutcome) -> list[str]:
@@ -170,7 +170,7 @@ class EditRows:
             return [*map(str, saved)]
         try:
             paths = await self._download(outcome)
-        except (QwenEditError, OSError) as error:  # also raised if the worker lacks an extra
+        except (QwenEditError, OSError) as error:  # a missing extra is a QwenEditError, too
             await self._hub.ask("record", outcome.name, (), summary_of(error))
             raise
         sizes = await self._threads.run(lambda: [*map(_size, paths)])

@@ -50,8 +50,8 @@ class Survival:
     Args:
         memory: The number of ends after which the weight of older evidence has faded to 1/e.
         strength: The weight of the prior, in ended tasks, for each range of ages from x to e·x.
-        prior: The estimate for all kinds of tasks, from which this estimate starts. The prior also learns what this
-            estimate learns. The default prior is the hazard 1/age, so checks get rarer as a task ages.
+        prior: A more general estimate, such as that for all tasks, from which this estimate starts. The prior also
+            learns what this estimate learns. The default prior is the hazard 1/age, so checks get rarer as a task ages.
 
     Attributes:
         hazard: The estimated hazard for each step of the grid.
@@ -118,7 +118,7 @@ class Survival:
         return -math.expm1(self._hazard_until(start) - self._hazard_until(end))
 
     def log_likelihood(self, start: float, end: float, *, ended: bool) -> float:
-        """Return the log-likelihood that a task running at age ``start`` ended before age ``end``, or did not end."""
+        """Return the log-likelihood of a task that ran at age ``start`` and, by age ``end``, had ended or had not."""
         if ended:
             return math.log(max(_LEAST_PROBABILITY, self.probability(start, end)))
         return self._hazard_until(start) - self._hazard_until(end)

@@ -93,7 +93,7 @@ class Submitter:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            task.exception()  # marks an interrupt as retrieved; the event loop has already raised it
+            task.exception()  # marks an interrupt as retrieved, because the event loop has already raised it
         if (submission := self._tasks.pop(task)) is not None:
             submission.end_wait()
 

@@ -102,7 +102,7 @@ class EditTask(ScheduledTask):
         notes: Sentences about changes to the images by ``fit=True``, text that the service will ignore, and images that
             the service may edit badly.
         snapshot: The service's newest reply about the task.
-        context: The context variables of the caller who submitted or attached the task. The checks run with them.
+        context: The context variables of the caller who submitted or attached the task. Status checks run with them.
         queued: The seconds that the edit waited for its slot and for permission to send requests.
         submitting: The seconds from the call to the service's acceptance, without ``queued``.
         outcome: The result or error that ended the wait; ``None`` until then.
@@ -153,7 +153,7 @@ class EditTask(ScheduledTask):
         return self.outcome is not None
 
     def cancel(self) -> None:
-        """Stop watching the task and free its slot. Callers that await it get :class:`EditCancelledError`.
+        """Stop watching the task and free its slot. Callers that await the task get :class:`EditCancelledError`.
 
         With the protocol ``queue``, the session asks the service to cancel an ``owned`` task. Otherwise,
         or if the service refuses, the task runs on and is charged.
@@ -183,7 +183,7 @@ class EditTask(ScheduledTask):
         return f"task {self.id} {state}: {self._poller.way_back(self.id)}"
 
     def cancel_unless_awaited(self) -> str:
-        """Cancel the task of a cancelled edit, unless other callers await the task. Return its :attr:`fate`."""
+        """Cancel the task of a cancelled edit, unless other callers await it. Return what happens to the task."""
         fate = self._fate_if_left if self.done() or self.awaited else self.fate
         about(self.id).warning("an edit was cancelled: %s", fate)
         if self.done():

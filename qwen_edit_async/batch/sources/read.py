@@ -113,7 +113,7 @@ def _parts(folder: FilePath, names: Iterable[str]) -> Sequence[FilePath]:
 def read_source(source: Source, reading: Reading) -> Iterator[SourceItem]:
     """Yield the rows of a source as they are read. A row that can't be edited has a ``problem``.
 
-    Relative paths in a table are relative to the table.
+    Relative paths in a table start from the table's folder.
 
     Raises:
         ConfigurationError: If the source is missing, unreadable or empty, if an instruction or a column is missing or
@@ -170,7 +170,7 @@ def _pattern_items(search: Search, pattern: str, base: str) -> Iterator[SourceIt
 
 
 def table_folder(source: Source, base: str = "") -> str:
-    """Return the folder of a table's file, to which its paths are relative; empty if the source is not such a file."""
+    """Return the folder of a table's file, from which relative paths in the table start; empty for other sources."""
     tables = _tables_of(source, base) if isinstance(source, str | os.PathLike) else ()
     return str(tables[0].parent) if tables else ""
 
