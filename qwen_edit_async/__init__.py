@@ -3,14 +3,14 @@
 Start with :class:`EditSession`. The names exported here are public, as are the modules ``emulator``, ``notebook``,
 ``ray`` and ``sync``, and the fixtures of ``pytest_plugin``. Any other module may change without notice.
 
-::
+A module imports only from its own line or from lines below it::
 
     cli  notebook  sync  ...       front ends
-    batch  emulator                EditBatch and EditHub, the journal, the sources of edits; the service on loopback
+    batch  emulator                EditBatch and EditHub, the journal, the sources of edits; the emulated service
     session                        EditSession: submissions, limits, status checks, tasks and results
     http                           calls to the API, streamed bodies, downloads
     display                        edits as HTML: cards and the gallery
-    protocol  scheduling           the form of calls and replies; the times to check, repeat and submit
+    protocol  scheduling           the form of calls and replies; when to submit, retry and check
     events  models  tasks          records of what happened to edits; requests; states of tasks
     images                         the kinds of images, their checks and their encoding
     storage                        local files, and files in buckets

@@ -16,13 +16,13 @@ STATUS_PATH: Final = "/model/v1/generation/task/{task_id}"
 
 QUEUE_PATH: Final = "/model/v1/queue/{model}"
 QUEUE_REQUEST_PATH: Final = QUEUE_PATH + "/requests/{request_id}"
-"""The paths of the queue protocol: for submissions, and for calls about a request (some add a suffix)."""
+"""The paths of the queue protocol: for submissions, and for calls about a request. Some of these calls add a suffix."""
 
 CANCELED: Final = "CANCELED"
 """The ``error_type`` of a cancelled task in the queue protocol."""
 
 MODEL_CONTRACT_PATH: Final = "/api/v1/skill/model-contracts/{model}"
-"""The gateway's own description of a model, which names the protocol to use."""
+"""The path of the gateway's own description of a model. The description names the protocol to use."""
 
 GATEWAY_HOSTS: Final = frozenset({"cloud.vtrix.ai", "cloud.seaart.ai"})
 """The hosts of the gateway, which has the protocols ``generation`` and ``queue``."""
@@ -31,14 +31,14 @@ DASHSCOPE_BASE_URL: Final = "https://dashscope-intl.aliyuncs.com"
 DASHSCOPE_HOSTS: Final = frozenset({"dashscope-intl.aliyuncs.com", "dashscope.aliyuncs.com"})
 DASHSCOPE_PATH: Final = "/api/v1/services/aigc/multimodal-generation/generation"
 DASHSCOPE_MODEL: Final = "qwen-image-edit-plus"
-"""Alibaba Model Studio: the same model, but the reply to the submission contains the result."""
+"""The same model at Alibaba Model Studio, where the reply to a submission contains the result."""
 
 MIN_IMAGES: Final = 1
 MAX_IMAGES: Final = 3
 """A message holds one to three ``{"image": …}`` items and exactly one ``{"text": …}`` item."""
 
 MAX_IMAGE_BYTES: Final = 10 * 1024 * 1024
-"""The largest image file in bytes, before Base64."""
+"""The largest image file in bytes, before it is encoded as Base64."""
 
 SAFE_IMAGE_BYTES: Final = 7_500_000
 """The largest re-encoded image in bytes. Even its Base64 text is smaller than ``MAX_IMAGE_BYTES``."""
@@ -59,7 +59,7 @@ MEDIA_TYPES: Final = (
 
 MAX_INSTRUCTION_CHARACTERS: Final = 800
 MAX_NEGATIVE_PROMPT_CHARACTERS: Final = 500
-"""The service ignores further characters without an error. A Chinese character counts as one."""
+"""The service ignores all further characters of a text without an error. A Chinese character counts as one."""
 
 MIN_N: Final = 1
 MAX_N: Final = 6
@@ -68,10 +68,10 @@ MAX_SIDE: Final = 2048
 """The range of each side of ``size``, in pixels."""
 
 SIDE_MULTIPLE: Final = 16
-"""The service rounds each side of the output to the nearest multiple of this. ``1033*1032`` gives ``1040*1024``."""
+"""The service rounds each output side to the nearest multiple of this number. ``1033*1032`` gives ``1040*1024``."""
 
 DEFAULT_OUTPUT_PIXELS: Final = 1024 * 1024
-"""The approximate number of output pixels without ``size``. The output has the last input image's aspect ratio."""
+"""The approximate number of output pixels if no ``size`` is given. The aspect ratio is that of the last input image."""
 
 MIN_SEED: Final = 0
 MAX_SEED: Final = 2_147_483_647

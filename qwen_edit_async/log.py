@@ -44,7 +44,7 @@ def configure_logging(environment: Mapping[str, str]) -> None:
 
 
 class _ToStandardError(logging.Handler):
-    """Writes to the current ``sys.stderr``, because commands and notebooks replace it. Ignores write errors."""
+    """Writes to the current ``sys.stderr``, which commands and notebooks replace. Ignores write errors."""
 
     def emit(self, record: logging.LogRecord) -> None:
         line = f"{self.format(record)}\n"

@@ -128,8 +128,8 @@ class EditRequest:
             buckets: a URL (``s3://``, ``gs://``, ``az://``), or a tuple ``(store, path)`` with an obstore store.
         instruction: The change to make, in Chinese or English. The service ignores everything after 800 characters.
         parameters: The options of the edit.
-        key: Your own name for this edit. The output files are named after it. It is never sent.
-        metadata: Your own data about this edit. It is never sent.
+        key: Your own name for this edit. The output files are named after the key. The key is never sent.
+        metadata: Your own data about this edit. The metadata is never sent.
 
     Raises:
         InvalidEditError: The request breaks a rule of the contract that can be checked without reading a file.
@@ -216,7 +216,7 @@ def request_from_arguments(
     instruction: str | None,
     options: EditKeywords,
 ) -> EditRequest:
-    """Make a request from the arguments of ``EditSession.edit`` other than ``deadline``.
+    """Make a request from the arguments of ``EditSession.edit``, except ``deadline``.
 
     An option overrides the same field of ``parameters``, unless the option is ``None``.
 
@@ -253,7 +253,7 @@ def request_from_fields(fields: object) -> EditRequest:
     parameters = _merge(others.pop("parameters", None), options)
     if named := [fields[name] for name in IMAGE_NAMES if not _is_missing(fields.get(name))]:
         if "images" in others:
-            raise InvalidEditError("a request has both images and single images (image, image2, image3): give one form")
+            raise InvalidEditError("a request has both images and single images (image, image2, image3): use either")
         if _is_missing(fields.get("image")):
             raise InvalidEditError("a request has image2 or image3, but no first image: put the first into 'image'")
         others["images"] = named

@@ -13,7 +13,7 @@ from qwen_edit_async.text import without_signatures
 
 
 class TaskStatus(enum.Enum):
-    """The state of a task. ``UNKNOWN`` is for status words that this package does not know; it counts as running."""
+    """The state of a task. ``UNKNOWN`` is for status words that this package does not know, and counts as running."""
 
     QUEUED = "queued"
     IN_PROGRESS = "in_progress"
@@ -51,8 +51,8 @@ class EditTimings:
     Attributes:
         queued: The time spent waiting for a slot and for permission to send.
         submitting: The time from taking the slot to the service's acceptance, including reading, uploading and retries.
-        running: The time from the acceptance to the reply that showed the task's end. With ``dashscope``, the time of
-            the accepted call.
+        running: The time from the acceptance to the reply that showed the task's end. With ``dashscope``, the duration
+            of the accepted call.
         lag: The time from the last check that found the task running to the reply that showed the task's end. Without
             such a check, the time since the acceptance.
         checks: The number of status checks that were answered.
@@ -68,7 +68,7 @@ class EditTimings:
 
     @property
     def total(self) -> float:
-        """The seconds from the call to the result."""
+        """The seconds from the call of the session to the result."""
         return self.queued + self.submitting + self.running
 
 
@@ -113,7 +113,7 @@ class TaskSnapshot:
         progress: The finished share of the work, 0.0 to 1.0, if the service reports progress.
         urls: One URL per output image of a completed task; an empty string for an image without a URL.
         failure: The reason for the failure of a failed task.
-        usage: The cost of a completed task.
+        usage: The cost of the task, if the service states one.
         metadata: The service's own metadata.
         raw: The unchanged reply.
         paths: The URL paths that the service gave for calls about this task, by the name of the call.
@@ -137,5 +137,5 @@ class TaskSnapshot:
 
 
 def shortfall(given: int, asked: int) -> tuple[str, ...]:
-    """Return a note if an edit has fewer pictures than requested."""
+    """Return a note if an edit has fewer pictures than requested; otherwise, return nothing."""
     return () if given >= asked else (f"the service gave {given} of the {asked} requested pictures",)

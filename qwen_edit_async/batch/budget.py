@@ -36,32 +36,34 @@ class Budget:
 
     The cost of an edit is known only when its task ends. Until then, each picture of the edit counts against
     ``max_cost`` at the highest known price. Prices are known from completed edits or from the batch's ``price``. With
-    ``max_cost``, edits run one at a time until a price above 0 is known. As long as none is known, the next edit is
-    assumed to cost as much as the most expensive edit so far.
+    ``max_cost``, edits run one at a time until a price above 0 is known. As long as no price is known, the next
+    edit is assumed to cost as much as the most expensive edit so far.
+
+    If the service states no costs, a batch with ``max_cost`` submits nothing more after an edit has completed.
 
     The budget also limits spending on pictures that can't be saved. Until a run has saved an edit, at most ``slots``
-    edits are unfinished, and nothing is submitted during downloads. After an edit whose pictures could not be saved,
-    edits run one at a time until one is saved. After three such edits in a row, nothing is submitted until one is
-    saved. Edits that earlier runs completed count as at most two of the three. So lost pictures can't block the batch
-    forever.
+    edits are unfinished, and nothing is submitted while pictures are being saved. After an edit whose pictures could
+    not be saved, edits run one at a time until an edit is saved. After three edits in a row whose pictures could not be
+    saved, nothing is submitted until an edit is saved. Edits that earlier runs completed count as at most two of these
+    three, so that their lost pictures can't block the batch forever.
 
     Attributes:
         max_cost: The maximum cost of the batch, earlier runs included, in the account's currency.
         max_tasks: The maximum number of tasks, earlier runs included.
         stop_after_failures: The number of failures in this run after which nothing more is submitted. Bad input does
             not count.
-        slots: The maximum number of unfinished edits. It applies until an edit is saved, and while tasks of earlier
-            runs are unfinished.
-        on_demand: Whether callers request edits one by one, as they do from a hub. Lost pictures and an unreachable
-            service then affect single edits, and do not stop the batch.
+        slots: The maximum number of unfinished edits. This maximum applies until an edit is saved, and while
+            tasks of earlier runs are unfinished.
+        on_demand: Whether callers request edits one by one, as they do from a hub. If so, lost pictures and an
+            unreachable service affect single edits, and do not stop the batch.
         spent: The costs that the service stated.
-        tasks: The number of tasks that were created, or may have been.
+        tasks: The number of tasks that were, or may have been, created.
         stopped: The reason why nothing more may be submitted; empty if there is none.
-        held: The reason why submissions wait until an edit is saved; empty if they do not.
-        fetching: The journal's numbers of completed edits whose pictures are being saved.
-        limit: The name of the limit that stopped the batch; a later run needs a higher value.
-        attached: The number of unfinished tasks of earlier runs. They count against ``slots``, although they
-            hold no slot of the session.
+        held: The reason why submissions wait until an edit is saved; empty if submissions do not wait.
+        fetching: The numbers, in the journal, of the completed edits whose pictures are being saved.
+        limit: The limit that a later run must raise to continue (``max_cost`` or ``max_tasks``); empty for none.
+        attached: The number of unfinished tasks of earlier runs. These tasks count against ``slots``,
+            although none of them holds a slot of the session.
     """
 
     max_cost: Decimal | None = None
@@ -94,15 +96,15 @@ class Budget:
         self._unpriced, self._reserved = known.unpriced, known.doubtful
 
     def stop(self, reason: str) -> None:
-        """Stop submitting; the first reason is kept."""
+        """Stop submitting for a reason. Of several reasons, only the first is kept."""
         self.stopped = self.stopped or reason
 
     def admit(self, pictures: int) -> Verdict:
         """Return whether an edit with this many pictures may be submitted now.
 
-        After ``GO``, the edit counts as unfinished until its end is recorded. After ``WAIT``, call this again when an
-        edit has ended or was saved. ``STOP`` is final, with one exception: a hub whose submissions are ``held`` submits
-        again after an edit is saved.
+        After ``GO``, the edit counts as unfinished until its end is recorded. After ``WAIT``, call this method
+        again when an edit has ended or was saved. ``STOP`` is final, with one exception: a hub whose submissions are
+        ``held`` submits again after an edit is saved.
         """
         if not self.stopped:
             verdict = self._judge(pictures)
@@ -129,7 +131,7 @@ class Budget:
         self.ended(pictures, chargeable=False)
 
     def cancelled(self) -> None:
-        """Record that the service cancelled a task, so that the task does not count."""
+        """Record that the service cancelled a task, so that the task does not count against ``max_tasks``."""
         self.tasks -= 1
 
     def completed(self, pictures: int, cost: Decimal | None, *, made: int, counted: Decimal | None = None) -> None:
@@ -149,7 +151,7 @@ class Budget:
     def ended(
         self, pictures: int, *, chargeable: bool, cost: Decimal | None = None, counted: Decimal | None = None
     ) -> None:
-        """Record that an edit ended without completing. If it may still be charged, an assumed cost stays reserved.
+        """Record that an edit ended without completing. If it may still be charged, its assumed cost stays reserved.
 
         A stated cost is counted as spent, but does not change the known price of a picture.
         """
@@ -161,7 +163,10 @@ class Budget:
             self._reserved -= pictures
 
     def failed(self, *, unreachable: bool = False) -> None:
-        """Record that an edit failed in this run for a reason other than bad input."""
+        """Record that an edit failed in this run for a reason other than bad input.
+
+        ``unreachable`` says whether the reason is that the service could not be reached.
+        """
         self._failures += 1
         self._unreachable = self._unreachable + 1 if unreachable else 0
         if self.stop_after_failures is not None and self._failures >= self.stop_after_failures:
@@ -177,11 +182,11 @@ class Budget:
         """Record that the pictures of a completed edit could not be saved.
 
         Args:
-            reason: The reason.
+            reason: The reason why the pictures could not be saved.
             earlier: Whether the edit was already completed in an earlier run.
 
         Returns:
-            Whether this edit makes further submissions wait.
+            Whether submissions must wait from now on, because this is the third unsaved edit in a row.
         """
         self._last_saved = False
         if earlier and self._unsaved >= _UNSAVED_LIMIT - 1:
@@ -213,7 +218,7 @@ class Budget:
         if self._live and (self._price is None or unstated):
             return Verdict.WAIT
         if unstated:
-            # The limit is not named, because a higher max_cost would not help.
+            # No limit is named, because a higher max_cost would not help.
             return self._exhaust("", "the service does not say what edits cost: use max_tasks instead of max_cost")
         if self._price is None:
             over = self.spent >= limit or self.spent + self._highest > limit

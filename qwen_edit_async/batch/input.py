@@ -48,12 +48,14 @@ _PAGE: Final = 256
 class BatchInput:
     """The input of a batch, and the state of one plan or run that reads it.
 
+    Each row gets an identity, by which later runs recognise the edit of the row.
+
     Attributes:
         source: The input as the user gave it.
-        reading: The options for reading it.
-        output: The folder of the results, which is not input.
-        count: The number of rows that the last survey read.
-        nothing_to_do: Whether a plan found nothing to do for any row, so that the run need not read the rows again.
+        reading: The options for reading the input.
+        output: The results folder, whose files are not read as input.
+        count: The number of rows that the last call of :meth:`survey` read.
+        nothing_to_do: Whether a plan found neither work nor problems, so that the run need not read the rows again.
     """
 
     source: BatchSource
@@ -127,7 +129,7 @@ class BatchInput:
             yield item
 
     def feed(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
-        """Yield each row with its identity. A source must be surveyed first, and is read in pages on a thread."""
+        """Yield each row with its identity. :meth:`survey` a source first; it is read page by page on a thread."""
         return self._pages(thread) if self.described else self._requests(thread)
 
     async def _requests(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
@@ -157,7 +159,7 @@ class BatchInput:
         for item in tagged(self._items(source, lambda _: None)):
             left -= 1
             yield item
-        # A table row that became invalid after the survey has no identity, but still exists.
+        # A table row that became invalid after the survey has no identity, but it has not disappeared.
         if left > 0 or not is_table(source, self.reading.base):
             for identity in self._counts.missing():
                 yield SourceItem(problem="it has disappeared since the run began", place=identity)
@@ -176,7 +178,7 @@ class BatchInput:
         return None if first == content else item.refused("the key belongs to another request")
 
     def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
-        """Yield each row with its identity. Equal rows get numbered identities. A repeated key is a problem."""
+        """Yield each row with its identity. Equal rows get numbered identities. A row that repeats a key is refused."""
         folder = table_folder(source, self.reading.base)
         for item in self._read(source, note):
             request = item.request

@@ -19,6 +19,6 @@ _SAMPLE: Final = (
 
 
 async def price_of_picture(session: EditSession, parameters: EditParameters | None = None) -> Estimate:
-    """Request the price of one picture with these parameters. The errors are those of :meth:`EditSession.estimate`."""
+    """Request the price of one picture with these parameters. Errors are as in :meth:`EditSession.estimate`."""
     estimate = await session.estimate(_SAMPLE, "make it snow", parameters=parameters)
     return attrs.evolve(estimate, cost=estimate.cost / requested_pictures(parameters or EditParameters()))

@@ -3,13 +3,13 @@
 ::
 
     POST /edits              takes the fields of a request as JSON, and returns the outcome as JSON
-    GET  /pictures/{name}    returns a saved picture, by the last part of its path in the outcome
+    GET  /pictures/{name}    returns a saved picture; ``name`` is the last part of its path in the outcome
 
-Each call carries ``Authorization: Bearer TOKEN``. 200 means that the edit has ended, successfully or not. 503 means
-that the edit has not ended, or that the hub is closed or its journal failed: retry later. 400 means bad input, 401 a
-wrong token, 404 an unknown picture, and 413 a body that is too large.
+Each call needs the header ``Authorization: Bearer TOKEN``. For an edit, 200 means that the edit has ended, successfully
+or not. 503 means that the edit has not ended, that the hub is closed, or that its journal failed: retry later. 400
+means bad input, 401 a wrong token, 404 an unknown picture, and 413 a body that is too large.
 
-Workers can make the hub edit any picture that the hub's user can read.
+A worker can make the hub edit any picture that the user who runs the hub can read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from qwen_edit_async.models import request_from_fields
 from qwen_edit_async.text import quoted
 
 _MAX_BODY_BYTES: Final = 1024 * 1024
-"""Larger pictures must be sent as paths or URLs, because the hub holds the bodies of all calls in memory."""
+"""The maximum size of a body. The hub holds all bodies in memory, so larger pictures must be sent as paths or URLs."""
 
 _SHUTDOWN_SECONDS: Final = 1.0
 """The maximum time for sending the last replies after the hub has closed."""
@@ -59,8 +59,8 @@ async def serve(
         certificate: The TLS settings, from :func:`load_certificate`; ``None`` for connections that are not encrypted.
 
     Raises:
-        ConfigurationError: If the address is not a loopback or private one.
-        OSError: If the port is taken.
+        ConfigurationError: If ``listen`` has no port, or its address is neither loopback nor private.
+        OSError: If the hub can't listen there, for example because the port is taken.
     """
     host, port = address_of(listen)
     application = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_authorized(token)])
@@ -85,7 +85,7 @@ def address_of(listen: str) -> tuple[str, int]:
     """Return the address and the port to listen on.
 
     Raises:
-        ConfigurationError: If the address is not a loopback or private one.
+        ConfigurationError: If ``listen`` has no port, or its address is neither loopback nor private.
     """
     try:
         parts = urlsplit(f"//{listen}")
@@ -105,8 +105,7 @@ def load_certificate(path: str | os.PathLike[str]) -> ssl.SSLContext:
     """Return the TLS settings of a server that has this certificate.
 
     Args:
-        path: A PEM file with the certificate, the certificates between it and its authority, and the private key
-            without a password.
+        path: A PEM file with the certificate, the intermediate certificates, and the private key without a password.
 
     Raises:
         ConfigurationError: If the file can't be used.

@@ -1,7 +1,7 @@
 """Makes blocking calls on one thread. Calls that arrive while the thread is busy are collected and made together.
 
 Switching to a thread and back takes longer than most of these calls, so calls that are made together share one switch.
-The journal also makes them in one transaction (group commit), because each transaction needs a sync of the disk.
+The journal also makes these calls in one transaction (group commit), because each transaction needs a disk sync.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Worker:
 
     Args:
         executor: An executor with one thread; shut down by :meth:`aclose`.
-        call_all: Makes several calls, and returns a result or an exception for each. If it raises, every
-            call ends with that exception.
+        call_all: Makes several calls, and returns a result or an exception for each. If ``call_all`` itself raises,
+            every call ends with that exception.
         patience: The seconds to wait for further calls before making them together.
     """
 
@@ -50,7 +50,7 @@ class Worker:
         self._closed = False
 
     def call(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Make a call on the thread. It is made even if the future is cancelled or never awaited.
+        """Make a call on the thread. The call is made even if its future is cancelled or never awaited.
 
         Raises:
             JournalError: Raised when the future is awaited, if the call came after :meth:`aclose`.
@@ -89,7 +89,7 @@ class Worker:
     def _begin(self) -> None:
         calls, futures = [call for call, _ in self._waiting], [future for _, future in self._waiting]
         self._waiting = []
-        if not calls:  # aclose() has already started them
+        if not calls:  # aclose() has already started the calls
             return
         try:
             job = self._loop.run_in_executor(self._executor, self._call_all, calls)
@@ -117,7 +117,7 @@ class Worker:
 def _outcome(call: Call) -> Any:
     try:
         return call()
-    except Exception as error:  # noqa: BLE001  # it is raised where the call is awaited
+    except Exception as error:  # noqa: BLE001  # the error is raised where the call is awaited
         return error
 
 

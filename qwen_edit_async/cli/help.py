@@ -8,7 +8,7 @@ from typing import Final
 COMMANDS: Final = {
     "edit": "Edit one to three pictures together.",
     "batch": "Edit many pictures.",
-    "hub": "Make edits for worker processes that share one account, until Ctrl-C.",
+    "hub": "Make edits, until Ctrl-C, for worker processes that share one account.",
     "status": "Print the state of a task. The exit code is 1 if the task failed.",
     "fetch": "Wait for a task that was submitted earlier, and save its pictures.",
     "doctor": "Check the key, the connection and the service's replies. This creates no task and costs nothing.",

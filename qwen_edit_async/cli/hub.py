@@ -30,13 +30,13 @@ def hub(
     submission: SubmissionOptions | None = None,
     connection: ConnectionOptions | None = None,
 ) -> int:
-    """Make edits for worker processes that share one account, until Ctrl-C.
+    """Make edits, until Ctrl-C, for worker processes that share one account.
 
     A worker sends POST /edits with the fields of an edit as JSON (key, image, instruction, any parameter) and with
-    "Authorization: Bearer TOKEN". The reply is the outcome. A worker may send an edit again: it is not paid for twice,
-    except with --resubmit-uncertain. Results are saved as in a batch, beside a journal. GET /pictures/NAME downloads a
-    picture. Set QWEN_EDIT_HUB_TOKEN to the workers' token, which needs at least 16 characters and must not be the API
-    key.
+    the header "Authorization: Bearer TOKEN". The reply is the outcome. A worker may send an edit again. The edit is not
+    paid for twice, except with --resubmit-uncertain. Results are saved as in a batch, beside a journal. GET
+    /pictures/NAME downloads a picture. Set QWEN_EDIT_HUB_TOKEN to the token that the workers send. The token needs at
+    least 16 characters and must not be an API key.
 
     Args:
         output: The folder for the results and the journal.
@@ -84,9 +84,9 @@ def _token() -> str:
     token = os.environ.get(_TOKEN_VARIABLE, "").strip()
     if len(token) < _SHORTEST_TOKEN:
         raise ConfigurationError(
-            f"{_TOKEN_VARIABLE} is missing or short: set a random text of at least {_SHORTEST_TOKEN} characters, "
+            f"{_TOKEN_VARIABLE} is missing or too short: set it to {_SHORTEST_TOKEN} or more random characters, "
             "here and for the workers"
         )
     if token in (value.strip() for name, value in os.environ.items() if name.endswith("_API_KEY")):
-        raise ConfigurationError(f"{_TOKEN_VARIABLE} is the API key, which workers must not know: choose another text")
+        raise ConfigurationError(f"{_TOKEN_VARIABLE} is an API key, which workers must not know: choose another text")
     return token

@@ -58,10 +58,11 @@ class Progress:
         cost: The cost reported by the service, if any.
         seconds: The time since the start of the run.
         found: The number of edits that had ended before the run. The rate does not count them.
-        paused: The seconds of the run spent in Retry-After pauses.
+        paused: The seconds that the run has spent in Retry-After pauses.
         pause_left: The seconds until the current pause ends; 0 for no pause.
-        paused_until: The local time at which the current pause ends.
-        closing: The last step of the run, once all edits have ended. It replaces the rate and the time left.
+        paused_until: The local time at which the current pause ends; empty for no pause.
+        closing: The name of the run's last step; empty until all edits have ended. It replaces the rate and the time
+            left in :meth:`text`.
     """
 
     done: int = 0
@@ -104,7 +105,7 @@ def edit_html(view: EditView, side: int = THUMBNAIL_SIDE) -> str:
 
     Args:
         view: The edit.
-        side: The longest side of a single picture, in pixels. Several pictures are half as large.
+        side: The longest side of a single picture, in pixels. Several inputs or several outputs are half as large.
     """
     arrow = '<span aria-hidden="true" style="align-self:center">→</span>' if view.before and view.after else ""
     pictures = _pictures(view.before, "before", side) + arrow + _pictures(view.after, "after", side)
@@ -128,7 +129,7 @@ def edit_html(view: EditView, side: int = THUMBNAIL_SIDE) -> str:
 
 
 def grid_html(views: Iterable[EditView], *, left_out: int = 0) -> str:
-    """Return the cards of many edits, side by side, and a line with the number of edits left out."""
+    """Return the cards of many edits, side by side, and a line with the number of edits that are left out."""
     cells = "".join(
         '<div style="flex:0 1 20em;border:1px solid #8886;border-radius:6px;padding:.5em">'
         f"{edit_html(view, _GRID_SIDE)}</div>"
@@ -201,7 +202,7 @@ def _duration(seconds: float) -> str:
 
 
 def local_time_in(seconds: float) -> str:
-    """Return the local time ``seconds`` from now, such as ``14:32``, with the date if it is not today."""
+    """Return the local time ``seconds`` from now, such as ``14:32``, with the date if that is not today."""
     now = datetime.now(UTC).astimezone()
     then = (now + timedelta(seconds=seconds)).astimezone()
     return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%Y-%m-%d %H:%M}"

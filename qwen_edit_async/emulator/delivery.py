@@ -39,7 +39,7 @@ async def deliver(
     action: RequestAction | None,
     process: Callable[[], Awaitable[Reply]],
 ) -> web.StreamResponse:
-    """Answer a request with the reply of `process`. The action of a fault may change or replace the reply."""
+    """Answer a request with the reply of `process`. A fault's action may change or replace the reply."""
     if action is None:
         return _plain(service, await process())
     reply = Reply(_OK, b"")
@@ -62,7 +62,7 @@ async def deliver(
 
 
 async def _be_slow(service: Service, request: web.Request, reply: Reply, action: Slow) -> web.StreamResponse:
-    """Answer after a delay. Close the connection if the emulator closes before that."""
+    """Answer after a delay. Close the connection if the emulator closes during the delay."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(action.delay):
             await service.closing.wait()
@@ -78,7 +78,7 @@ async def _break(
 ) -> web.StreamResponse:
     """Close the connection.
 
-    `Drop` does so at once, `Truncate` after a part of the body, and `Hang` when the emulator closes.
+    `Drop` closes it at once, `Truncate` after a part of the body, and `Hang` when the emulator closes.
     """
     response: web.StreamResponse = web.Response()
     if isinstance(action, Hang):
@@ -88,7 +88,7 @@ async def _break(
         await response.write(reply.body[: int(len(reply.body) * action.share)])
     if request.transport is not None:
         request.transport.close()
-    return response  # never sent: the connection is closed
+    return response  # aiohttp needs a response, but can't send it: the connection is closed
 
 
 def _plain(service: Service, reply: Reply) -> web.Response:
@@ -96,7 +96,7 @@ def _plain(service: Service, reply: Reply) -> web.Response:
 
 
 def _headers(service: Service, reply: Reply) -> dict[str, str]:
-    """Return a reply's headers. Count the reply if it is a 429."""
+    """Return a reply's headers. Count the reply if its status is 429."""
     service.refused += reply.status == _TOO_MANY_REQUESTS
     return {"Content-Type": reply.content_type, **reply.headers}
 

@@ -34,7 +34,7 @@ class Edit:
 
 
 def recognise(instruction: str) -> list[Edit]:
-    """Return the edits that an instruction requests, in the order of its words. Negated edits are left out."""
+    """Return the edits that an instruction requests, in the order of their words. Negated edits are left out."""
     found: list[Edit] = []
     for name, (pattern, effect) in _VOCABULARY.items():
         match = pattern.search(instruction)
@@ -54,7 +54,7 @@ def _grey(picture: Picture) -> Picture:
 
 
 def _scale(picture: Picture, red: float, green: float | None = None, blue: float | None = None) -> Picture:
-    """Multiply the channels."""
+    """Multiply each channel by its factor. The factor of red also applies to a channel without a factor."""
     factors = (red, red if green is None else green, red if blue is None else blue)
     lut = [min(255, round(value * factor)) for factor in factors for value in range(_LEVELS)]
     return picture.point(lut)
@@ -219,7 +219,7 @@ def _turn(picture: Picture, _: random.Random, words: re.Match[str]) -> Picture:
     is_left = re.search(r"left|counter|anti|左|逆", text) is not None
     turned = picture.convert("RGBA").rotate(angle if is_left else -angle, Image.Resampling.BICUBIC, expand=True)
     inner = ImageOps.contain(turned, picture.size, Image.Resampling.LANCZOS)
-    # A blurred copy fills the corners.
+    # A blurred copy of the picture fills the corners that the rotation leaves empty.
     backdrop = _scale(picture.filter(ImageFilter.GaussianBlur(max(picture.size) / 30)), 0.6)
     backdrop.paste(inner, ((picture.width - inner.width) // 2, (picture.height - inner.height) // 2), inner)
     return backdrop

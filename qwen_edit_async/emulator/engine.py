@@ -41,7 +41,7 @@ class EditJob:
     images: tuple[bytes, ...] = attrs.field(repr=False)
     """The input files, in order. Empty for an engine that does not read images."""
     instruction: str
-    """At most 800 characters."""
+    """The instruction, cut to at most 800 characters."""
     negative_prompt: str | None
     n: int
     """Number of pictures."""
@@ -63,14 +63,14 @@ class EditEngine(Protocol):
     def reads_images(self) -> bool:
         """Whether the engine reads the input images.
 
-        If not, input images are neither fetched nor decoded, and each download calls `render`.
+        If it does not, input images are neither fetched nor decoded, and each download calls `render`.
         """
         ...
 
     def render(self, job: EditJob) -> list[bytes]:
         """Return `job.n` PNG files. If the engine reads images, an exception fails the task.
 
-        The emulator calls this on worker threads, for several tasks at a time.
+        The emulator calls `render` on worker threads, for several tasks at a time.
         """
         ...
 
@@ -89,12 +89,12 @@ class FixedEngine:
 
 
 class PillowEngine:
-    """Applies the effects that an instruction names, in the order of the words: grayscale, snow, rotate left, ….
+    """Applies the effects that an instruction names (grayscale, snow, rotate left, …), in the order of its words.
 
     If an instruction names no effect, the engine tints the picture and writes the instruction on it. If there are
     several inputs, the last input fills the picture, and the earlier inputs are pasted on it as small prints. The same
-    seed and inputs give the same picture. Pictures of different seeds, and the `n` pictures of a task, differ slightly
-    in crop, light and colour.
+    seed and inputs give the same picture. Pictures with different seeds differ slightly in crop, light and colour,
+    and so do the `n` pictures of a task.
     """
 
     reads_images = True

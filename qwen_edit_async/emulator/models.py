@@ -1,4 +1,4 @@
-"""The gateway's description of its model: the protocol and the calls to use."""
+"""The gateway's description of its model, which names the protocol and the calls to use."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def parse_size(text: str) -> Size:
     """Read a ``width*height`` string.
 
     Raises:
-        ValueError: The text has another form, or a side is outside 512 to 2048 pixels.
+        ValueError: The text is not ``width*height``, or a side is outside 512 to 2048 pixels.
     """
     match = _SIZE.fullmatch(text)
     if match is None:

@@ -16,7 +16,7 @@ from qwen_edit_async import contract
 from qwen_edit_async.emulator.sizes import Size, parse_size
 
 Form = Literal["flat", "params", "header", "plain"]
-"""The form of a submission's body: ``plain`` in the queue protocol, else an envelope. Only ``flat`` is documented."""
+"""The form of a submission's body: ``plain`` in the queue protocol, or an envelope. Only ``flat`` is documented."""
 Envelope = Literal["flat", "params", "both", "header"]
 """The envelope that the emulator accepts, or ``both`` for ``flat`` and ``params``."""
 
@@ -32,7 +32,7 @@ _SIGNATURES = (
     (b"MM\0+", "image/tiff"),
 )
 _SNIFFED_CHARACTERS = 24
-"""Number of Base64 characters to decode. They contain the longest signature, the 12 bytes of WEBP."""
+"""Number of Base64 characters to decode. These characters contain the longest signature, WEBP's 12 bytes."""
 
 
 class RejectedError(Exception):
@@ -120,7 +120,7 @@ def parse_body(
         header_model: The value of the header ``X-Model``, which counts only with the envelope ``header``.
 
     Raises:
-        RejectedError: The body breaks a rule of the contract. The message names the member.
+        RejectedError: The body breaks a rule of the contract. The message names the wrong member.
     """
     root = _object(body, "the body")
     if envelope == "header":

@@ -1,6 +1,6 @@
 """Makes HTTP calls to the service's API, with the key and within time limits. Errors do not contain the key.
 
-Nothing here retries, because retries depend on the kind of call: see ``session.submission`` and ``session.poller``.
+No call is retried here, because retries depend on the kind of call: see ``session.submission`` and ``session.poller``.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ _IDLE_SECONDS = 4.0
 """Seconds after which an idle connection for calls without a body is closed. Common servers close it after 5 s."""
 
 _IDLE_SECONDS_OF_SUBMISSIONS = 1.5
-"""Seconds after which an idle connection for submissions is closed. Impatient servers close it after 2 s. If a
-server closes a connection during a submission, a task may exist. A status check can be repeated safely."""
+"""Seconds after which an idle connection for submissions is closed. Impatient servers close it after 2 s. If
+a server closes the connection during a submission, a task may exist. So this time is shorter than for status checks,
+which can be repeated."""
 
 
 class Transport(Protocol):
-    """The HTTP client of a session. Tests can pass an implementation without sockets.
+    """The HTTP client of a session. Tests can pass the session an implementation without sockets.
 
     An implementation needs the methods of this example::
 
@@ -56,7 +57,7 @@ class Transport(Protocol):
     """
 
     async def open(self) -> None:
-        """Prepare to send, on the session's event loop."""
+        """Prepare for sending. Called on the session's event loop."""
         ...
 
     async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
@@ -165,7 +166,7 @@ class AiohttpTransport:
         return self._reply(timeout.response, url, content, complete=complete)
 
     def _reply(self, response: aiohttp.ClientResponse, url: str, content: bytearray, *, complete: bool) -> Reply:
-        """Return the reply without the key. Even an incomplete reply may contain a task id."""
+        """Return the reply without the key. An incomplete reply is returned too: it may contain a task id."""
         redact = self._api_key.redact_bytes if complete else self._api_key.redact_torn
         headers = response.headers
         return Reply(
@@ -200,7 +201,7 @@ class AiohttpTransport:
             return APITimeoutError(f"{doing} {self._base_url} took too long{fate}", request_sent=sent)
         if isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError) and self._network.trust_env:
             return APIConnectionError(
-                f"no call to {self._base_url} is possible: does the netrc file have an entry for this host?"
+                f"no call to {self._base_url} is possible: if the netrc file has an entry for this host, remove it"
             )
         return APIConnectionError(f"no reply from {self._base_url}: {reason_of(error)}{fate}", request_sent=sent)
 
@@ -220,7 +221,7 @@ async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """Return the reason for a failed call. The texts of most errors are left out, because they can quote headers."""
+    """Return the reason for a failed call. Most errors' texts are left out, because they can quote headers."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         flaw = getattr(error.certificate_error, "verify_message", "") or type(error.certificate_error).__name__
         return f"its certificate is not valid: {flaw.rstrip('.')}"

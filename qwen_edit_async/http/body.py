@@ -19,10 +19,10 @@ from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.threads import Offloader
 
 _GATHERED_BYTES: Final = 64 * 1024
-"""Pieces smaller than this are joined, so that a short body fits into one packet with the request's head."""
+"""Pieces of fewer bytes are joined, so that a short body fits into one packet with the request's head."""
 
 _NEVER_STALLS_BYTES: Final = 32 * 1024
-"""The connection's buffer takes a body shorter than this at once."""
+"""The connection's buffer takes a body of fewer bytes at once."""
 
 
 class ChunkWriter(Protocol):
@@ -47,8 +47,9 @@ class JSONBody(Payload):
     Attributes:
         sent_whole: Whether the service may have received the whole body. It becomes true just before the connection
             gets the last chunk.
-        on_sent: Called when the connection has taken the last chunk.
-        end_reply: Ends the reading of the reply, and uses the part that has arrived; ``None`` until the reply begins.
+        on_sent: Called when the connection has taken the last chunk; ``None`` for no call.
+        end_reply: Ends the reading of the reply, so that the part that has arrived is used; ``None`` until the reply
+            begins.
         failure: The error that kept the body from being sent, for example because an image file has changed; ``None``
             without an error.
     """
@@ -199,8 +200,8 @@ def _has_news(writer: ChunkWriter) -> bool:
 
 
 async def _notice_close(writer: ChunkWriter) -> None:
-    """Raise an error if the service has closed the connection. Before the whole body is sent, no task can exist."""
-    for _ in range(2):  # two passes: the first notices the close, the second lets its callback run
+    """Raise an error if the service has closed the connection. Until the whole body is sent, no task can exist."""
+    for _ in range(2):  # the first pass notices the close, and the second calls its callback
         await asyncio.sleep(0)
     if isinstance(writer, StreamWriter) and (writer.transport is None or writer.transport.is_closing()):
         raise APIConnectionError("the service closed the connection before the whole request was sent")

@@ -45,7 +45,7 @@ class ReplyTimeout:
             self._task.cancel()
 
     def end(self) -> None:
-        """End the time limit."""
+        """Remove the time limit."""
         self._timeouts.forget(self)
 
     def was_cut(self) -> bool:
@@ -54,7 +54,7 @@ class ReplyTimeout:
 
 
 class ReplyTimeouts:
-    """The timeouts of a transport's calls, in the order in which they end."""
+    """The time limits of a transport's calls, in the order in which the limits end."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -62,27 +62,27 @@ class ReplyTimeouts:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> ReplyTimeout:
-        """Return a timeout for the current task. The timeout has not started."""
+        """Return a time limit for a call of the current asyncio task. The limit has not started yet."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("no asyncio task is running: make calls inside one")
         return ReplyTimeout(self, task)
 
     def start(self, timeout: ReplyTimeout) -> None:
-        """Start a timeout, or start it again."""
+        """Start a time limit, or start it again."""
         loop = asyncio.get_running_loop()
         timeout.ends_at = loop.time() + self._seconds
-        self.forget(timeout)  # it may have started before, so it moves to the end
+        self.forget(timeout)  # a limit that starts again moves to the end
         self._timeouts[timeout] = None
         if self._timer is None:
             self._timer = loop.call_at(timeout.ends_at, self._sweep, timeout.ends_at)
 
     def forget(self, timeout: ReplyTimeout) -> None:
-        """End a timeout, if it has started."""
+        """Remove a time limit, if it has started."""
         self._timeouts.pop(timeout, None)
 
     def close(self) -> None:
-        """End the reading of all replies with an error. Closing aiohttp's session alone would not end it."""
+        """End the reading of all replies, which stay incomplete. Closing aiohttp's session alone would not end it."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -29,7 +29,7 @@ _PROFILED_MODES: Final = {b"GRAY": frozenset({"L"}), b"RGB ": frozenset({"RGB", 
 """The modes of pictures that an ICC profile can describe, by the profile's colour space."""
 
 _RIGHT_SHADES: Final = frozenset({"1", "L", "RGB"})
-"""The raw modes in which a PNG's transparent shade has as many bits as its decoded pixels."""
+"""The raw modes in which a PNG's transparent shade has as many bits as the decoded pixels."""
 
 _OPAQUE: Final = 255
 
@@ -37,7 +37,7 @@ _OPAQUE: Final = 255
 def stored_orientation(image: Image.Image, exif: bytes = b"") -> int:
     """Return the Exif orientation of a newly opened file; 1 (upright) if the file has no valid one.
 
-    Pillow's ``getexif()`` is not used, because it decodes a PNG first, and may warn, which is unsafe on a thread.
+    Pillow's ``getexif()`` is not used. It decodes a PNG first, and may issue a warning, which is unsafe on a thread.
     ``exif`` is Exif data that Pillow has not read yet.
     """
     info = image.info
@@ -69,7 +69,7 @@ def plain(image: Image.Image, turn: int, side: int | None = None) -> Image.Image
 
     Args:
         image: The image.
-        turn: Its Exif orientation.
+        turn: The image's Exif orientation.
         side: The maximum length of the longest side in pixels; ``None`` for no limit.
 
     Raises:
@@ -94,7 +94,7 @@ def plain(image: Image.Image, turn: int, side: int | None = None) -> Image.Image
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """Convert a gray, RGB or RGBA image to sRGB, and remove its profile."""
+    """Convert a gray, RGB or RGBA image to sRGB, and remove its ICC profile."""
     converted = _through_profile(image) or image.copy()
     converted.info.pop("icc_profile", None)
     return converted
@@ -115,14 +115,14 @@ def _check_range(image: Image.Image, tags: Mapping[int, Any]) -> None:
         raise ImageError(f"has samples of unknown range (mode {image.mode!r}): convert it to 8 bits")
     if image.mode.startswith("I;16"):
         if image.format is None:  # it may be a copy of a 12-bit picture
-            advice = "give the file that it comes from, or convert it to 8 bits"
+            advice = "give the file from which the image comes, or convert it to 8 bits"
             raise ImageError(f"has 16-bit samples of unknown range: {advice}")
         if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
             raise ImageError("has 16-bit samples with white at 0: convert it to 8 bits, with black at 0")
 
 
 def _check_transparent_colour(image: Image.Image) -> None:
-    """Refuse a PNG whose transparent shade has more or fewer bits than its decoded pixels."""
+    """Refuse a PNG whose transparent shade has more or fewer bits than the decoded pixels."""
     if "transparency" not in image.info or image.mode in {"P", "PA"}:
         return
     tile = getattr(image, "tile", ())
@@ -154,7 +154,7 @@ def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:
 
 
 def _through_profile(image: Image.Image) -> Image.Image | None:
-    """Convert an image to RGB or RGBA in sRGB through its profile. Return ``None`` if it has no usable profile."""
+    """Return an image converted to sRGB through its ICC profile; ``None`` without a usable profile."""
     profile = image.info.get("icc_profile")
     if not profile:
         return None

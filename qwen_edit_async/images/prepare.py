@@ -57,7 +57,7 @@ def prepare(
     With ``fit``, an image that the service would refuse or edit badly is converted. It is turned upright, its longest
     side becomes at most 3072 pixels, and its file at most 7.5 MB. Other images stay unchanged.
 
-    With ``hashed``, an image file is also hashed while it is open.
+    With ``hashed``, a local image file is also hashed while it is open.
 
     Raises:
         InvalidEditError: An image is missing, unreadable, damaged, too large, or of an unsupported kind. The maximum
@@ -78,7 +78,7 @@ def prepare(
 
 
 def named(upload: Upload, name: str, position: int) -> Upload:
-    """Return an upload whose warnings, notes and errors begin with the image's name."""
+    """Return a copy of an upload whose warnings, notes and errors begin with the image's name."""
 
     def read(start: int, size: int) -> bytes | memoryview:
         try:
@@ -147,7 +147,7 @@ def _prepare_image(image: Any, fit: bool, inline: bool, hashed: bool) -> Upload:
 
 
 def check_ends(image: Any, *, fit: bool) -> None:
-    """Check the size, the beginning and the end of an image in a local file. Blocking.
+    """Check the size, the beginning and the end of a local image file. Ignore other images. Blocking.
 
     Raises:
         ImageError: The file is not an image that can be sent.
@@ -171,7 +171,9 @@ def _check_file(
     fit: bool,
     find: Callable[[IO[bytes], int, str], Findings] = find_damage,
 ) -> tuple[str | None, Findings]:
-    """Check a file without Pillow. Return its media type, or ``None`` if ``fit`` must convert it, and the findings.
+    """Check a file without Pillow. Return its media type and the findings.
+
+    The media type is ``None`` if ``fit`` must convert the file.
 
     Raises:
         ImageError: The file is damaged, or not of an accepted kind.

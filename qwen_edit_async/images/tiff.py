@@ -37,7 +37,7 @@ _SENSOR_DATA: Final = frozenset({32803, 34892})
 """Photometric interpretations of a camera's sensor data."""
 
 _UNSIGNED: Final = frozenset({1, 4})
-"""Sample formats: unsigned integer, and undefined."""
+"""The accepted sample formats: unsigned integer, and undefined."""
 
 _OLD_PREVIEW: Final = 2
 _SEPARATE_PLANES: Final = 2
@@ -57,7 +57,7 @@ Tags = dict[int, tuple[int, ...]]
 
 
 def check_tiff(file: IO[bytes], size: int) -> Findings:
-    """Check the tags in a TIFF file's first directory. Return why the file is refused or must be converted.
+    """Check the tags in a TIFF file's first directory. The findings say why the file is refused or must be converted.
 
     Raises:
         DamageError: The directory is incomplete or damaged.
@@ -79,7 +79,7 @@ def check_tiff(file: IO[bytes], size: int) -> Findings:
 
 
 def read_directory(file: IO[bytes], size: int, at: int | None = None) -> Tags:
-    """Return the integer tags that the checks need. Read the directory at a position, by default the first directory.
+    """Return the integer tags that the checks need, from the directory at ``at`` or, by default, the first directory.
 
     Raises:
         DamageError: The directory is empty or incomplete, or its values would be far larger than the file.
@@ -123,7 +123,7 @@ def _is_big(head: bytes) -> bool:
 def _raw_format(file: IO[bytes], size: int, tags: Tags) -> str:
     """Return the name of a file's camera raw format; empty if the file is not a camera raw file.
 
-    A TIFF decoder would see only the small preview in a camera raw file.
+    A TIFF decoder would decode only the small preview in a camera raw file.
     """
     file.seek(8)
     if file.read(2) == b"CR":
@@ -141,13 +141,13 @@ def _has_sensor_data(file: IO[bytes], size: int, tags: Tags) -> bool:
     """Return whether the first picture, or a picture that its directory points to, is a camera's sensor data."""
     pictures = [tags]
     for at in tags.get(_MORE_PICTURES, ())[:_MAX_PICTURES]:
-        with contextlib.suppress(DamageError):  # decoders ignore these pictures
+        with contextlib.suppress(DamageError):  # decoders ignore a picture with a damaged directory
             pictures.append(read_directory(file, size, at))
     return any(_SENSOR_DATA.intersection(picture.get(PHOTOMETRIC, ())) for picture in pictures)
 
 
 def _unreadable_kind(head: bytes, tags: Tags) -> str:
-    """Name the kind of a TIFF file that decoders misread or show in black and white; empty for other files."""
+    """Return the kind of a TIFF file that decoders misread or show in black and white; empty for other files."""
     if _is_big(head) and not head.startswith(b"II"):
         return "big-endian BigTIFF"
     bits = tags.get(BITS) or (1,)

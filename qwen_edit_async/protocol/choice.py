@@ -16,16 +16,18 @@ EnvelopeOption = Literal["auto"] | Envelope
 def choose_protocol(
     protocol: object, envelope: object, model: object, from_environment: str | None = None
 ) -> tuple[WireProtocol, WireProtocol | None]:
-    """Return the protocol to use first, and the one to try if the service refuses the first submission as malformed.
+    """Return the protocol to use first, and an alternative if a submission is refused as malformed.
+
+    Only ``generation`` with the envelope ``auto`` has an alternative, which has the other common envelope.
 
     Args:
-        protocol: The name of a protocol. The default is ``from_environment`` or, if empty, the documented protocol.
+        protocol: The name of a protocol. The default is ``from_environment``, or ``generation`` if that is empty.
         envelope: The envelope of the documented protocol. ``auto`` tries the two common envelopes.
         model: The name of the model. ``None`` means the protocol's default.
         from_environment: The value of the environment variable ``QWEN_EDIT_PROTOCOL``.
 
     Raises:
-        ConfigurationError: The name of the protocol, the envelope or the model is not valid.
+        ConfigurationError: The protocol, the envelope or the model is not valid, or the protocol has no envelopes.
     """
     name = (from_environment or "").strip() or "generation" if protocol is None else protocol
     if not isinstance(name, str) or name not in get_args(ProtocolName):

@@ -97,7 +97,7 @@ class GenerationProtocol(WireProtocol):
         return super().read_estimate(reply)
 
     def alternative(self) -> GenerationProtocol | None:
-        """Return the form with the other common envelope, to try if a gateway refuses this one as malformed."""
+        """Return this protocol with the other common envelope, ``flat`` or ``params``; ``None`` for ``header``."""
         if self.envelope == "header":
             return None
         return attrs.evolve(self, envelope="params" if self.envelope == "flat" else "flat")

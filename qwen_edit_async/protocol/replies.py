@@ -1,8 +1,7 @@
 """Errors, costs and texts in the service's replies. Pure: no I/O, no clock.
 
-The tables hold the known ways to report an error: the HTTP status, ``error`` as text or an object, ``message``,
-``detail``, and ``{"status": {"code", "message"}}``. An error report may come with HTTP 200, and a proxy may send an
-HTML page.
+The known ways to report an error are the HTTP status, ``error`` as text or an object, ``message``, ``detail``, and
+``{"status": {"code", "message"}}``. An error report may come with HTTP 200, and a proxy may send an HTML page.
 
 Replies are read by hand, without a converter, because any member can be missing, or have any type.
 """
@@ -61,7 +60,8 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
     **dict.fromkeys(("internalservererror", "internalerror", "badgateway"), InternalServerError),
     **dict.fromkeys(("timeout", "requesttimeout", "gatewaytimeout", "synctimeout"), InternalServerError),
 }
-"""The services' own codes, which are more specific than the HTTP status. :func:`_family` normalizes text codes."""
+"""The services' own codes and their errors. The codes are more specific than the HTTP status. A text code is looked up
+by its :func:`_family`."""
 
 _ERROR_CODES = frozenset({*_ERROR_BY_CODE, *range(400, 600), 110001, 190000})
 """The codes that always report an error."""
@@ -111,7 +111,7 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
 
 
 def has_error(document: Mapping[str, Any]) -> bool:
-    """Return whether a JSON object reports an error in a known shape. A code or word for success does not count."""
+    """Return whether a JSON object reports an error in a known shape. A code or word for success is not an error."""
     code, message = _describe(document)
     error = document.get("error")
     decisive = message if code is None or (isinstance(error, str) and error) else code
@@ -121,7 +121,7 @@ def has_error(document: Mapping[str, Any]) -> bool:
 def has_plain_error(document: Mapping[str, Any]) -> bool:
     """Return whether a JSON object reports an error by a known code, or in a member whose name contains "error".
 
-    Any other code, ``message`` or ``detail`` may also mean success.
+    Any other code, and a ``message`` or ``detail``, may also mean success.
     """
     code, _ = _describe(document)
     return _family(code) in _ERROR_CODES or has_error({name: document.get(name) for name in _ERROR_NAMES})
@@ -186,7 +186,7 @@ def code_of(value: Any) -> int | str | None:
 def error_code_of(report: Mapping[str, Any], *outer: Mapping[str, Any]) -> int | str | None:
     """Read the code of an error report.
 
-    ``error_code`` takes precedence over ``code``, even if it is in one of the ``outer`` objects.
+    ``error_code`` takes precedence over ``code``, even an ``error_code`` in one of the enclosing objects, ``outer``.
     """
     codes = (code_of(each.get("error_code")) for each in (report, *outer))
     return next((code for code in codes if code), None) or code_of(report.get("code"))

@@ -1,4 +1,4 @@
-"""Reads the URLs in replies. Legal characters keep their spelling. Pure."""
+"""Reads the URLs in replies, and keeps the spelling of legal characters. Pure."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def absolute(text: str, asked_url: str) -> str:
 
 
 def expiry_of(text: str) -> datetime | None:
-    """Return the time when a signed URL expires, from its query parameter ``Expires`` (seconds since 1970)."""
+    """Return the time when a signed URL expires, according to its query parameter ``Expires`` (seconds since 1970)."""
     with contextlib.suppress(ValueError, OverflowError, OSError):
         if (seconds := to_url(text).query.get("Expires")) is not None:
             return datetime.fromtimestamp(int(seconds), UTC)

@@ -34,9 +34,9 @@ from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 from qwen_edit_async.threads import Offloader
 
 _AT_A_TIME: Final = 16
-"""The maximum number of rows of a batch that a worker edits at a time. It holds the images of these rows in memory.
+"""The maximum number of rows of a batch that a worker edits at a time. The worker holds their images in memory.
 
-By default, Ray Data gives a worker at most four batches at a time. With ``map``, it gives at most 16 rows.
+By default, Ray Data gives a worker at most four batches at a time. With ``map``, Ray Data gives at most 16 rows.
 """
 
 
@@ -68,8 +68,9 @@ class EditRows:
     its row has an error; no exception is raised. A row that runs again gets the same pictures.
 
     The worker sends an image to the hub shortly before the edit is submitted. For an image in a bucket, it sends a
-    presigned URL, so only the worker needs credentials. The URL is valid for 12 hours, or until temporary credentials
-    expire. The service must fetch the image before then. The worker downloads the pictures without the API key.
+    presigned URL, so the hub needs no credentials for the bucket. The URL is valid for 12 hours, or until temporary
+    credentials expire. The service must fetch the image before then. The worker downloads the pictures without the API
+    key.
 
     With Daft, pass the columns to the method ``edit``::
 
@@ -80,8 +81,8 @@ class EditRows:
         hub: The hub.
         save_to: The folder for the pictures: a local folder that all workers share, or a folder in a bucket
             (``s3://bucket/folder``) that they can read and write. An edit is not submitted if another file has the
-            name of its result. If such a file appears later, it is kept, and the edit stays ``completed``. A worker
-            that is killed during a download can leave a hidden file that ends in ``.part``.
+            name of its result. A file of this name that appears later is kept, and the edit stays ``completed``. A
+            worker that is killed during a download can leave a hidden file that ends in ``.part``.
         trust_env: Whether downloads use the proxies of the worker's environment.
     """
 
@@ -159,17 +160,17 @@ class EditRows:
                 if (self._folder / f"{wanted.name}-{index}.png").exists():
                     raise InvalidEditError("another file has the name of the result", hint="move it, or change the key")
             return map_images(functools.partial(_sendable, inline=wanted.inline), request.images)
-        except (QwenEditError, OSError) as error:  # also raised if the worker lacks an extra
+        except (QwenEditError, OSError) as error:  # a missing extra is a QwenEditError, too
             return error if isinstance(error, InvalidEditError) else InvalidEditError(summary_of(error))
 
     async def _save(self, outcome: BatchOutcome) -> list[str]:
-        """Save the pictures of an edit unless they are saved, and return their paths."""
+        """Save the pictures of an edit unless they are already saved, and return their paths."""
         saved = [self._folder / path.name for path in outcome.files]
         if saved and await self._threads.run(lambda: [path for path in saved if path.exists()]) == saved:
             return [*map(str, saved)]
         try:
             paths = await self._download(outcome)
-        except (QwenEditError, OSError) as error:  # also raised if the worker lacks an extra
+        except (QwenEditError, OSError) as error:  # a missing extra is a QwenEditError, too
             await self._hub.ask("record", outcome.name, (), summary_of(error))
             raise
         sizes = await self._threads.run(lambda: [*map(_size, paths)])

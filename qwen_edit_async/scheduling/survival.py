@@ -1,7 +1,8 @@
 """The duration of tasks, estimated online from ended and running tasks. Pure: no I/O, no clock.
 
 A piece of evidence is a stretch of a task's life. The task either ran through the whole stretch, or ended somewhere
-inside. The estimate is a hazard for each step of a grid of ages: the number of ends divided by the total running time.
+inside. The estimate is a hazard (a rate of ends) for each step of a grid of ages: the number of ends in the step,
+divided by the total running time in the step.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ _WIDTHS = tuple(end - start for start, end in pairwise(_EDGES))
 _SIZE = len(_WIDTHS)
 
 _UNINFORMED = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES)]
-"""The hazard without evidence: 1/age from 1 s on. A task at 1 s is as likely to end by 2 s as one at 10 s by 20 s."""
+"""The hazard without evidence: 1/age from age 1 on. A task at age 1 is as likely to end by 2 as one at 10 by 20."""
 
 _NEWS_SHARE = 0.3
 _MOST_NEWS = 30.0
-"""The estimate is renewed when the new evidence weighs one ended task plus 30 % of the old, or 30 ended tasks."""
+"""The estimate is renewed when the weight of the new evidence (the news) reaches 30, or 1 plus 30 % of the old weight.
+
+The weight of an ended task is 1."""
 
 _NEWS_IN_A_STRETCH = 0.1
-"""Weight, in ended tasks, of the news that a task still runs. Without it, a slower service would be noticed late."""
+"""The weight of the news that a task still runs. If it were 0, a slower service would be noticed late."""
 
 _LEAST_PROBABILITY = 1e-9
 
@@ -35,20 +38,20 @@ _LEAST_PROBABILITY = 1e-9
 class Survival:
     """The estimated distribution of a duration.
 
-    The exact time of an end in its stretch is unknown. So the end is divided among the steps of the stretch in
-    proportion to the estimate. This is one step of Turnbull's self-consistency (J. R. Stat. Soc. B 38, 1976). Old
-    evidence fades exponentially.
+    The exact time of an end in its stretch is unknown. So the end is divided among the steps of the stretch, in
+    proportion to the estimated probability of an end in each step. This is one step of Turnbull's self-consistency
+    (J. R. Stat. Soc. B 38, 1976). Old evidence fades exponentially.
 
     With a grid of n steps, a query or a survived stretch costs O(log n). An end costs O(steps in its stretch). Renewing
     the estimate costs O(n), and happens less often as ends accumulate.
 
-    Durations may have any unit. The grid covers 0.05 to 3600 in steps of 8 %.
+    Durations may have any unit. The grid's edges lie between 0.05 and 3600, 8 % apart.
 
     Args:
-        memory: The number of later ends after which the weight of evidence has faded to 1/e.
-        strength: The weight of the prior: this many ended tasks in each range of ages from x to e·x.
-        prior: The estimate for all kinds of tasks, from which this estimate starts. The prior also learns what this
-            estimate learns. The default prior is the hazard 1/age, so checks get rarer as a task ages.
+        memory: The number of ends after which the weight of older evidence has faded to 1/e.
+        strength: The weight of the prior, in ended tasks, for each range of ages from x to e·x.
+        prior: A more general estimate, such as that for all tasks, from which this estimate starts. The prior also
+            learns what this estimate learns. The default prior is the hazard 1/age, so checks get rarer as a task ages.
 
     Attributes:
         hazard: The estimated hazard for each step of the grid.
@@ -77,7 +80,8 @@ class Survival:
         """Learn that a task ran from age ``start`` at least until age ``end``.
 
         Only the first and the last step of the stretch are marked, so the cost does not depend on the number of steps.
-        :meth:`_take_in_news` adds the steps between. The time before ``start`` and after ``end`` is subtracted here.
+        :meth:`_take_in_news` adds the steps between. The time before ``start`` and after ``end`` in these
+        two steps is subtracted here.
         """
         first = bisect_right(_EDGES, start, 1, _SIZE) - 1
         after = bisect_right(_EDGES, end, 1, _SIZE)
@@ -114,13 +118,13 @@ class Survival:
         return -math.expm1(self._hazard_until(start) - self._hazard_until(end))
 
     def log_likelihood(self, start: float, end: float, *, ended: bool) -> float:
-        """Return the log-likelihood that a task running at age ``start`` did, or did not, end before age ``end``."""
+        """Return the log-likelihood of a task that ran at age ``start`` and, by age ``end``, had ended or had not."""
         if ended:
             return math.log(max(_LEAST_PROBABILITY, self.probability(start, end)))
         return self._hazard_until(start) - self._hazard_until(end)
 
     def check_age(self, age: float, cost: float) -> float:
-        """Return the age for the next check of a task that runs at ``age``, if a check costs ``cost`` units of age."""
+        """Return the best age for the next check of a task running at ``age``. A check is worth a lag of ``cost``."""
         step = bisect_right(_EDGES, age, 1, _SIZE) - 1
         goal = self._cumulated_roots[step] + self._roots[step] * (age - _EDGES[step]) + math.sqrt(2 * cost)
         step = bisect_right(self._cumulated_roots, goal, 1, _SIZE) - 1

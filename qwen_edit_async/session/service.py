@@ -26,8 +26,8 @@ _LATE_SECONDS = 1.0
 class Service:
     """Makes calls over a transport, in one form of the protocol. Forms differ in the envelope of a request's body.
 
-    After the first accepted submission, only its form is used. Until then, submissions try both forms, one submission
-    at a time.
+    Until a submission is accepted, submissions try both forms, one submission at a time. After that, only the accepted
+    form is used.
 
     Args:
         transport: The HTTP client.
@@ -48,15 +48,15 @@ class Service:
         self.trial: asyncio.Lock = asyncio.Lock()
 
     def adopt(self, protocol: WireProtocol) -> None:
-        """Use this form for the rest of the session, unless one has already been accepted."""
+        """Use this form for the rest of the session, unless a form has already been accepted."""
         if self.alternative is None:
             return
         if protocol is not self.protocol:
-            log.warning("the service accepts %r instead of %r: it is used from now on", protocol, self.protocol)
+            log.warning("the service accepts %r instead of %r: the former is used from now on", protocol, self.protocol)
         self.protocol, self.alternative = protocol, None
 
     async def submit(self, protocol: WireProtocol, call: Call, body: JSONBody, *, deadline: float) -> TaskSnapshot:
-        """Submit an edit, in one attempt. If the reply is to hold the result, stop waiting soon after the deadline."""
+        """Submit an edit, in one attempt. If the reply holds the result, stop waiting soon after the deadline."""
         if not call.holds_result:
             return protocol.read_submission(await self.transport.send(call, body))
         try:
@@ -90,7 +90,7 @@ class Service:
         return await self.try_forms(ask)
 
     async def check(self, task: TaskSnapshot) -> TaskSnapshot:
-        """Check the status of a task, in one attempt. If the result needs a second call, make it, too."""
+        """Check the status of a task, in one attempt. If the result needs a second call, make that call too."""
         protocol = self.protocol
         snapshot = protocol.read_status(await self.transport.send(protocol.status_check(task)), task)
         if (call := protocol.result_call(snapshot)) is None:

@@ -33,7 +33,7 @@ class Submitter:
     async def submit(
         self, request: EditRequest, limits: Limits, observer: SubmissionObserver | None = None
     ) -> EditTask:
-        """Submit an edit, and return its task as soon as the service has accepted it. Arguments: see :meth:`begin`."""
+        """Submit an edit, and return its task as soon as the service has accepted it. Arguments as in :meth:`begin`."""
         submission = self.begin(request, limits, observer=observer)
         with self.parts.poller.active_calls:
             try:
@@ -76,7 +76,9 @@ class Submitter:
         return submission
 
     def spawn(self, work: Coroutine[Any, Any, None], submission: Submission | None = None) -> asyncio.Task[None]:
-        """Start a background task, which is cancelled when the session ends. It must not raise an :class:`Exception`.
+        """Start a background task, which is cancelled when the session ends.
+
+        ``work`` must not raise an :class:`Exception`.
 
         Raises:
             SessionClosedError: If the session is closed.
@@ -91,14 +93,14 @@ class Submitter:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            task.exception()  # marks an interrupt as retrieved; the event loop has already raised it
+            task.exception()  # marks an interrupt as retrieved, because the event loop has already raised it
         if (submission := self._tasks.pop(task)) is not None:
             submission.end_wait()
 
     async def finish_sent(self, grace: float) -> None:
-        """Wait for the replies to requests that were sent, at most ``grace`` seconds after the last was given up.
+        """Wait for the replies to submissions that were sent, up to ``grace`` seconds after the last one was given up.
 
-        If only a part of a reply has arrived by then, that part is used, because it may contain the task's id.
+        If only a part of a reply has arrived by that time, the part is used, because it may contain the task's id.
         """
         sent = {task: each for task, each in self._tasks.items() if each is not None and each.sent_whole}
         if not sent:

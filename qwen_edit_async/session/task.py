@@ -100,14 +100,14 @@ class EditTask(ScheduledTask):
     Attributes:
         request: The edit's request; ``None`` for an attached task.
         notes: Sentences about changes to the images by ``fit=True``, text that the service will ignore, and images that
-            it may edit badly.
+            the service may edit badly.
         snapshot: The service's newest reply about the task.
-        context: The context variables of the caller who submitted or attached the task. The checks run with them.
+        context: The context variables of the caller who submitted or attached the task. Status checks run with them.
         queued: The seconds that the edit waited for its slot and for permission to send requests.
         submitting: The seconds from the call to the service's acceptance, without ``queued``.
         outcome: The result or error that ended the wait; ``None`` until then.
         owned: Whether :meth:`cancel` also cancels the task at the service, if the protocol allows that. False for an
-            attached task, and if a :class:`SubmissionObserver`, such as a journal, keeps its id for a later session.
+            attached task, and if a :class:`SubmissionObserver`, such as a journal, keeps the id for a later session.
     """
 
     request: EditRequest | None = None
@@ -138,7 +138,7 @@ class EditTask(ScheduledTask):
         return any(not waiter.done() for waiter in self._waiters)
 
     def timings(self, now: float, *, ended: bool) -> EditTimings:
-        """Return the durations of the phases up to ``now``. ``ended`` says that a check found the task ended."""
+        """Return the durations of the phases up to ``now``. ``ended`` says whether a check found the task ended."""
         return EditTimings(
             queued=self.queued,
             submitting=self.submitting,
@@ -153,7 +153,7 @@ class EditTask(ScheduledTask):
         return self.outcome is not None
 
     def cancel(self) -> None:
-        """Stop watching the task and free its slot. Callers that await it get :class:`EditCancelledError`.
+        """Stop watching the task and free its slot. Callers that await the task get :class:`EditCancelledError`.
 
         With the protocol ``queue``, the session asks the service to cancel an ``owned`` task. Otherwise,
         or if the service refuses, the task runs on and is charged.
@@ -183,7 +183,7 @@ class EditTask(ScheduledTask):
         return f"task {self.id} {state}: {self._poller.way_back(self.id)}"
 
     def cancel_unless_awaited(self) -> str:
-        """Cancel the task of a cancelled edit, unless other callers await the task. Return its :attr:`fate`."""
+        """Cancel the task of a cancelled edit, unless other callers await it. Return what happens to the task."""
         fate = self._fate_if_left if self.done() or self.awaited else self.fate
         about(self.id).warning("an edit was cancelled: %s", fate)
         if self.done():
@@ -198,7 +198,7 @@ class EditTask(ScheduledTask):
         A caller that reads slowly misses snapshots that newer ones have replaced.
 
         Raises:
-            QwenEditError: The error that ``await task`` raises. If the task failed, the iteration ends without one.
+            QwenEditError: The error that ``await task`` raises. If the task failed, this iterator raises nothing.
         """
         shown: TaskSnapshot | None = None
         while True:

@@ -46,7 +46,7 @@ class BucketPath(os.PathLike[str]):
     """A file or a folder in a bucket.
 
     Attributes:
-        root: The URL of the bucket, or of a store's folder in it.
+        root: The URL of the bucket, or of the folder in the bucket at which the user's store begins.
         key: The path below ``root``.
         replace: Whether a write replaces an existing file.
         size: The size in bytes of a file that this process has written or listed; otherwise -1.
@@ -135,7 +135,7 @@ class BucketPath(os.PathLike[str]):
         return True
 
     def tag(self) -> str:
-        """Return a tag that changes with the file's content, without reading the content.
+        """Return a tag that changes when the file's content changes. The content is not read.
 
         The store is asked only if the path has no tag yet. The path of a listed file usually has one.
 
@@ -147,7 +147,7 @@ class BucketPath(os.PathLike[str]):
     def portable(self) -> Self:
         """Return the path with its tag, and without a user's store, which may hold credentials.
 
-        Another process can identify the file by this path, but need not be able to read it.
+        Another process can identify the file by this path, even if it can't read the file.
 
         Raises:
             OSError: The file does not exist, or the store does not answer.
@@ -174,7 +174,7 @@ class BucketPath(os.PathLike[str]):
                     yield found["path"][start:], attrs.evolve(self, key=found["path"], size=found["size"], tag=tag)
 
     def signed_url(self) -> str | None:
-        """Return a URL from which anybody can read the file for some hours; ``None`` if the store can't sign URLs."""
+        """Return a URL from which anybody can read the file for 12 hours; ``None`` if the store can't sign URLs."""
         try:
             with self._explained() as obstore:
                 url = str(obstore.sign(self._store, "GET", self.key, expires_in=_SIGNED_FOR))
@@ -270,7 +270,7 @@ class _Reader(io.RawIOBase):
 
 
 def with_tags(paths: Iterable[BucketPath]) -> dict[BucketPath, BucketPath]:
-    """Map each path that has no tag to the same path with its tag. Up to 32 requests run at once.
+    """Map each path without a tag to the same path with its tag. Up to 32 requests run at once.
 
     If a request fails, the path stays without a tag. Reading the file then shows the reason.
     """

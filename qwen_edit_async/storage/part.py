@@ -14,7 +14,7 @@ T = TypeVar("T")
 class Part(abc.ABC, Generic[P]):
     """A file that is being written.
 
-    A cancelled caller may close the file while a write is still running, so a lock protects it.
+    A cancelled caller may close the file while a write is still running, so a lock protects the file.
 
     Args:
         target: The planned name.
@@ -34,7 +34,7 @@ class Part(abc.ABC, Generic[P]):
             return self._file.tell()
 
     def finish(self, offset: int, piece: Iterable[bytes], inspect: Callable[[IO[bytes], int], T]) -> T:
-        """Write the last piece, and cut off any bytes after it. Inspect the complete file, and return the result.
+        """Write the last piece, and cut off any bytes after it. Return the result of inspecting the complete file.
 
         ``inspect`` is called with the file and its size.
         """

@@ -63,7 +63,7 @@ def test_the_embedded_service_works_without_a_key_and_limits_hold(no_key, out):
 
 @pytest.mark.parametrize(
     ("token", "message"),
-    [(None, "QWEN_EDIT_HUB_TOKEN is missing"), ("short", "is missing or short"), (API_KEY, "is the API key")],
+    [(None, "QWEN_EDIT_HUB_TOKEN is missing"), ("short", "is missing or too short"), (API_KEY, "is an API key")],
 )
 @pytest.mark.usefixtures("service")
 def test_a_hub_needs_a_token_of_its_own(out, monkeypatch, capsys, token, message):

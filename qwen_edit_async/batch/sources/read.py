@@ -81,7 +81,7 @@ def is_table(source: Source, base: str = "") -> bool:
 
 
 def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
-    """Return the file of a table, or the Parquet files of a folder or a pattern; none if the source is not a table."""
+    """Return a table's file, or the Parquet files of a folder or a pattern; nothing if the source is not a table."""
     path = BucketPath.of(source) or Path(base, source)
     has_ending = path.suffix.lower() in _TABLE_ENDINGS
     if isinstance(path, BucketPath):
@@ -99,7 +99,7 @@ def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
 
 
 def _parts(folder: FilePath, names: Iterable[str]) -> Sequence[FilePath]:
-    """Return the paths of Parquet files; none if there are other files. Files such as ``_SUCCESS`` are ignored."""
+    """Return the paths of Parquet files, or nothing if there are other files. Ignore files such as ``_SUCCESS``."""
     parts = []
     for name in names:
         path = folder / name
@@ -113,7 +113,7 @@ def _parts(folder: FilePath, names: Iterable[str]) -> Sequence[FilePath]:
 def read_source(source: Source, reading: Reading) -> Iterator[SourceItem]:
     """Yield the rows of a source as they are read. A row that can't be edited has a ``problem``.
 
-    Relative paths in a table are relative to the table.
+    Relative paths in a table start from the table's folder.
 
     Raises:
         ConfigurationError: If the source is missing, unreadable or empty, if an instruction or a column is missing or
@@ -170,13 +170,13 @@ def _pattern_items(search: Search, pattern: str, base: str) -> Iterator[SourceIt
 
 
 def table_folder(source: Source, base: str = "") -> str:
-    """Return a table's folder, which its relative paths start from; empty for any other source."""
+    """Return the folder of a table's file, from which relative paths in the table start; empty for other sources."""
     tables = _tables_of(source, base) if isinstance(source, str | os.PathLike) else ()
     return str(tables[0].parent) if tables else ""
 
 
 def _folder_advice(folder: Path, *, recursive: bool) -> str:
-    """Return a hint about the tables or the subfolders in a folder; empty if it has none."""
+    """Return a hint about the tables or the subfolders in a folder; empty if there is nothing to say."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     if advice := _table_advice(map(str, entries)):
         return advice
@@ -188,7 +188,7 @@ def _folder_advice(folder: Path, *, recursive: bool) -> str:
 
 
 def _pattern_advice(pattern: str, matches: Callable[[str], Iterable[str]]) -> str:
-    """Return a hint that says why a pattern may match less than intended; empty if no reason is found.
+    """Return a hint about why a pattern may match less than intended; empty if no reason is found.
 
     Args:
         pattern: The pattern.
@@ -210,10 +210,10 @@ def _pattern_advice(pattern: str, matches: Callable[[str], Iterable[str]]) -> st
     if "**" in pattern:
         return ""
     if any(os.path.isdir(path) for path in paths):
-        return f". It matches folders, but not the files in them: write {os.path.join(pattern, '*')!r}"
+        return f". The pattern matches folders, but not the files in them: write {os.path.join(pattern, '*')!r}"
     folder, name = os.path.split(pattern)
     if any(os.path.isdir(path) for path in matches(os.path.join(folder, "*"))):
-        return f". The folders below were not searched: write {os.path.join(folder, '**', name)!r}"
+        return f". Subfolders were not searched: write {os.path.join(folder, '**', name)!r}"
     return ""
 
 
@@ -221,4 +221,4 @@ def _table_advice(paths: Iterable[str]) -> str:
     tables = [path for path in paths if os.path.splitext(path)[1].lower() in _TABLE_ENDINGS]
     if not tables:
         return ""
-    return f". It holds {counted(len(tables), 'table')}: give each as a source of its own, such as {tables[0]}"
+    return f". Found {counted(len(tables), 'table')} instead: give each as a source of its own, such as {tables[0]}"

@@ -52,8 +52,8 @@ def test_a_file_of_another_kind_says_which_tables_can_be_read(make, refusal, nam
 def test_a_folder_of_tables_says_to_give_one_of_them(make, refusal):
     make("parts/part-1.csv", "parts/part-0.csv", content=b"image\n")
     assert refusal("parts").endswith(
-        "no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in parts. It holds 2 tables: give each as a source of its own, "
-        "such as parts/part-0.csv"
+        "no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in parts. Found 2 tables instead: give each as a source of its "
+        "own, such as parts/part-0.csv"
     )
 
 
@@ -94,20 +94,20 @@ def test_braces_are_no_part_of_a_pattern(make, refusal, pattern):
 
 def test_a_pattern_that_matches_folders_says_how_to_match_their_files(make, read, refusal):
     make("photos/2023/a.png", "photos/2024/a.png")
-    assert refusal("photos/*").endswith("It matches folders, but not the files in them: write 'photos/*/*'")
+    assert refusal("photos/*").endswith("The pattern matches folders, but not the files in them: write 'photos/*/*'")
     assert len(read("photos/*/*")) == 2
 
 
 def test_a_pattern_of_tables_says_to_give_one_of_them(make, refusal):
     make("parts/part-1.csv", "parts/part-0.csv", content=b"image\n")
     assert refusal("parts/*.csv").endswith(
-        "It holds 2 tables: give each as a source of its own, such as parts/part-0.csv"
+        "Found 2 tables instead: give each as a source of its own, such as parts/part-0.csv"
     )
 
 
 def test_a_pattern_whose_pictures_are_in_deeper_folders_says_how_to_look_into_them(make, read, refusal):
     make("photos/2024/a.png", "photos/b.txt")
-    assert refusal("photos/*.png").endswith("The folders below were not searched: write 'photos/**/*.png'")
+    assert refusal("photos/*.png").endswith("Subfolders were not searched: write 'photos/**/*.png'")
     assert len(read("photos/**/*.png")) == 1
 
 
