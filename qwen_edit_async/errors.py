@@ -194,7 +194,7 @@ class NotFoundError(APIStatusError):
         """The service's message, or a fixed message if the error is about a task."""
         if self.task_id is None:
             return super().summary
-        return "the service does not know the task, or no longer does; it may have been charged"
+        return "the service does not know the task or has forgotten it; the task may have been charged"
 
 
 class RateLimitError(APIStatusError):
@@ -324,7 +324,7 @@ def summary_of(error: Exception) -> str:
 
 
 class EditWarning(UserWarning):
-    """The result of an edit may disappoint, for example because text is cut off, or the picture is damaged.
+    """The result of an edit may disappoint, for example because the instruction is too long or a picture is damaged.
 
     Attributes:
         summary: The reason without the names of images, so that warnings of one kind can be counted.

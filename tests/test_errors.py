@@ -193,7 +193,7 @@ def test_a_request_counts_as_not_sent_by_default() -> None:
         (
             NotFoundError("no task t1", status_code=404, task_id="t1"),
             "no task t1 (HTTP 404, task t1)",
-            "the service does not know the task, or no longer does; it may have been charged",
+            "the service does not know the task or has forgotten it; the task may have been charged",
         ),
         (NotFoundError("no path", status_code=404), "no path (HTTP 404)", "no path (HTTP 404)"),
         (SubmitUncertainError("task t1 may exist", task_id="t1"), "task t1 may exist", "task … may exist"),

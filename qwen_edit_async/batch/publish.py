@@ -40,7 +40,7 @@ _UNFINISHED: Final[dict[BatchStatus, str]] = {
 }
 
 _TOGETHER: Final = 64
-"""The number of edits whose thumbnails are read together. Missing thumbnails are made on several threads."""
+"""The number of edits whose thumbnails are read in one call, which makes missing thumbnails on several threads."""
 
 
 class _GivenUpError(Exception):
@@ -85,7 +85,7 @@ def publish(
             report = _with_page(report, journal, folder, limit, thumbnails_of)
         except _GivenUpError:
             return report
-    # A report in the journal's folder lets the next run detect that the journal is lost.
+    # If the journal is lost, the report in its folder stops the next run from starting an empty journal.
     for path in {journal.with_name(JSON_NAME), folder / JSON_NAME}:
         _write_json(path, report)
     return report

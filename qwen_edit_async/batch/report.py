@@ -30,7 +30,7 @@ class FailureGroup:
     """Edits or rows with the same problem.
 
     Attributes:
-        reason: The problem, without file names. In a plan, a group of one row can have file names.
+        reason: The problem. File names are left out, except in a plan's groups of one row.
         count: The number of edits or rows.
         keys: The keys of up to 50 of these edits or rows.
     """
@@ -70,7 +70,7 @@ class JournalSummary:
         doubtful: Pictures that may have been charged although no task id is known.
         queued: The time that edits waited for a slot of the session.
         running: The time from the service's acceptance of the task to the reply that reported its end.
-        lag: The longest possible time between the task's end and the reply that reported it.
+        lag: An upper bound of the time from the task's end to the reply that reported it.
         checks_per_edit: The average number of status checks of an edit.
         retries: Submissions, not counting the first of each edit.
         repeats: Submissions that were repeated with consent. Each may have caused a second charge for its edit.
@@ -114,8 +114,8 @@ class BatchReport(JournalSummary):
     Attributes:
         folder: The folder of the results; empty if the callers of a hub save the results.
         elapsed: Seconds that this run took.
-        refused: Rows that this run refused because they are malformed, disappeared during the run, changed since an
-            earlier run, or have the key of another request.
+        refused: Rows that this run refused. They are malformed, have changed since an earlier run, have disappeared, or
+            have another request's key.
         changed: Refused rows that have an edit in the journal. The journal's totals already count these edits.
         rows: Rows or pictures of the input, including bad ones; 0 if the run did not count them.
         stopped: The reason why the run ended early; empty if it did not.

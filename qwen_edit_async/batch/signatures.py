@@ -11,7 +11,7 @@ from qwen_edit_async.images.kinds import is_url
 _NAMES: Final = frozenset({"expires", "signature", "key-pair-id", "googleaccessid"})
 _ENDINGS: Final = ("accesskeyid", "-security-token")
 _VENDOR_SIGNATURE: Final = re.compile("(x-[a-z0-9]+-)signature")
-"""The signature parameter of a storage service. Its other signing parameters, such as ``X-Amz-Date``, begin alike."""
+"""The signature parameter of a storage service. Its other parameters, such as ``X-Amz-Date``, share the prefix."""
 
 _CHANGES_PICTURE: Final = "-process"
 """The ending of a parameter that changes the picture, such as ``x-oss-process``. Such a parameter is kept."""
@@ -26,7 +26,7 @@ _NAMES_BESIDE: Final[Mapping[str, frozenset[str]]] = {
     "ossaccesskeyid": frozenset({"security-token"}),
     "q-signature": frozenset(_TENCENT.split()),
 }
-"""Parameters that belong to a signature only if the URL also has another parameter: their key in this mapping."""
+"""Parameters that belong to a signature only if the URL also has the parameter that is their key in this mapping."""
 
 _NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
     ".fbcdn.net": frozenset({"oh", "oe"}),

@@ -1,4 +1,4 @@
-"""The state that an emulator's API and results origins share, such as tasks and counters, and checks of API calls."""
+"""Holds the state that the API origin and the results origin share, such as tasks and counters. Checks API calls."""
 
 from __future__ import annotations
 

@@ -105,16 +105,16 @@ class Downloader:
     async def save(self, url: str, task_id: str, index: int, path: FilePath) -> tuple[FilePath, str]:
         """Download a picture to ``path``, and create the folder if needed.
 
-        A failed download leaves an existing file unchanged. The picture replaces an existing local file if the
-        downloader has ``replace``, and a file in a bucket if ``path`` has it.
+        A failed download leaves an existing file unchanged. The downloader's ``replace`` says whether the picture may
+        replace a local file. In a bucket, the ``replace`` of ``path`` decides.
 
         Returns:
-            The path of the file, and a description of the picture's damage, which is empty if there is none. If the
-            picture is not a PNG, a path such as ``a.png`` gets the suffix of its actual format, unless that is taken.
+            The path of the file, and a description of the picture's damage, which is empty if there is none. A picture
+            suffix of another format is replaced, unless the new path exists: a JPEG ``a.png`` becomes ``a.jpg``.
 
         Raises:
             DownloadError: No usable picture could be downloaded.
-            OSError: The picture can't be written, or must not replace a different file.
+            OSError: The picture can't be written, or a file with other content exists and must not be replaced.
         """
         part = await self._offloader.run(self._new_part, path)
         saved = path

@@ -16,7 +16,7 @@ class Deadline:
     """Limits the time between taking a slot and the acceptance of the edit by the service.
 
     A turn is the right to send a request. A wait for a turn does not count while the service accepts other edits. If
-    the service accepts none for ``seconds``, the wait ends. All times are the event loop's.
+    the service accepts no edit for ``seconds``, the deadline passes. All times are the event loop's.
 
     Args:
         seconds: The time limit.

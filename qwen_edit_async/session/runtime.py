@@ -49,7 +49,7 @@ _running: set[asyncio.Task[None]] = set()
 
 
 class Runtime:
-    """The open part of a session, which is also the :class:`ResultStore` of its results.
+    """The state and background work of an open session. The session's results use it as their :class:`ResultStore`.
 
     A runtime is created and started inside the event loop, and exists until :meth:`close` or the loop's end.
 
@@ -166,7 +166,7 @@ class Runtime:
                 await self.gate.sleep(self._options.retry.delay(attempt, self._options.random.random()))
 
     async def close(self, *, cancel: bool) -> None:
-        """End the session. Without ``cancel``, first wait for the calls that are still awaited.
+        """End the session. Without ``cancel``, first wait for all unfinished calls.
 
         Raises:
             BaseException: The error that the background work crashed with, unless ``cancel`` is set.
@@ -255,7 +255,7 @@ class Runtime:
         try:
             await self._service.transport.open()
             await self._downloader.open()
-            if not started.done():  # a cancelled `start` is about to stop this task
+            if not started.done():  # it is done if `start` was cancelled, which then stops this task
                 started.set_result(None)
             await self.poller.run()
         except asyncio.CancelledError:
@@ -270,7 +270,7 @@ class Runtime:
             if not started.done():
                 started.set_exception(SessionClosedError("the session was closed while it was being opened"))
             self._end(SessionClosedError("the session is closed"), closed_error)
-            # A cancellation that coincides with a crash is raised at the next await: here, before the cleanup.
+            # A cancellation that coincides with a crash is raised at the next await. Suppress it before the cleanup.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
             async with contextlib.AsyncExitStack() as closing:
@@ -330,7 +330,7 @@ def _forget(task: asyncio.Task[None]) -> None:
 
 
 def _sole(error: BaseException) -> BaseException:
-    """Return the first exception inside nested exception groups, or an exception that is not a group."""
+    """Return the first exception inside nested exception groups. Return any other exception unchanged."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

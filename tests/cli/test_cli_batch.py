@@ -362,7 +362,7 @@ def test_tasks_that_ended_with_an_embedded_service_are_repeated_only_on_request(
         assert batch(photos, "--emulator", "--deadline", "0.5") == 1
     assert batch(photos, "--emulator") == 1
     text = capsys.readouterr().err
-    assert "3 × the service does not know the task, or no longer does; it may have been charged: a, b, c" in text
+    assert "3 × the service does not know the task or has forgotten it; the task may have been charged: a, b, c" in text
     assert "\nuncertain, and repeated only with consent (--resubmit-uncertain): a, b, c\n" in text
     assert batch(photos, "--emulator", "--resubmit-uncertain") == 0
     assert "3 of 3 edits done" in capsys.readouterr().err
