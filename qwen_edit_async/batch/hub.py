@@ -205,7 +205,7 @@ class EditHub:
         await run.journal.do(Store.save_elsewhere, name, files, error)
         if error is not None:
             if run.budget.unsaved(error, earlier=name in self._unsaved):
-                log.warning("%s; nothing more is submitted until one is saved", run.budget.held)
+                log.warning("%s; nothing more is submitted until an edit is saved", run.budget.held)
         else:
             run.budget.saved()
             run.progress.saved += 1

@@ -144,7 +144,7 @@ class Row:
             return
         if self._is_doubtful:
             self._move(State.UNCERTAIN, repeats=self._entry.repeats)
-        else:  # a later run may submit the edit without consent
+        else:  # no task exists, so a later run needs no consent to submit the edit
             self._move(State.PLANNED, reason=None, problem=None)
 
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
@@ -252,7 +252,7 @@ class Row:
         run, name, asked = self._run, self._entry.name, self._entry.pictures
         if not run.options.saves:
             return  # the caller of the hub saves the pictures
-        if len(images) > asked:  # the names that follow may belong to other edits' files
+        if len(images) > asked:  # file names with higher numbers may belong to other edits
             about(images[0].task_id).warning(
                 "a task made %d pictures instead of %d: the extra ones are not saved", len(images), asked
             )
@@ -289,12 +289,12 @@ class Row:
     def _count_unsaved(self, error: Exception) -> None:
         budget = self._run.budget
         if budget.unsaved(summary_of(error), earlier=self._was_completed_before):
-            log.warning("%s; nothing more is submitted until one is saved", budget.held)
+            log.warning("%s; nothing more is submitted until an edit is saved", budget.held)
 
     def _count_failure(self, error: Exception) -> None:
         run = self._run
         run.progress.failed += 1
-        if not isinstance(error, InvalidEditError):  # bad input fails in every run, and would stop each one
+        if not isinstance(error, InvalidEditError):  # bad input fails in every run, so counting it could stop every run
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
         run.notify()
 

@@ -180,7 +180,7 @@ class _BulkRun:
         while work is None or not work.cancelling():
             held = self._edits.progress.held
             if held and held != shown:
-                self._screen.warning(f"{held}; nothing more is submitted until one is saved")
+                self._screen.warning(f"{held}; nothing more is submitted until an edit is saved")
             shown = held
             bar.refresh()
             await asyncio.sleep(_REFRESH_SECONDS)

@@ -115,7 +115,8 @@ class Fetcher:
     @contextlib.asynccontextmanager
     async def _asked(self, url: URL, came_from: URL | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Request a URL without following redirects, because aiohttp would follow them to any host."""
-        # A proxy resolves the host's name, so the only address to check would be the proxy's, which the user chose.
+        # With a proxy, resolved addresses are not checked. The session connects only to the proxy, which the user
+        # chose. The proxy resolves the host's name.
         proxy = self._network.proxy_of(url)
         session = self._trusting if proxy is not None or self._hosts.trusts(url) else self._guarded
         if session is None:
@@ -159,7 +160,9 @@ class _NotPublicError(OSError):
 
 
 def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Create a socket for a resolved address. Changes in DNS after this check have no effect.
+    """Create a socket for a resolved address, if the address is public.
+
+    The connection uses the same address, so a later change in DNS has no effect.
 
     Raises:
         _NotPublicError: The address is not public.
@@ -177,7 +180,7 @@ def _failure_of(error: Exception, target: URL | None, network: Network) -> Fetch
             return FetchError(not_public(target), final=True)
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() if target is not None:
             host, hint = host_of(target)[:MAX_SHOWN], network.unused_proxy(target)
-            # Texts of other errors are left out: they name an address, so a report would list each address separately.
+            # Only certificate errors are quoted. Others name an address, so reports would list each address separately.
             is_flawed = isinstance(error, aiohttp.ClientConnectorCertificateError)
             reason = reason_of(error) if is_flawed else type(error).__name__
             return FetchError(f"its host {host!r} can't be reached ({reason}){hint}")

@@ -54,7 +54,7 @@ class Secret:
         return re.sub(self._whole, b"***", data)
 
     def _may_be_in(self, text: str) -> bool:
-        """Return whether a text holds the secret, or an escape, which may be a part of the secret."""
+        """Return whether a text contains the secret or an escape. An escape may stand for a character of the secret."""
         is_escaped = "\\" in text or "%" in text or "\0" in text or _ENTITY.search(text) is not None
         return is_escaped or self._text in text
 
@@ -64,7 +64,9 @@ class Secret:
 
 
 def _spelling(character: str) -> str:
-    """Return a pattern for all spellings of an ASCII character. Each spelling begins with a literal, for speed.
+    """Return a pattern for all spellings of an ASCII character.
+
+    Each alternative in the pattern begins with a literal character, so that the search is fast.
 
     JSON can escape any character, and JSON inside of JSON doubles the backslashes. Their number is bounded, because a
     reply full of backslashes would take too long. JavaScript has a shorter escape, and HTML has names for most symbols.

@@ -1,7 +1,7 @@
 """Checks a JPEG file from marker to marker (ITU T.81, annex B), without decoding a pixel.
 
 A file that was cut short often has too few scans, restart markers or bytes for its size in pixels. The check finds
-such a file even if an end marker was appended. The check finds little other damage within the pixel data.
+such a file even if an end marker was appended. The check misses most other damage within the pixel data.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class _Check:
         self._segments = 0
         self._stray_bytes = 0
         self._scans = 0
-        self._sent: dict[int, int] = {}  # by component: a bit for each complete coefficient
+        self._sent: dict[int, int] = {}  # for each component, a bit mask of the coefficients whose lowest bit was read
 
     def read_header(self) -> _Frame:
         """Read everything up to and including the marker of the first scan, and return the frame header."""

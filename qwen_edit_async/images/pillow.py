@@ -35,7 +35,10 @@ SPOOL_BYTES: Final = 1024 * 1024
 _JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_PADDING: Final = b"\xff\0" * 8
-"""Bytes in place of the end marker, for a decoder that reads ahead. They encode ones, an invalid Huffman code."""
+"""Bytes in place of the end marker, for a decoder that reads ahead.
+
+They stand for a row of 1 bits, which is not a valid Huffman code.
+"""
 
 _WEBP_QUALITY: Final = 70
 _WEBP_METHOD: Final = 0
@@ -89,9 +92,9 @@ def check(file: IO[bytes], findings: Findings, *, fit: bool = False) -> Facts | 
 
     Return the file's properties; ``None`` if a warning by Pillow was raised as an exception.
 
-    For a PNG, only the header is decoded. For a JPEG, the tables and the first 8 KiB of pixel data are decoded, because
-    a decoder that accepts this start also accepts any data after it. If a JPEG's end is doubtful, the whole picture is
-    decoded at an eighth of its size. For other formats, the first frame is decoded.
+    For a PNG, only the header is decoded. For a JPEG, the tables and the first 8 KiB of pixel data are decoded. This is
+    enough, because a decoder that accepts this part also accepts any data that follows. If a JPEG's end is doubtful,
+    the whole picture is decoded at an eighth of its size. For other formats, the first frame is decoded.
 
     Raises:
         ImageError: The file can't be decoded, or has too many pixels.

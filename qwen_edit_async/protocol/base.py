@@ -91,8 +91,8 @@ class WireProtocol(abc.ABC):
         foreign_hosts: Known hosts that do not support this protocol.
         key_variables: The environment variables that may hold the API key, in order of precedence.
         has_tasks: Whether a task's status can be checked after its submission.
-        reply_grace: Seconds that an ending session or run waits for the replies to its submissions. The wait is short
-            if these replies hold results, because a result can take minutes.
+        reply_grace: Seconds that an ending session or run waits for the replies to its submissions. A protocol
+            whose replies hold results sets a short wait, because waiting minutes for them would be too long.
     """
 
     __slots__ = ()

@@ -7,7 +7,7 @@ import math
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH = 0.005
-"""The option ``strength`` of :class:`Survival`. It can be small, because progress is used only if it is convincing."""
+"""The weight of the prior in an estimate. It can be small, because no estimate is used unless progress convinces."""
 
 _STRATA_OF_A_HALVING = 3
 
@@ -18,10 +18,10 @@ _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
 """The smallest progress, and the smallest age in seconds, from which to extrapolate."""
 
 _CONVINCING = 6.0
-"""The lead of progress over age, in nats, above which progress is used. 6 nats are odds of 400 to 1.
+"""The lead over age, in nats, that progress must exceed to be used. 6 nats are odds of 400 to 1.
 
-The lead says how much better progress has predicted replies than age has. With a lower threshold, progress that is half
-random is used too often. With a higher threshold, honest progress is used too late.
+The lead measures how much better progress has predicted recent replies than age has. With a lower threshold, progress
+that is half random is used too often. With a higher threshold, honest progress is used too late.
 """
 
 _MOST_GAIN = 20.0
@@ -37,8 +37,8 @@ class ProgressEvidence:
     or random, or runs backward, gains no lead over age.
 
     Args:
-        memory: The number of later facts after which the weight of a fact has faded to 1/e. In an estimate, a fact is
-            the end of a task. In the comparison with age, a fact is a reply.
+        memory: The number of later ends of tasks after which evidence in an estimate has faded to 1/e of its weight.
+            The comparison with age counts replies instead of ends.
     """
 
     def __init__(self, memory: float) -> None:
@@ -53,9 +53,10 @@ class ProgressEvidence:
         return self._gain > _CONVINCING
 
     def view(self, age: float, progress: float) -> tuple[Survival, float] | None:
-        """Return the estimate for a task with ``progress`` at ``age``, and the estimate's unit of time in seconds.
+        """Return the estimate for a task that reached ``progress`` at ``age``, and its unit of time in seconds.
 
-        Return ``None`` if ``progress`` or ``age`` is too small, or if ``progress`` is over 1.
+        The unit is the extrapolated remaining time. Return ``None`` if ``progress`` or ``age`` is too small, or if
+        ``progress`` is over 1.
         """
         if not _LEAST_DONE <= progress <= 1 or age < _LEAST_AGE:
             return None
@@ -69,7 +70,7 @@ class ProgressEvidence:
     def learn(self, by_age: Survival, age: float, progress: float, until: float, *, ended: bool) -> None:
         """Learn that a task with ``progress`` at ``age`` still ran at age ``until``, or had ended by then.
 
-        ``by_age`` is the estimate from age, to compare with. That estimate must not have learned this fact yet.
+        ``by_age`` is the estimate from the task's age alone. It must not have learned this fact yet.
         """
         view = self.view(age, progress)
         if view is None:

@@ -1119,7 +1119,7 @@ async def test_nothing_more_is_paid_for_once_no_result_can_be_fetched(requests, 
     assert "the pictures of 3 completed edits in a row could not be saved" in report.stopped
     assert "its host answered 500" in report.stopped
     (told,) = [message for message in caplog.messages if "3 completed edits" in message]
-    assert told == f"{report.stopped}; nothing more is submitted until one is saved"
+    assert told == f"{report.stopped}; nothing more is submitted until an edit is saved"
 
 
 class PublicSession(MemorySession):

@@ -273,7 +273,7 @@ def test_failing_downloads_are_reported_during_the_run(photos, tmp_path, service
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
     assert "the pictures of 3 completed edits in a row could not be saved: image 0 of task " in told
-    assert told.endswith("its host answered 403; nothing more is submitted until one is saved\n")
+    assert told.endswith("its host answered 403; nothing more is submitted until an edit is saved\n")
     assert "warning: " not in errors
     assert len(service.tasks) < 40
 

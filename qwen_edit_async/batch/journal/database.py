@@ -74,7 +74,7 @@ _SCHEMA: Final = f"""
     PRAGMA user_version = {VERSION};
     COMMIT;
 """
-"""A replaced edit has no identity, because the edit that replaced it has taken over the row's identity."""
+"""The identity of a replaced edit is NULL, because the new edit takes the identity over."""
 
 _ENTRY: Final = ", ".join(field.name for field in attrs.fields(Entry))
 
@@ -175,7 +175,7 @@ class Store:
         return results
 
     def bind(self, service: str) -> None:
-        """Record the service whose tasks the journal holds. The service can change until a task may exist.
+        """Record the service whose tasks the journal holds. Once a task may exist, another service is refused.
 
         Raises:
             JournalError: If the journal has tasks of another service.
@@ -282,7 +282,7 @@ class Store:
         ).rowcount
 
     def unfinished(self, after: int, limit: int) -> list[Entry]:
-        """Return a page of edits with tasks whose pictures may still be saved, in order of the edits' numbers."""
+        """Return a page of edits whose tasks may have pictures left to save, in order of the edits' numbers."""
         has_task = "state IN ('submitted', 'completed', 'uncertain') AND task_id IS NOT NULL"
         return self._select(f"{has_task} AND number > ? ORDER BY number LIMIT ?", after, limit)
 
