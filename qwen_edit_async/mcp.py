@@ -88,7 +88,7 @@ class Allowance:
         if cost is None:
             return
         self.left += reserved - cost
-        if pictures:
+        if pictures and cost:
             self.price = max(self.price or Decimal(0), cost / pictures)
 
 
@@ -157,7 +157,7 @@ def make_server(environment: Mapping[str, str], **session: Any) -> MCPServer[Ser
         raise ConfigurationError(f"{FOLDER_VARIABLE} is {str(folder)!r}: create that folder, or set another folder")
     allowance = Allowance(
         to_money(_required(environment, MAX_COST_VARIABLE), MAX_COST_VARIABLE) or Decimal(0),
-        to_money(environment.get(PRICE_VARIABLE) or None, PRICE_VARIABLE),
+        to_money(environment.get(PRICE_VARIABLE) or None, PRICE_VARIABLE) or None,  # 0 could not limit anything
     )
     client = EditSession(**session)
 
@@ -267,8 +267,9 @@ async def edit_folder(
     with _tool_errors():
         price, plan = await state.price(), await EditBatch(source, target, **options).plan()
         reserved = state.allowance.reserve_all()
-        affordable = int(reserved / price) if price else plan.submit
-        batch = EditBatch(source, target, **options, max_tasks=plan.tasks + affordable)
+        # If the service states a price of 0, only the actual costs can limit the run.
+        affordable = {"max_tasks": plan.tasks + int(reserved / price)} if price else {"max_cost": plan.spent + reserved}
+        batch = EditBatch(source, target, **options | affordable)
         before = await _costs(batch, target, price)
         try:
             return (await _run(batch, state.session, context)).text()

@@ -233,7 +233,11 @@ class EditSession(Face[aio.EditSession]):
 
     def open(self) -> Self:
         """Open the session. A ``with`` statement does this."""
-        self._loop.__enter__().call(self._wrapped.open)
+        with contextlib.ExitStack() as undo:
+            if not self._wrapped.is_open:
+                undo.enter_context(self._loop)
+            self._loop.call(self._wrapped.open)
+            undo.pop_all()
         return self
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ def nothing_blocks(request: pytest.FixtureRequest) -> Iterator[BlockBuster]:
     """Make every blocking call of the package on the event loop an error."""
     with blockbuster_ctx("qwen_edit_async") as blockbuster:
         for function in blockbuster.functions.values():
-            function.can_block_in("qwen_edit_async/session/shield.py", "pull")  # runs the user's iterable
+            function.can_block_in("qwen_edit_async/session/stream.py", "iterate")  # runs the user's iterable
             for name in ("batch/batch", "batch/hub", "ray/rows"):
                 function.can_block_in(f"qwen_edit_async/{name}.py", "__init__")  # reads the working directory
             function.can_block_in("coverage/collector.py", "lock_data")  # shared by measured threads

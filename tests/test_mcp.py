@@ -131,6 +131,25 @@ async def test_the_cap_is_kept_by_edits_and_folders(photos, tmp_path):
         assert emulator.statistics().charges == Decimal("0.08")
 
 
+@pytest.mark.parametrize("tool", ["edit_image", "edit_folder"])
+async def test_a_price_of_0_does_not_lift_the_cap(photos, tmp_path, tool):
+    given = {"edit_image": {"images": ["photos/a.png"]}, "edit_folder": {"folder": "photos"}}[tool]
+    variables = {"QWEN_EDIT_PROTOCOL": "queue", "QWEN_EDIT_MCP_PRICE": "0", "QWEN_EDIT_MCP_MAX_COST": "0.05"}
+    with EditEmulator(duration=0.02, price=Decimal("0.04")).in_thread() as emulator:
+        async with client_of(emulator, tmp_path, **variables) as client:
+            result, text = await call(client, tool, instruction="x", **given)
+        assert result.is_error
+        assert "the user can set QWEN_EDIT_MCP_PRICE" in text
+        assert emulator.statistics().tasks_created == 0
+
+
+async def test_a_service_that_is_free_can_edit_a_folder(photos, tmp_path):
+    with EditEmulator(duration=0.02, price=Decimal(0)).in_thread() as emulator:
+        async with client_of(emulator, tmp_path, QWEN_EDIT_MCP_MAX_COST="0.05") as client:
+            _, text = await call(client, "edit_folder", instruction="x", folder="photos")
+        assert "3 of 3 edits done" in text
+
+
 async def test_errors_are_told_to_the_agent_and_failures_cost_nothing(photos, tmp_path):
     faults = FaultPlan([Fault.failed_task(110001, "moderation").nth(1)])
     with EditEmulator(duration=0.02, price=Decimal("0.04"), faults=faults).in_thread() as emulator:

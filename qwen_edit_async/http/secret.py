@@ -18,7 +18,7 @@ _NAMES = [name for name, text in html5.items() if text.isascii() and name.endswi
 class Secret:
     """ASCII text that its repr hides, so that logs and tracebacks do not show it."""
 
-    __slots__ = ("_text", "_torn", "_whole")
+    __slots__ = ("_pattern", "_text", "_torn", "_whole")
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -27,6 +27,7 @@ class Secret:
         spellings = [_spelling(character) for character in text] if long_enough else []
         # The patterns are compiled only when needed, because compiling takes longer than the rest of a session's start.
         self._whole = _BETWEEN.join(spellings).encode()
+        self._pattern: re.Pattern[bytes] | None = None
         begin, rest = _BETWEEN.join(spellings[:_SHORTEST_TORN]), spellings[_SHORTEST_TORN:]
         self._torn = (begin + "".join(f"(?:{_BETWEEN}{spelling}|{_TORN})" for spelling in rest)).encode()
 
@@ -51,7 +52,9 @@ class Secret:
         # For most replies, these fast searches are enough. Python searches text several times faster than bytes.
         if not self._whole or not self._may_be_in(data.decode("latin-1")):
             return data
-        return re.sub(self._whole, b"***", data)
+        if self._pattern is None:
+            self._pattern = re.compile(self._whole)
+        return self._pattern.sub(b"***", data)
 
     def _may_be_in(self, text: str) -> bool:
         """Return whether a text contains the secret or an escape. An escape may stand for a character of the secret."""

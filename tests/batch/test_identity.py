@@ -182,6 +182,7 @@ def test_the_description_names_what_can_be_found():
             "a file can't be written: No space left on device",
         ),
         (ValueError(), "ValueError"),
+        (ValueError("x" * 201), "x" * 200),
     ],
 )
 def test_reasons_do_not_name_the_single_edit(error, reason):

@@ -743,3 +743,11 @@ async def test_plans_during_a_run_change_nothing_of_it(tmp_path, out):
             await batch.plan()
         report = await run
         assert (report.ok, report.saved, len(emulator.tasks)) == (True, 300, 300), report.text()
+
+
+@pytest.mark.filterwarnings("ignore::qwen_edit_async.EditWarning")  # the result is small
+async def test_a_result_given_by_name_is_edited_again_in_its_own_folder(photos, out):
+    async with service() as (_, session):
+        await EditBatch(photos / "a.png", out, instruction="snow").run(session)
+        report = await EditBatch(out / "a-0.png", out, instruction="rain").run(session)
+    assert (report.saved, report.total, (out / "a-0-0.png").is_file()) == (2, 2, True), report.text()

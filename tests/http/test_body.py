@@ -236,6 +236,12 @@ async def test_a_connection_that_takes_no_more_is_a_timeout(make_body, free, who
     assert body.failure.__traceback__ is None
 
 
+async def test_a_connection_that_does_not_take_a_long_text_is_a_timeout(offloader) -> None:
+    body = JSONBody([bytes(40_000)], [], offloader, stall_timeout=0.05)
+    with pytest.raises(APITimeoutError):
+        await body.write(StuckWriter(0))
+
+
 @pytest.mark.may_block("the test writes a file")
 async def test_a_file_that_changes_while_it_is_sent_ends_the_sending(make_body, tmp_path) -> None:
     path = tmp_path / "a.jpg"
