@@ -45,6 +45,7 @@ from qwen_edit_async import (
     TaskSnapshot,
     TaskStatus,
 )
+from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.schedule import LAST_CHECK_GRACE, UNKNOWN_TASK_GRACE
 from qwen_edit_async.session.gate import Gate
@@ -66,6 +67,7 @@ def now() -> float:
 class Bench:
     """A service whose checks take their time, and a log of what was checked and ended."""
 
+    protocol = GenerationProtocol()
     durations: dict[str, float] = attrs.field(factory=dict)
     seconds: dict[str, float] = attrs.field(factory=dict)
     ended: dict[str, object] = attrs.field(factory=dict)
