@@ -332,4 +332,4 @@ class EditWarning(UserWarning):
 
     def __init__(self, message: str, summary: str = "") -> None:
         super().__init__(message)
-        self.summary = summary or message
+        self.summary: str = summary or message
