@@ -32,7 +32,7 @@ _INFLATED_BYTES: Final = 256 * 1024
 """Bytes inflated at a time."""
 
 _KEPT: Final = frozenset({b"IHDR", b"eXIf", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"})
-"""The chunk types of which the check keeps the first block of data."""
+"""For each of these chunk types, the check remembers the first block of data."""
 
 _SRGB_CODE: Final = b"\1\x0d\0\1"
 """The cICP data of sRGB."""

@@ -176,7 +176,7 @@ def table_folder(source: Source, base: str = "") -> str:
 
 
 def _folder_advice(folder: Path, *, recursive: bool) -> str:
-    """Return a hint about the tables or the subfolders in a folder; empty if there is nothing to say."""
+    """Return a hint about the tables or subfolders of a folder, or an empty string."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     if advice := _table_advice(map(str, entries)):
         return advice
