@@ -150,6 +150,18 @@ async def test_a_service_that_is_free_can_edit_a_folder(photos, tmp_path):
         assert "3 of 3 edits done" in text
 
 
+async def test_a_stated_price_of_0_does_not_lift_the_cap_of_a_folder(photos, tmp_path):
+    def free(members):
+        return members | {"data": members["data"] | {"cost": "0"}}
+
+    faults = FaultPlan([Fault.reshape(free).on("precharge")])
+    with EditEmulator(duration=0.02, price=Decimal("0.04"), faults=faults).in_thread() as emulator:
+        async with client_of(emulator, tmp_path, QWEN_EDIT_MCP_MAX_COST="0.05") as client:
+            _, text = await call(client, "edit_folder", instruction="x", folder="photos")
+        assert "1 of 3 edits done" in text
+        assert emulator.statistics().charges == Decimal("0.04")
+
+
 async def test_errors_are_told_to_the_agent_and_failures_cost_nothing(photos, tmp_path):
     faults = FaultPlan([Fault.failed_task(110001, "moderation").nth(1)])
     with EditEmulator(duration=0.02, price=Decimal("0.04"), faults=faults).in_thread() as emulator:
