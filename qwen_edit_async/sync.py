@@ -7,289 +7,143 @@
     with EditSession() as session:
         session.edit("cat.jpg", "make it snow").save("out/")
 
-An open session has its own thread with an event loop, so any thread can use it, even one with a running loop. The
-session's thread iterates over the requests of ``edit_many``. Ctrl-C cancels the waiting call. A pickled copy
-of a session can't be opened.
+An open session has its own thread with an event loop, so any thread can use it, even one with a running loop. That
+thread iterates over the requests of ``edit_many``. Ctrl-C cancels the waiting call. A pickled copy is closed.
 """
-
-from __future__ import annotations
 
 import contextlib
 import functools
 import inspect
-import os
-import sys
-import threading
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
-
-import anyio
-from anyio.from_thread import BlockingPortal
+from collections.abc import AsyncIterable
 
 import qwen_edit_async as aio
+from qwen_edit_async.loop_thread import LoopThread
 from qwen_edit_async.session.observer import CallSite
 
-A = TypeVar("A")
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_ENDING_SECONDS: Final = 5.0
-_WAKING_SECONDS: Final = 0.5
-_ALL: Final = functools.WRAPPER_ASSIGNMENTS
-_END: Final[Any] = object()
+FACES = {}  # the class that wraps each async class
 
 
-class LoopThread:
-    """An event loop in its own thread. It does not run in a forked process, or in a copy made by pickle.
+def on_loop(method):
+    """Return a synchronous method that calls a method of the wrapped object on the loop."""
 
-    anyio's ``start_blocking_portal`` would join the thread when an unclosed session is collected. If the interpreter
-    is exiting, joining would wait forever.
-    """
+    @functools.wraps(method)
+    def call(self, *args, **options):
+        with CallSite.kept():
+            return self._wrap(self._loop.call(method, self._wrapped, *args, **options))
 
-    def __init__(self) -> None:
-        self._process = os.getpid()
-        self._thread: threading.Thread | None = None
-        self._portal: BlockingPortal | None = None
-
-    def __enter__(self) -> Self:
-        if self._thread is None:
-            started: Future[BlockingPortal] = Future()
-            self._thread = threading.Thread(target=anyio.run, args=(_serve, started), daemon=True)
-            self._thread.start()
-            self._portal = started.result()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._thread is not None and self._portal is not None and self._process == os.getpid():
-            self._portal.start_task_soon(self._portal.stop)
-            self._thread.join(_ENDING_SECONDS)
-
-    def __reduce__(self) -> tuple[type[LoopThread], tuple[()]]:
-        return LoopThread, ()
-
-    def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Call a function on the loop, and return its result. On Ctrl-C, cancel an async function and wait for its end.
-
-        Raises:
-            SessionClosedError: If the loop is not running, or if its own thread makes this call.
-        """
-        ended: Future[Sequence[str]] = Future()
-
-        async def run() -> Any:
-            try:
-                result = function(*args, **options)
-                return await result if inspect.iscoroutine(result) else result
-            finally:
-                ended.set_result(getattr(sys.exception(), "__notes__", ()))
-
-        if self._portal is None or self._process != os.getpid():
-            raise aio.SessionClosedError("the session is not open in this process: use `with EditSession() as session`")
-        try:
-            with CallSite.kept():
-                future = self._portal.start_task_soon(run)
-        except RuntimeError:
-            message = "the session is closed, or was called from its own thread: use another session"
-            raise aio.SessionClosedError(message) from None
-        try:
-            while not wait([future], _WAKING_SECONDS).done:  # the timeout lets Python handle pending signals
-                pass
-        except KeyboardInterrupt as interrupt:
-            future.cancel()
-            for note in ended.result():
-                interrupt.add_note(note)
-            raise
-        return future.result()
-
-    def iterate(self, make: Callable[[], AsyncIterable[T]]) -> Iterator[T]:
-        """Yield the items of an async iterable. Close it at the end, or when the caller stops early."""
-        items: Any = self.call(lambda: aiter(make()))
-        try:
-            while (item := self.call(lambda: _await(anext(items, _END)))) is not _END:
-                yield item
-        finally:
-            with contextlib.suppress(aio.SessionClosedError):  # the loop has ended, and the iterable with it
-                self.call(lambda: _await(items.aclose()))
+    return call
 
 
-async def _serve(started: Future[BlockingPortal]) -> None:
-    async with BlockingPortal() as portal:
-        started.set_result(portal)
-        await portal.sleep_until_stopped()
+class Face:
+    """A synchronous wrapper of an async object, with the same constructor, methods and attributes."""
 
+    def __init_subclass__(cls, wraps, needs_loop=()):
+        """Add the public async methods of the class ``wraps``, and its other methods that need the loop."""
 
-async def _await(awaitable: Awaitable[T]) -> T:
-    return await awaitable
+        @functools.wraps(wraps.__init__)
+        def init(self, *args, **options):
+            self._wrapped, self._loop = wraps(*args, **options), LoopThread()
 
+        cls.__init__, FACES[wraps] = init, cls
+        for name, method in vars(wraps).items():
+            if name in needs_loop or (inspect.iscoroutinefunction(method) and not name.startswith(("_", "aclose"))):
+                setattr(cls, name, vars(cls).get(name) or on_loop(method))
 
-class Face(Generic[A]):
-    """A synchronous wrapper of an async object. Attributes that the wrapper lacks are those of the object."""
+    def _wrap(self, value):
+        if isinstance(value, tuple):
+            return tuple(map(self._wrap, value))
+        if isinstance(value, AsyncIterable):
+            return (self._wrap(item) for item in self._loop.iterate(value))
+        if type(value) not in FACES:
+            return value
+        face = object.__new__(FACES[type(value)])
+        face._wrapped, face._loop = value, self._loop
+        return face
 
-    def __init__(self, wrapped: A, loop: LoopThread) -> None:
-        self._wrapped, self._loop = wrapped, loop
-
-    @classmethod
-    def returned_by(cls, method: Callable[Concatenate[Any, P], Any]) -> Callable[Concatenate[Any, P], Self]:
-        """Return a synchronous method that calls ``method`` on the loop, and wraps the result in this class."""
-        call: Callable[..., Any] = blocking(method)
-        return like(method, _ALL)(lambda self, *args, **options: cls(call(self, *args, **options), self._loop))
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+    def __getattr__(self, name):
+        if name in {"_wrapped", "_loop"} or name.startswith("__"):  # pickle looks for them before they are set
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(self._wrapped, name)
+        return self._wrap(getattr(self._wrapped, name))
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         return repr(self._wrapped)
 
 
-def like(
-    method: Callable[Concatenate[Any, P], object], attributes: Sequence[str] = ()
-) -> Callable[[Callable[..., T]], Callable[Concatenate[Any, P], T]]:
-    """Return a decorator that gives a method the signature and these attributes of another method."""
-    return functools.wraps(method, assigned=attributes)
-
-
-def blocking(method: Callable[Concatenate[Any, P], Awaitable[T]]) -> Callable[Concatenate[Any, P], T]:
-    """Return a synchronous method that calls an async method, and returns its result."""
-    return like(method, _ALL)(lambda self, *args, **options: self._loop.call(method, self._wrapped, *args, **options))
-
-
-class OutputImage(Face[aio.OutputImage]):
+class OutputImage(Face, wraps=aio.OutputImage):
     """One result picture. See :class:`qwen_edit_async.OutputImage`."""
 
-    read: Final = blocking(aio.OutputImage.read)
-    save: Final = blocking(aio.OutputImage.save)
-    open: Final = blocking(aio.OutputImage.open)
 
-
-class EditResult(Face[aio.EditResult]):
+class EditResult(Face, wraps=aio.EditResult):
     """A completed edit. See :class:`qwen_edit_async.EditResult`."""
 
-    save: Final = blocking(aio.EditResult.save)
 
-    @property
-    def images(self) -> tuple[OutputImage, ...]:
-        """The result pictures."""
-        return tuple(OutputImage(image, self._loop) for image in self._wrapped.images)
-
-
-class EditTask(Face[aio.EditTask]):
-    """A task at the service. See :class:`qwen_edit_async.EditTask`. Use ``task.result()``, not ``await task``."""
-
-    def result(self) -> EditResult:
-        """Wait for the end of the task, and return its result. This raises the same errors as ``await task``."""
-        return EditResult(self._loop.call(_await, self._wrapped), self._loop)
-
-    def cancel(self) -> None:
-        """Stop watching the task and free its slot. See :meth:`qwen_edit_async.EditTask.cancel`."""
-        self._loop.call(self._wrapped.cancel)
-
-    @like(aio.EditTask.updates)
-    def updates(self) -> Iterator[aio.TaskSnapshot]:
-        """Yield the newest snapshot, and then a snapshot for each change until the task ends."""
-        return self._loop.iterate(self._wrapped.updates)
-
-
-class EditOutcome(Face[aio.EditOutcome]):
+class EditOutcome(Face, wraps=aio.EditOutcome):
     """The outcome of one edit of ``edit_many``. See :class:`qwen_edit_async.EditOutcome`."""
 
-    @property
-    def result(self) -> EditResult:
-        """The result of the edit. If the edit failed, this raises the edit's error."""
-        return EditResult(self._wrapped.result, self._loop)
+
+class EditTask(Face, wraps=aio.EditTask, needs_loop={"cancel", "updates"}):
+    """A task at the service. See :class:`qwen_edit_async.EditTask`. Use ``task.result()``, not ``await task``."""
+
+    @on_loop
+    async def result(task):  # noqa: N805  # on_loop passes the wrapped task
+        """Wait for the end of the task, and return its result. This raises the same errors as ``await task``."""
+        return await task
 
 
-class EditSession(Face[aio.EditSession]):
+class EditSession(Face, wraps=aio.EditSession, needs_loop={"attach", "edit_many", "pictures"}):
     """Edits images. See :class:`qwen_edit_async.EditSession`. Use ``with``, or call :meth:`open` and :meth:`close`."""
 
-    @like(aio.EditSession.__init__)
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(aio.EditSession(*args, **options), LoopThread())
+    @functools.wraps(aio.EditSession.with_options)
+    def with_options(self, **options):
+        return self._wrap(self._wrapped.with_options(**options))
 
-    edit: Final = EditResult.returned_by(aio.EditSession.edit)
-    submit: Final = EditTask.returned_by(aio.EditSession.submit)
-    attach: Final = EditTask.returned_by(aio.EditSession.attach)
-    estimate: Final = blocking(aio.EditSession.estimate)
-    status: Final = blocking(aio.EditSession.status)
-
-    @like(aio.EditSession.edit_many)
-    def edit_many(self, *args: Any, **options: Any) -> Iterator[EditOutcome]:
-        """Run many edits, and yield outcomes as edits end. Leaving the loop stops submitting."""
-        outcomes = self._loop.iterate(lambda: self._wrapped.edit_many(*args, **options))
-        return (EditOutcome(outcome, self._loop) for outcome in outcomes)
-
-    @like(aio.EditSession.pictures)
-    def pictures(self, *args: Any) -> tuple[OutputImage, ...]:
-        """Return the result pictures of a task whose result URLs are known."""
-        return tuple(OutputImage(image, self._loop) for image in self._loop.call(self._wrapped.pictures, *args))
-
-    @like(aio.EditSession.with_options)
-    def with_options(self, **options: Any) -> EditSession:
-        """Return this session with other limits. Both sessions share one thread, and open and close together."""
-        session = EditSession.__new__(EditSession)
-        Face.__init__(session, self._wrapped.with_options(**options), self._loop)
-        return session
-
-    def open(self) -> Self:
+    def open(self):
         """Open the session. A ``with`` statement does this."""
         with contextlib.ExitStack() as undo:
-            if not self._wrapped.is_open:
+            if not self.is_open:
                 undo.enter_context(self._loop)
             self._loop.call(self._wrapped.open)
             undo.pop_all()
         return self
 
-    def close(self) -> None:
+    def close(self):
         """Wait for calls of other threads to end, and close the session. A second call does nothing."""
         self.__exit__(None)
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self.open()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind, *_):
         if self.is_open:
             with self._loop as loop:
                 loop.call(self._wrapped.__aexit__, kind)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the service's address and model, not the key, so that ``datasets`` recognizes its cached results."""
-        protocol = self._wrapped._service.protocol  # noqa: SLF001  # of this package
+    def __reduce__(self):  # without the key and the counters, so that `datasets` recognizes its cached results
+        protocol = self._wrapped._service.protocol
         return _closed_copy, (self.base_url, protocol.name, getattr(protocol, "model", None))
 
 
-def _closed_copy(base_url: str, protocol: Any, model: str | None) -> EditSession:
+def _closed_copy(base_url, protocol, model):
     session = EditSession("none", base_url=base_url, protocol=protocol, model=model, allow_insecure=True)
-    session._wrapped._state.closed = True  # noqa: SLF001  # of this package
+    session._wrapped._state.closed = True
     return session
 
 
-class EditBatch(Face[aio.EditBatch]):
+class EditBatch(Face, wraps=aio.EditBatch):
     """A bulk run that can be resumed after any interruption. See :class:`qwen_edit_async.EditBatch`."""
 
-    @like(aio.EditBatch.__init__)
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(aio.EditBatch(*args, **options), LoopThread())
-
-    def run(
-        self, session: EditSession, *, on_plan: Callable[[aio.BatchPlan], None] | None = None, service: str = ""
-    ) -> aio.BatchReport:
-        """Make all remaining edits, like ``await batch.run(session)``."""
+    @functools.wraps(aio.EditBatch.run)
+    def run(self, session, **options):
         if not isinstance(session, EditSession):
             raise aio.ConfigurationError("session must be an EditSession of qwen_edit_async.sync, like this EditBatch")
-        run, inner = self._wrapped.run, session._wrapped  # noqa: SLF001  # another class of this module
-        report: aio.BatchReport = session._loop.call(run, inner, on_plan=on_plan, service=service)  # noqa: SLF001
-        return report
+        return session._loop.call(self._wrapped.run, session._wrapped, **options)
 
-    @like(aio.EditBatch.plan)
-    def plan(self, **options: Any) -> aio.BatchPlan:
-        """Return the plan of the next run. This needs no session and no key."""
+    @functools.wraps(aio.EditBatch.plan)
+    def plan(self, **options):
         with LoopThread() as loop:
-            plan: aio.BatchPlan = loop.call(self._wrapped.plan, **options)
-            return plan
+            return loop.call(self._wrapped.plan, **options)
 
-    @like(aio.EditBatch.outcomes)
-    def outcomes(self) -> Iterator[aio.BatchOutcome]:
-        """Yield the outcomes of all edits of all runs, in the order in which the edits were planned."""
+    @functools.wraps(aio.EditBatch.outcomes)
+    def outcomes(self):
         with LoopThread() as loop:
-            yield from loop.iterate(self._wrapped.outcomes)
+            yield from loop.iterate(self._wrapped.outcomes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import contextvars
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from bulk_runs import PHOTO
@@ -57,7 +59,7 @@ RENAMED = {"aclose"}  # close
 @pytest.mark.parametrize("name", FACES)
 def test_methods_take_the_arguments_of_the_async_ones(name):
     ours, theirs = public_signatures(getattr(sync, name)), public_signatures(getattr(aio, name))
-    for each in set(ours) & set(theirs) - {"returned_by"}:
+    for each in set(ours) & set(theirs):
         assert parameters_of(ours[each]) == parameters_of(theirs[each]), each
 
 
@@ -69,6 +71,17 @@ def test_no_method_is_left_that_needs_an_event_loop(name):
     assert needed | RUNS_ON_THE_LOOP.get(name, set()) <= set(vars(getattr(sync, name)))
     methods = [member for member in vars(getattr(sync, name)).values() if inspect.isfunction(member)]
     assert all(inspect.getdoc(member) for member in methods if not member.__name__.startswith("__"))
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_the_declared_members_are_those_that_exist(name):
+    """Methods that the class defines are declared, and everything declared exists."""
+    stub = ast.parse(Path(sync.__file__).with_suffix(".pyi").read_text())
+    [declared] = [each for each in stub.body if isinstance(each, ast.ClassDef) and each.name == name]
+    names = {getattr(each, "name", None) or each.target.id for each in declared.body}
+    face, wrapped = getattr(sync, name), getattr(aio, name)
+    assert {each for each in names if not hasattr(face, each) and not hasattr(wrapped, each)} == set()
+    assert {each for each in vars(face) if not each.startswith("_")} <= names
 
 
 def test_an_edit_is_saved(session, photos, tmp_path):
