@@ -27,7 +27,7 @@ from qwen_edit_async import (
 )
 from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.fingerprint import fingerprint_of
-from qwen_edit_async.batch.journal.database import VERSION, Store
+from qwen_edit_async.batch.journal.database import APPLICATION_ID, VERSION, Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.emulator import Fault
@@ -705,7 +705,7 @@ async def test_a_folder_that_can_never_be_is_none_when_planning(photos):
 async def test_a_journal_of_a_later_version_can_not_be_looked_at(photos, out):
     out.mkdir()
     with contextlib.closing(sqlite3.connect(out / JOURNAL_NAME)) as journal:
-        journal.execute(f"PRAGMA user_version = {VERSION + 1}")
+        journal.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION + 1}")
     with pytest.raises(JournalError, match="later version"):
         await EditBatch(photos, out, instruction="snow").plan()
 

@@ -33,7 +33,7 @@ from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import FilePath
 from qwen_edit_async.text import quoted
 
-_APPLICATION_ID: Final = 0x51574544
+APPLICATION_ID: Final = 0x51574544
 VERSION: Final = 5
 """The version of the schema; a journal of another version is refused."""
 
@@ -70,7 +70,7 @@ _SCHEMA: Final = f"""
         checks INTEGER
     );
     CREATE TABLE service (only INTEGER PRIMARY KEY CHECK (only = 1), origin TEXT NOT NULL);
-    PRAGMA application_id = {_APPLICATION_ID};
+    PRAGMA application_id = {APPLICATION_ID};
     PRAGMA user_version = {VERSION};
     COMMIT;
 """
@@ -104,16 +104,18 @@ def is_journal(connection: sqlite3.Connection, path: Path) -> bool:
         JournalError: If the file is something else, or a journal of another version.
     """
     version, owner = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id"))
+    if owner != APPLICATION_ID:
+        if owner or version or connection.execute("SELECT EXISTS (SELECT 1 FROM sqlite_master)").fetchone()[0]:
+            raise JournalError(f"{path} is a database of another program")
+        return False
     if version > VERSION:
         raise JournalError(f"{path} was written by a later version of qwen-edit-async", hint="update qwen-edit-async")
-    if (owner or version) and owner != _APPLICATION_ID:
-        raise JournalError(f"{path} is a database of another program")
-    if 0 < version < VERSION:
+    if version < VERSION:
         raise JournalError(
             f"{path} was written by an earlier version of qwen-edit-async, and was left as it is",
             hint="finish the batch with the version that wrote it, or choose another output folder",
         )
-    return bool(version)
+    return True
 
 
 class Store:

@@ -22,7 +22,7 @@ from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession,
 from qwen_edit_async.batch.decide import Fingerprint, State
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.intake import edit_all
-from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.journal.database import APPLICATION_ID, Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME, Journal
 from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.batch.journal.outcomes import read_page
@@ -422,16 +422,21 @@ async def test_a_journal_is_found_again(tmp_path):
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("PRAGMA user_version = 99", "later version"),
+        (f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 99", "later version"),
+        (f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1", "earlier version"),
         ("PRAGMA application_id = 7", "another program"),
-        ("PRAGMA user_version = 1", "another program"),
+        ("PRAGMA user_version = 99", "another program"),
+        ("CREATE TABLE notes (text)", "another program"),
     ],
 )
 async def test_a_database_that_is_no_journal_of_ours_is_left_alone(tmp_path, script, words):
-    with contextlib.closing(sqlite3.connect(tmp_path / JOURNAL_NAME)) as connection:
-        connection.execute(script)
+    path = tmp_path / JOURNAL_NAME
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+    before = path.read_bytes()
     with pytest.raises(JournalError, match=words):
         await Journal.open(tmp_path, "a service")
+    assert path.read_bytes() == before
 
 
 async def test_a_file_that_is_no_database_is_left_alone(tmp_path):
