@@ -1,9 +1,9 @@
 """The identity of an edit, and the names of its files. Pure.
 
-The identity of an edit is its row's key. Without a key, it is the first image's name, followed by a hash of the images,
-the instruction and the parameters. The hash covers each image's path or URL, or the content of an image in memory. A
-path in the source's folder is hashed relative to that folder. A URL is hashed without its signature. The journal allots
-file names when it plans an edit, and never changes them.
+The identity of an edit is its row's key or, for a picture in a folder, the path below the folder. Otherwise, the
+identity is the first image's name and a hash of the images, the instruction and the parameters. The hash covers each
+image's path or URL, or the content of an image in memory. A path in a table's folder is hashed relative to that folder.
+A URL is hashed without its signature. The journal allots file names when it plans an edit, and never changes them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def identity_of(request: EditRequest, hash_of: Callable[[object], str], folder: 
     Args:
         request: The request.
         hash_of: Called with each image in memory; returns the hash of its content.
-        folder: The folder of the source. Its path is removed from the images' paths, so identities stay the same when
-            the folder is moved.
+        folder: The folder of a table. Its path is removed from the images' paths, so identities stay the same when the
+            folder is moved.
     """
     if request.key:
         return storable(request.key)
@@ -49,9 +49,9 @@ def identity_of(request: EditRequest, hash_of: Callable[[object], str], folder: 
 
 
 def storable(text: str) -> str:
-    """Return a text in a form that UTF-8 can encode.
+    """Return the text in a form that UTF-8 can encode.
 
-    Lone surrogates become question marks. A text that has them also gets a hash of the original text at its end.
+    Lone surrogates become question marks. A hash at the end then keeps different texts apart.
     """
     stored = text.encode("utf-8", "replace").decode("utf-8")
     return text if stored == text else f"{stored}-{_hash(text)[:_IDENTITY_CHARACTERS]}"
@@ -83,7 +83,7 @@ def allot(stem: str, is_taken: Callable[[str], bool], numbers: dict[str, int]) -
 
 
 def folded(name: str) -> str:
-    """Return a name, case-folded and in Unicode form NFC. Some file systems ignore case and Unicode form."""
+    """Return a name case-folded and in Unicode form NFC, because some file systems ignore case and Unicode form."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
@@ -104,7 +104,7 @@ def image_locator(image: object) -> str | None:
 
 
 def content_hash(image_hashes: Sequence[str], request: EditRequest) -> str:
-    """Return the hash of an edit: its images' content in their order, its instruction and its parameters."""
+    """Return a hash of the images' content (in order), the instruction and the parameters of an edit."""
     return _hash([*image_hashes], request.instruction, _given(request.parameters))
 
 
@@ -117,7 +117,10 @@ def stamp_of(image_stamps: Sequence[str | None], request: EditRequest) -> str:
 
 
 def describe(request: EditRequest) -> str:
-    """Return the request as JSON, for people and reports, with ``null`` for images in memory and with unsigned URLs."""
+    """Return the request as JSON for reports.
+
+    Images in memory and data URIs become ``null``. URLs lose their signatures.
+    """
     locators = [image_locator(image) for image in request.images]
     members = {
         "images": [None if locator is None else unsigned(locator) for locator in locators],

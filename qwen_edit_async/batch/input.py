@@ -129,7 +129,7 @@ class BatchInput:
             yield item
 
     def feed(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
-        """Yield each row with its identity. :meth:`survey` a source first; it is read page by page on a thread."""
+        """Yield each row with its identity. If the input is a source, call :meth:`survey` first."""
         return self._pages(thread) if self.described else self._requests(thread)
 
     async def _requests(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
@@ -159,7 +159,8 @@ class BatchInput:
         for item in tagged(self._items(source, lambda _: None)):
             left -= 1
             yield item
-        # A table row that became invalid after the survey has no identity, but it has not disappeared.
+        # A table row that became invalid after the survey has lost its identity, but is still there. So a table lacks
+        # rows only if fewer rows were read.
         if left > 0 or not is_table(source, self.reading.base):
             for identity in self._counts.missing():
                 yield SourceItem(problem="it has disappeared since the run began", place=identity)

@@ -1,4 +1,4 @@
-"""An :class:`EditHub` over HTTP, for workers in other processes, and on other machines of a private network.
+"""Serves an :class:`EditHub` over HTTP to workers in other processes, also on other machines of a private network.
 
 ::
 
@@ -6,8 +6,8 @@
     GET  /pictures/{name}    returns a saved picture; ``name`` is the last part of its path in the outcome
 
 Each call needs the header ``Authorization: Bearer TOKEN``. For an edit, 200 means that the edit has ended, successfully
-or not. 503 means that the edit has not ended, that the hub is closed, or that its journal failed: retry later. 400
-means bad input, 401 a wrong token, 404 an unknown picture, and 413 a body that is too large.
+or not. 503 means that the edit has not ended, the hub is closed, or the journal failed. The worker should then retry
+later. 400 means bad input, 401 a wrong token, 404 an unknown picture, and 413 a body that is too large.
 
 A worker can make the hub edit any picture that the user who runs the hub can read.
 """
@@ -48,9 +48,9 @@ _PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", 
 async def serve(
     hub: EditHub, listen: str, token: str, certificate: ssl.SSLContext | None = None
 ) -> AsyncGenerator[str, None]:
-    """Serve a hub while the block runs. Yield its address, such as ``http://127.0.0.1:8788``.
+    """Serve a hub while the block runs. Yield the server's address, such as ``http://127.0.0.1:8788``.
 
-    Enter this block before the hub's block, so that pending calls get a reply when the hub closes.
+    Enter this block before the hub's block. The hub then closes first, and the server can still answer pending calls.
 
     Args:
         hub: The hub.

@@ -6,7 +6,7 @@ The exit code is 0 (all done), 1 (not all done), 2 (wrong usage), 3 (key missing
 ::
 
     main ──► help            the top-level help
-             app             runs a command, reports wrong usage
+             app             the lookup of a command, and usage errors
              edit  batch  hub  status  fetch  doctor  emulator  mcp    one command each
              checks          the checks of doctor
              command         a command's session, errors and unfinished tasks
@@ -16,8 +16,8 @@ The exit code is 0 (all done), 1 (not all done), 2 (wrong usage), 3 (key missing
              options         options that commands share
              output          standard streams that survive write errors
 
-Commands import slow modules, such as the session and rich, only when they need them. So ``--help`` and usage errors
-appear quickly.
+Commands import slow modules, such as the session and rich, only when needed, so that ``--help`` and usage errors appear
+quickly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _EXTRAS = {"cyclopts": "cli", "rich": "cli", "PIL": "cli", "mcp": "mcp"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code. The default arguments are those of the process."""
+    """Run the command line and return its exit code. By default, use the process's arguments."""
     with unbreakable_output():
         return _main(sys.argv[1:] if arguments is None else arguments)
 

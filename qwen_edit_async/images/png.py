@@ -25,7 +25,7 @@ except ImportError:  # without the extra ``fast``, a check takes two to three ti
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNK_BYTES: Final = 2**31 - 1
 _MAX_CHUNKS: Final = 50_000
-"""No real picture comes near this limit. The limit bounds the time that many empty chunks take."""
+"""No real picture comes near this limit. The limit bounds the time to check a file of empty chunks."""
 
 _IHDR_BYTES: Final = 13
 _INFLATED_BYTES: Final = 256 * 1024
@@ -161,7 +161,7 @@ class _Check:
             elif kind in _KEPT:
                 self._kept.setdefault(kind, piece)
         if int.from_bytes(self._take(4)) != crc:
-            if kind[:1].isupper():  # critical: the picture can't be shown without this chunk
+            if kind[:1].isupper():  # upper case marks a chunk without which the picture can't be shown
                 raise DamageError(f"its chunk {kind!r} is damaged")
             self._remark = self._remark or f"its chunk {kind!r} is damaged"
         self._previous = kind
@@ -188,7 +188,7 @@ class _Check:
         self._has_pixels = self._has_pixels or (kind == b"IDAT" and length > 0)
 
     def _colours(self) -> str:
-        """Return the type of the chunk that sets colours other than sRGB, or an empty text."""
+        """Return the type of the chunk that sets colours other than sRGB, or an empty text. Ignore iCCP chunks."""
         if self._kept.get(b"cICP", _SRGB_CODE) != _SRGB_CODE:
             return "cICP"
         if self._kept.keys() & {b"iCCP", b"sRGB", b"cICP"}:

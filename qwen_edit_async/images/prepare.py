@@ -55,7 +55,7 @@ def prepare(
     sign URLs, the image is read and sent instead.
 
     With ``fit``, an image that the service would refuse or edit badly is converted. It is turned upright, its longest
-    side becomes at most 3072 pixels, and its file at most 7.5 MB. Other images stay unchanged.
+    side is reduced to at most 3072 pixels, and its file to at most 7.5 MB. Other images stay unchanged.
 
     With ``hashed``, a local image file is also hashed while it is open.
 
@@ -95,7 +95,7 @@ def named(upload: Upload, name: str, position: int) -> Upload:
 
 
 def signed_url(image: BucketPath) -> str | None:
-    """Check an image in a bucket, and return a presigned URL of it; ``None`` if its store can't sign URLs. Blocking.
+    """Check an image in a bucket, and return its presigned URL; ``None`` if the store can't sign URLs. Blocking.
 
     Raises:
         ImageError: The image is missing, of an unknown format, or over 10 MB.
@@ -117,7 +117,7 @@ def _prepare_image(image: Any, fit: bool, inline: bool, hashed: bool) -> Upload:
     if isinstance(image, BucketPath) and not fit and not inline and (url := signed_url(image)) is not None:
         return url_upload(url)
     pillow = pillow_if_installed()
-    # isinstance() is slow with a protocol, so common kinds are ruled out first.
+    # isinstance() with a protocol is slow, so common kinds are ruled out first.
     is_file = isinstance(image, str | bytes | bytearray | memoryview | os.PathLike)
     if not is_file and isinstance(image, PillowImage | ArrayLike):
         if pillow is None:

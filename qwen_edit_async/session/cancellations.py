@@ -12,7 +12,7 @@ from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.tasks import TaskSnapshot
 
 _REPLY_SECONDS = 5.0
-"""The longest time from a cancellation to its reply, in seconds."""
+"""The time limit for a request, including the wait until it is sent."""
 
 _CONCURRENT = 16
 
@@ -45,7 +45,7 @@ class Cancellations:
             asking.add_done_callback(self._asking.discard)
 
     async def finish(self) -> None:
-        """Wait until each request has a reply or fails. A request fails after five seconds."""
+        """Wait until each request has a reply or fails. Without a reply, a request fails after five seconds."""
         if self._asking:
             await asyncio.wait(self._asking)
 

@@ -1,4 +1,4 @@
-"""Waits that a cancellation can't cut short."""
+"""A wait that a cancellation can't cut short."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:
     A shielded scope of anyio blocks cancellations of outer scopes, but not :meth:`asyncio.Task.cancel`. So the work
     runs in its own task.
     """
-    from anyio import CancelScope  # noqa: PLC0415  # slow to import, and not needed before something is closed
+    from anyio import CancelScope  # noqa: PLC0415  # slow to import, and needed only when something is closed
 
     task = asyncio.create_task(work)
     cancelled: asyncio.CancelledError | None = None

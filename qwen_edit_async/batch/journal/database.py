@@ -74,7 +74,7 @@ _SCHEMA: Final = f"""
     PRAGMA user_version = {VERSION};
     COMMIT;
 """
-"""The identity of a replaced edit is NULL, because the new edit takes the identity over."""
+"""The identity of a replaced edit is NULL, because the new edit takes over the identity."""
 
 _ENTRY: Final = ", ".join(field.name for field in attrs.fields(Entry))
 
@@ -83,7 +83,7 @@ _COUNT_DAMAGED: Final = (
     "OR (identity IS NULL) != (state = 'replaced') OR typeof(identity) NOT IN ('text', 'null') "
     "OR typeof(name) != 'text' OR (task_id IS NULL AND state IN ('submitted', 'completed', 'saved'))"
 )
-"""Counts rows that a run never writes. SQLite's integrity check can't find them, because SQLite has no checksums."""
+"""Counts rows with impossible values. SQLite's integrity check can't find them, because SQLite has no checksums."""
 
 _HAS_TASKS: Final = (
     "SELECT EXISTS (SELECT 1 FROM edits WHERE task_id IS NOT NULL OR state IN ('submitting', 'uncertain'))"
@@ -101,7 +101,7 @@ def is_journal(connection: sqlite3.Connection, path: Path) -> bool:
     """Return whether a file is a journal of this version; an empty file is not.
 
     Raises:
-        JournalError: If the file is something else, or a journal of another version.
+        JournalError: If the file belongs to another program, or is a journal of another version.
     """
     version, owner = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id"))
     if owner != APPLICATION_ID:
@@ -188,7 +188,7 @@ class Store:
         if known is not None and self._one(_HAS_TASKS):
             raise JournalError(
                 f"the journal {self._path} has tasks of {known['origin']}, which {service} does not know",
-                hint="give this run another output folder, or use the service that has them",
+                hint="give this run another output folder, or use the service that has these tasks",
             )
         self._connection.execute("INSERT OR REPLACE INTO service VALUES (1, ?)", (service,))
 
@@ -231,7 +231,7 @@ class Store:
         return self._change(f"UPDATE edits SET {changes} WHERE number = ?", values)
 
     def replace(self, number: int, identity: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
-        """Plan a new edit that takes over the identity of an earlier edit. The earlier edit keeps all else."""
+        """Plan a new edit that takes over the identity of an earlier edit. The earlier edit keeps its files."""
         self._connection.execute(_REPLACE, (number,))
         return self.plan(identity, request, fingerprint)
 
@@ -289,7 +289,7 @@ class Store:
         return self._select(f"{has_task} AND number > ? ORDER BY number LIMIT ?", after, limit)
 
     def unsaved(self) -> list[str]:
-        """Return the names of the files that completed edits have yet to save."""
+        """Return the names of the files that completed edits still lack."""
         completed = self._select("state = 'completed'")
         return [f"{entry.name}-{index}.png" for entry in completed for index in range(len(entry.urls))]
 
@@ -318,8 +318,8 @@ class Store:
             log.warning(
                 "%s: SQLite can't keep a write-ahead log on this file system, so the journal is slower", self._path
             )
-        # FULL, because with NORMAL a power cut may undo the last commits. They may have recorded the id of a paid
-        # task, or the intent to submit an edit. Without such a record, a later run would pay again.
+        # With NORMAL, a power cut may undo the last commits. If the undone commits recorded the id of a paid task, or
+        # the intent to submit an edit, a later run would pay again.
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA fullfsync = ON")  # on macOS, fsync alone does not flush the drive's cache
 

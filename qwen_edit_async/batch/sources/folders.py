@@ -1,8 +1,8 @@
 """Finds the pictures in a folder, or the pictures that match a pattern. Blocking.
 
-The first 64 bytes of each file are read, because formats are recognised by content. A file named like a picture counts
-as a picture even if it is empty or damaged, so that it is reported. Paths are strings, because it is slow to
-create 100,000 :class:`Path` objects.
+The first 64 bytes of each file are read, because formats are recognised by content. A file with a picture's extension
+counts as a picture even if the file is empty or damaged, so that the run reports it. Paths are strings, because it is
+slow to create 100,000 :class:`Path` objects.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SYSTEM_FOLDERS: Final = frozenset(
         "system volume information",
     }
 )
-"""Names of folders with deleted files, snapshots or previews of operating systems and network drives, in lower case."""
+"""Lower-case names of folders where operating systems and network drives keep deleted files, snapshots or previews."""
 
 
 @attrs.frozen
@@ -55,7 +55,7 @@ class _File:
         path: Its path.
         below: Its normalized path, relative to the source's folder.
         real: Its real path.
-        is_link: Whether its path below the source's folder contains a link.
+        is_link: Whether the file, or a folder between it and the source's folder, is a link.
     """
 
     path: str
@@ -84,8 +84,8 @@ class Search:
     ) -> Iterator[SourceItem]:
         """Yield an edit for each picture. An unreadable file counts as a picture; its edit fails later.
 
-        A link to another file of the source is left out, so that adding or moving links changes nothing. A link to a
-        file outside the source is a picture of its own. Only the first of a file's hard links counts.
+        A link to another file of the source is left out, so that adding or moving links does not change the edits. A
+        link to a file outside the source is a picture of its own. Only the first of a file's hard links counts.
 
         Args:
             paths: The files, and an error for each folder that can't be read.
