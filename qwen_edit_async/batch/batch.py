@@ -217,8 +217,8 @@ class EditBatch:
         Args:
             session: The session that edits.
             on_plan: Called with the plan before anything is sent, if the input is a folder, a table or a data frame, or
-                if the batch is ``strict``. An exception that it raises ends the run. Without ``on_plan``, bad rows are
-                logged as warnings.
+                if the batch is ``strict``. If ``on_plan`` raises an error, the run ends. Without ``on_plan``, bad rows
+                are logged as warnings.
             service: The name of the service that has the tasks; the session's address by default. Give a name if this
                 address differs between runs.
 

@@ -147,7 +147,7 @@ def _image(picture: Picture, kind: _Kind, text: str) -> str:
 
 
 def _strip(edit: GalleryEdit) -> str:
-    """Return buttons to choose the pictures to compare; empty if there is no choice."""
+    """Return buttons to choose the pictures to compare; an empty string if there is no choice."""
     if max(len(edit.before), len(edit.after)) <= 1:
         return ""
     before = _choices(edit.before, "before", chosen=len(edit.before) - 1)
