@@ -65,7 +65,7 @@ def _tagged(item: SourceItem, tags: Mapping[BucketPath, BucketPath]) -> SourceIt
 
 
 def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str, BucketPath]]:
-    """Yield each file's path relative to the searched folder, and the file. ``path`` is a picture, a folder or a pattern.
+    """Yield each file and its path relative to the searched folder. ``path`` is a picture, a folder or a pattern.
 
     Hidden files, and files in hidden folders, are left out.
     """
