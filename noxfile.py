@@ -63,7 +63,7 @@ ISOLATED = ("-I", "-W", "error", "-c")
 """Python's options to import the installed package instead of the checkout in the working directory."""
 
 ON_ALL_CORES = ("--numprocesses", "logical", "--dist", "worksteal")
-"""Options of pytest. ``worksteal`` keeps a module's tests in one process, because each process starts a browser."""
+"""Options of pytest. ``worksteal`` keeps most tests of a module together, so that few processes start a browser."""
 
 TIME_OF_IMPORT = "import time; begun = time.process_time(); import {}; print(time.process_time() - begun)"
 
@@ -78,13 +78,14 @@ wheels_built: list[Path] = []
 
 
 def install_wheel(session: nox.Session, extras: str, *groups: str) -> None:
-    """Build the wheel, as users get it, and install it with extras and dependency groups."""
+    """Install the wheel with extras and dependency groups. Build it first if no session has built it yet."""
     if not wheels_built:
         folder = session.create_tmp()
         session.install("build")
         session.run("python", "-m", "build", "--wheel", "--outdir", folder, str(ROOT), silent=True)
         wheels_built.append(max(Path(folder).resolve().glob("*.whl"), key=lambda path: path.stat().st_mtime))
-    # Unlike pip, uv compiles modules only on request. Without this, each process that a test starts could compile them.
+    # Unlike pip, uv compiles modules only on request. Without the request, each process that a test starts could
+    # compile the modules again.
     session.install(
         "--force-reinstall",
         f"{wheels_built[0]}[{extras}]",
@@ -94,7 +95,7 @@ def install_wheel(session: nox.Session, extras: str, *groups: str) -> None:
 
 
 def spread(session: nox.Session) -> tuple[str, ...]:
-    """Return pytest's options to use all cores; none if nox has arguments, because a debugger needs one process."""
+    """Return pytest's options to use all cores; none if nox has arguments, which may start a debugger."""
     return () if session.posargs else ON_ALL_CORES
 
 
@@ -156,7 +157,7 @@ def typing(session: nox.Session) -> None:
 def write_examples(folder: Path) -> list[str]:
     """Write each Python example of the README as a module with the README's line numbers.
 
-    An example with ``await`` at its top level becomes the body of a coroutine.
+    An example that defines no tests becomes the body of a coroutine.
     """
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     paths = []
@@ -215,7 +216,7 @@ def bench(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Make 100,000 edits with faults of every kind. No edit may be lost or made twice, and memory must not grow.
 
-    A bulk run of 100,000 rows follows, unless there are options other than ``--quick``.
+    A bulk run of 100,000 rows follows, or of 200 with ``--quick``. Any other option skips the bulk run.
     """
     install_wheel(session, "all", "bench")
     session.run("python", str(SOAK), *results_folder(session), *session.posargs)
@@ -233,7 +234,7 @@ def results_folder(session: nox.Session) -> tuple[str, str]:
 
 @nox.session(name="release-check")
 def release_check(session: nox.Session) -> None:
-    """Check a release: its files, its import, the tests with the lowest and newest dependencies, vulnerabilities."""
+    """Check a release: files, tests with the lowest and the newest dependencies, import time, and vulnerabilities."""
     dist = Path(session.create_tmp()).resolve() / "dist"
     shutil.rmtree(dist, ignore_errors=True)
     session.install("build", "pip-audit", "uv")
@@ -250,7 +251,7 @@ def release_check(session: nox.Session) -> None:
 
 
 def check_content(session: nox.Session, sdist: Path, wheel: Path) -> None:
-    """Check that the wheel holds the package's tracked files and no others, and the sdist only tracked files."""
+    """Check that the wheel holds exactly the package's tracked files, and the sdist only tracked files."""
     tracked = set(str(session.run("git", "-C", str(ROOT), "ls-files", silent=True, external=True)).splitlines())
     expected = {name for name in tracked if name.startswith(f"{PACKAGE}/")}
     with zipfile.ZipFile(wheel) as archive:
@@ -269,7 +270,7 @@ def install_released(session: nox.Session, wheel: Path, resolution: str) -> str:
     environment = wheel.parent.parent / resolution
     session.run("uv", "venv", "--quiet", "--clear", "--python", str(Path(session.bin) / "python"), str(environment))
     python = str(environment / "bin" / "python")
-    # To uv, a wheel's requirements are not direct, so it resolves the requirements in pyproject.toml instead.
+    # uv does not count a wheel's requirements as direct, so resolve the requirements in pyproject.toml instead.
     versions = str(environment / "versions.txt")
     compile_versions = ("uv", "pip", "compile", "--quiet", "--python", python, "--resolution", resolution)
     session.run(
@@ -285,7 +286,7 @@ def install_released(session: nox.Session, wheel: Path, resolution: str) -> str:
 
 
 def check_import(session: nox.Session, python: str) -> None:
-    """Compare the CPU times of importing the package and aiohttp, by the median ratio of pairs of runs."""
+    """Check the CPU time of importing the package, relative to aiohttp's. The median of several runs counts."""
     ratios = []
     for _ in range(21):
         commands = [(python, *ISOLATED, TIME_OF_IMPORT.format(name)) for name in ("aiohttp", PACKAGE)]

@@ -18,5 +18,5 @@ def safe_stem(text: str) -> str:
     stem = stem.encode("utf-8", "replace")[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
     if stem == text:
         return stem
-    # Different texts may become equal, so a hash keeps them apart.
+    # Different texts may give the same stem, so a hash keeps their names apart.
     return f"{stem}-{hashlib.blake2s(text.encode('utf-8', 'replace'), digest_size=4).hexdigest()}"

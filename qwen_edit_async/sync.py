@@ -7,8 +7,9 @@
     with EditSession() as session:
         session.edit("cat.jpg", "make it snow").save("out/")
 
-An open session has its own thread with an event loop, so any thread can use it, even one with a running loop. That
-thread iterates over the requests of ``edit_many``. Ctrl-C cancels the waiting call. A pickled copy is closed.
+An open session runs its event loop on its own thread, so any other thread can use the session, even one with a
+running loop. The session's thread also reads the requests of ``edit_many``. Ctrl-C cancels the call that waits. A copy
+made by pickle is a closed session.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ import qwen_edit_async as aio
 from qwen_edit_async.loop_thread import LoopThread
 from qwen_edit_async.session.observer import CallSite
 
-FACES = {}  # the class that wraps each async class
+FACES = {}  # maps each async class to the class that wraps it
 
 
 def on_loop(method):
@@ -61,7 +62,7 @@ class Face:
         return face
 
     def __getattr__(self, name):
-        if name in {"_wrapped", "_loop"} or name.startswith("__"):  # pickle looks for them before they are set
+        if name in {"_wrapped", "_loop"} or name.startswith("__"):  # pickle looks for these names before they are set
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return self._wrap(getattr(self._wrapped, name))
 
@@ -118,7 +119,8 @@ class EditSession(Face, wraps=aio.EditSession, needs_loop={"attach", "edit_many"
             with self._loop as loop:
                 loop.call(self._wrapped.__aexit__, kind)
 
-    def __reduce__(self):  # without the key and the counters, so that `datasets` recognizes its cached results
+    def __reduce__(self):
+        # The key and the counters are left out, so that `datasets` finds its cached results by a hash of the pickle.
         protocol = self._wrapped._service.protocol
         return _closed_copy, (self.base_url, protocol.name, getattr(protocol, "model", None))
 

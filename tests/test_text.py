@@ -20,7 +20,7 @@ JPEG = base64.b64encode(b"\xff\xd8\xff\xe0" + bytes(100)).decode()
 HEIC = base64.b64encode(b"\0\0\0\x18ftypheic" + bytes(range(256)) * 20).decode()
 URL_SAFE = base64.urlsafe_b64encode(b"\x89PNG\r\n\x1a\n" + b"\xff" * 100).decode()
 BARE = pytest.mark.parametrize("text", [PNG, JPEG, HEIC, URL_SAFE], ids=["png", "jpeg", "unknown", "url-safe"])
-ADVICE = "is Base64 text: put data:image/png;base64, in front of it, or give its bytes"
+ADVICE = "is Base64 text: put data:image/png;base64, in front of it, or give the decoded bytes"
 LONG = "long" * 5000
 MOST = 600
 

@@ -38,14 +38,14 @@ class EditBatch:
 
     Every step of every edit is written to a SQLite journal before the run relies on that step. The next run continues
     from the journal. It waits for tasks in flight, downloads the pictures of completed edits, and checks the files of
-    saved edits. It resubmits an edit that has a task only with your consent: ``resubmit_uncertain`` or
-    ``edit_changed``. Once a run has begun to work on edits, it ends by writing ``report.html`` and ``report.json``,
-    even after an interrupt. These reports cover all runs of the batch.
+    saved edits. An edit that has, or may have, a task is resubmitted only with your consent: ``resubmit_uncertain`` or
+    ``edit_changed``. A run that has begun to work on edits writes ``report.html`` and ``report.json`` at its end, even
+    after an interrupt. These reports cover all runs of the batch.
 
-    The key identifies an edit. Without a key, a folder's picture is identified by its path in the folder. Any other row
-    is identified by its instruction, its parameters, and its images' paths or URLs. For an image in memory, the content
-    counts instead; the signature of a presigned URL is ignored. If a row has changed since a task was created for its
-    edit, the row is refused. With ``edit_changed``, it is edited again.
+    An edit is identified by its row's ``key``. Without a key, a folder's picture is identified by its path in the
+    folder. Any other row is identified by its instruction, its parameters, and its images' paths or URLs. An image in
+    memory counts by its content, and a presigned URL without its signature. If a row has changed since its edit got a
+    task, the row is refused, or edited again with ``edit_changed``.
 
     Pictures are saved as ``{name}-{index}.png``. The name is made from the key, or else from the first image's
     name. The suffixes ``-2``, ``-3`` and so on keep names unique. An edit's name never changes.
@@ -56,8 +56,8 @@ class EditBatch:
             - a folder, a pattern such as ``"photos/*.jpg"``, or a picture; these need an ``instruction``. In a bucket,
               pictures are recognised by their names' endings;
             - a table: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` (extra ``parquet``). Its columns are ``image``,
-              ``image2``, ``image3``, ``instruction``, ``key`` and one for each parameter. ``image`` is required. So is
-              ``instruction``, if the batch has none. Empty cells and NaN take the batch's values. Other columns
+              ``image2``, ``image3``, ``instruction``, ``key`` and one for each parameter. ``image`` is required, and
+              ``instruction`` too if the batch has none. An empty cell or NaN takes the batch's value. Other columns
               become the request's ``metadata``, and the plan has a note that names them. Relative paths are relative to
               the table's folder. A folder or a pattern with only Parquet files is one table. A table may be in a
               bucket;
@@ -68,33 +68,35 @@ class EditBatch:
         out_dir: The folder for the pictures and the journal, created if it is missing. Relative paths, except those in
             tables, are relative to the working directory in which the batch is created. ``~`` is the home folder. A
             folder in a bucket (``s3://``, ``gs://``, ``az://``, or a tuple ``(store, path)`` with an obstore store)
-            takes the pictures and the reports. A run lists the files of such a folder once.
-        journal: The local folder for the journal, created if it is missing. Give it only if the results are in a
-            bucket.
+            holds only the pictures and the reports.
+        journal: The local folder for the journal, created if it is missing. Required if the results are in a bucket;
+            otherwise leave it out.
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
-        recursive: Whether to read subfolders. Links to folders, hidden folders, system folders and results of other
-            runs are left out. The wildcards of a pattern leave out the same, but ``*`` follows links. In a bucket, only
-            hidden folders and the results of this batch are left out.
+        recursive: Whether to read subfolders. Hidden folders, system folders, links to folders, and folders with
+            results of other runs are left out. The wildcards of a pattern skip the same folders, but ``*`` follows
+            links. In a bucket, only hidden folders and the results of this batch are left out.
         strict: Whether to send nothing if any row is bad or has text that the service would cut off. By default, bad
             rows are reported and skipped. A strict batch needs an input that can be read twice.
         max_cost: The maximum cost of the whole batch, in the account's currency. Unfinished edits count at the highest
             known price. If the service states no costs, the run stops submitting. Until a price above 0 is known, edits
             run one at a time. If edits are free, use ``max_tasks`` instead.
-        price: The assumed price of a picture, for :meth:`plan`, and for ``max_cost`` until the service states a higher
-            price. Later runs use the highest stated price. :meth:`EditSession.estimate` requests a price.
+        price: The assumed price of a picture, for :meth:`plan` and ``max_cost``. For ``max_cost``, a higher price that
+            the service states replaces the assumed price. Later runs use the highest stated price. To ask the
+            service for a price, call :meth:`EditSession.estimate`.
         max_tasks: The maximum number of tasks that the whole batch may create.
         stop_after_failures: The number of failures after which a run submits nothing more. Bad rows and images, which
             are never sent, do not count.
-        resubmit_uncertain: Whether to resubmit edits for which an earlier run may have created a task, or whose task
-            the service does not know. The earlier and the new task may both be charged. The session's
+        resubmit_uncertain: Whether to resubmit an edit if an earlier run may have created a task for it, or if the
+            service does not know its task. The earlier and the new task may both be charged. The session's
             ``resubmit_uncertain`` is ignored.
-        edit_changed: Whether to edit a changed row again instead of refusing it. The journal keeps the earlier result,
-            or only the earlier task's id if the download fails. The new result gets another name.
+        edit_changed: Whether to edit a changed row again instead of refusing it. The journal keeps the earlier result.
+            If the earlier pictures can't be downloaded, the journal keeps only the earlier task's id. The new result
+            gets another name.
         deadline: Seconds from taking a slot to the end of an edit; by default the session's ``deadline``.
-        gallery_limit: The maximum number of edits on ``report.html``, about 15 KB each; edits with errors come first. 0
-            means no page. When a run ends, it makes missing thumbnails for at most a minute, or for 3 s after an
-            interrupt. Edits without thumbnails show their picture files.
+        gallery_limit: The maximum number of edits on ``report.html``; 0 for no page. Each edit takes about 15 KB, and
+            edits with errors come first. When a run ends, it makes missing thumbnails for at most a minute, or for 3 s
+            after an interrupt. Edits without thumbnails show their picture files.
         overwrite: Whether results may replace files that this batch did not make. Otherwise an edit that would replace
             such a file fails before it is submitted. The input images of a folder or a table are never replaced.
 
@@ -152,7 +154,7 @@ class EditBatch:
 
     @property
     def report(self) -> BatchReport | None:
-        """The report of the last run, even if it was interrupted; ``None`` before its end."""
+        """The report of the last run, even if the run was interrupted; ``None`` until that run ends."""
         return self._run.report if self._run is not None else None
 
     async def outcomes(self) -> AsyncGenerator[BatchOutcome, None]:
@@ -183,7 +185,7 @@ class EditBatch:
 
         Raises:
             ConfigurationError: If the input or the price is wrong, or if the input can't be read twice.
-            JournalError: If there is a journal that can't be read, or if the journal of earlier runs is lost.
+            JournalError: If the journal can't be read, or if the journal of earlier runs is lost.
         """
         if not self._input.repeatable:
             raise ConfigurationError(f"a plan {_NEEDS_REPEATABLE}")
@@ -195,12 +197,13 @@ class EditBatch:
     ) -> BatchReport:
         """Submit, await and save all unfinished edits, and write the reports.
 
-        The run first locks the folder. It then reads a folder, table or data frame to its end, so that it finds bad
-        rows before it sends anything.
+        The run first locks the journal. If the input is a folder, a table or a data frame, the run then reads all of
+        it, to find bad rows before anything is sent.
 
         Nothing is submitted while the first pictures are downloaded. If an edit's pictures can't be downloaded, edits
-        run one at a time until one is saved. After three such edits in a row, nothing is submitted until an edit in
-        progress is saved. If none can be saved, the run ends. The next run starts with the missing downloads.
+        run one at a time until an edit is saved. After three edits in a row whose pictures can't be downloaded,
+        submissions wait until an edit in progress is saved. If no edit in progress can be saved, the run ends. The next
+        run starts with the missing downloads.
 
         The report lists failed edits. ``report.stopped`` states why a run ended early, such as the budget.
         ``report.error`` is an error that would also stop all other edits, such as an invalid key. Cancelling the run
@@ -209,13 +212,13 @@ class EditBatch:
 
         After a cancellation, tasks in progress run on, and the next run gets their results. With the protocol
         ``queue``, tasks that have not begun are cancelled at the service, and the next run submits their edits again.
-        With ``dashscope``, a result comes only with the reply to its submission, so edits without a reply become
-        uncertain.
+        With ``dashscope``, only the reply to a submission holds the result, so edits without a reply become uncertain.
 
         Args:
             session: The session that edits.
             on_plan: Called with the plan before anything is sent, if the input is a folder, a table or a data frame, or
-                if the batch is ``strict``. Its exceptions end the run. By default, bad rows are logged as warnings.
+                if the batch is ``strict``. If ``on_plan`` raises an error, the run ends. Without ``on_plan``, bad rows
+                are logged as warnings.
             service: The name of the service that has the tasks; the session's address by default. Give a name if this
                 address differs between runs.
 
@@ -231,7 +234,7 @@ class EditBatch:
         session.require_open()
         given = self._input.anew(fit=session.fit)
         if self._run is not None and self._run.closed:
-            self._run = None  # if the folder can't be locked, ``progress`` is empty
+            self._run = None  # so that ``progress`` is empty if the journal can't be locked
         async with open_run(session, given.output, self._options, service) as run:
             self._run = run
             return await edit_all(run, given, on_plan)

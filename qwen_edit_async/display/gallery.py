@@ -39,7 +39,7 @@ class Picture:
 
     Attributes:
         thumbnail: The embedded thumbnail; ``None`` to show the file instead.
-        path: The file's path relative to the page's folder, with ``/`` between folders; ``None`` without a file.
+        path: The file's path relative to the page's folder, with ``/`` between folders; ``None`` if there is no file.
     """
 
     thumbnail: Thumbnail | None = None
@@ -62,7 +62,7 @@ class GalleryEdit:
         instruction: The instruction.
         before: The input images, in order. At first, the page compares the last input with the first output.
         after: The output images, in order.
-        facts: Other values, by name. The page leaves out values that are ``None``.
+        facts: Further values to show, by name. The page leaves out values that are ``None``.
         error: The reason why there is no output; ``None`` for a successful edit.
     """
 
@@ -147,7 +147,7 @@ def _image(picture: Picture, kind: _Kind, text: str) -> str:
 
 
 def _strip(edit: GalleryEdit) -> str:
-    """Return the buttons that choose the pictures to compare, if there are several."""
+    """Return buttons to choose the pictures to compare; an empty string if there is no choice."""
     if max(len(edit.before), len(edit.after)) <= 1:
         return ""
     before = _choices(edit.before, "before", chosen=len(edit.before) - 1)

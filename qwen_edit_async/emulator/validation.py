@@ -1,7 +1,7 @@
 """Checks a submission's JSON body against the contract. Pure.
 
-A value that breaks the contract raises `RejectedError`. Text beyond the service's limits is cut off without an error,
-but `Submission` keeps it for assertions in tests.
+A value that breaks the contract raises `RejectedError`. Text beyond the service's limits is cut off without an error.
+`Submission` keeps the cut text for assertions in tests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qwen_edit_async import contract
 from qwen_edit_async.emulator.sizes import Size, parse_size
 
 Form = Literal["flat", "params", "header", "plain"]
-"""The form of a submission's body: ``plain`` in the queue protocol, or an envelope. Only ``flat`` is documented."""
+"""The form of a submission's body: ``plain`` in the queue protocol, else an envelope. Only ``flat`` is documented."""
 Envelope = Literal["flat", "params", "both", "header"]
 """The envelope that the emulator accepts, or ``both`` for ``flat`` and ``params``."""
 
@@ -32,7 +32,7 @@ _SIGNATURES = (
     (b"MM\0+", "image/tiff"),
 )
 _SNIFFED_CHARACTERS = 24
-"""Number of Base64 characters to decode. These characters contain the longest signature, WEBP's 12 bytes."""
+"""The number of Base64 characters to decode: enough for the longest signature, the 12 bytes of WEBP."""
 
 
 class RejectedError(Exception):
@@ -89,7 +89,7 @@ class Submission:
 
 @attrs.frozen
 class ParsedBody:
-    """A submission and, if requested, the bytes of its data URIs (None for a URL)."""
+    """A submission and the bytes of each image; None for a URL, or if data URIs were not decoded."""
 
     submission: Submission
     payloads: tuple[bytes | None, ...] = attrs.field(repr=False)

@@ -27,8 +27,8 @@ class Network:
     """The TLS settings and the proxy of all connections of a session. Its repr shows no password.
 
     Attributes:
-        ssl: The TLS settings; ``None`` for the environment's certificates, or else the system's.
-        proxy: The proxy of all connections. If it is ``None``, ``trust_env`` decides about the environment's proxies.
+        ssl: The TLS settings; ``None`` for the certificates that the environment names, or else the system's.
+        proxy: The proxy of all connections; ``None`` to use the environment's proxies if ``trust_env`` is set.
         trust_env: Whether to use the environment's proxies and netrc file.
     """
 
@@ -43,18 +43,18 @@ class Network:
         return aiohttp.TCPConnector(limit=0, ssl=True if context is None else context, **options)
 
     def for_calls_to(self, base_url: str) -> Network:
-        """Return the settings for calls with the key. Unencrypted calls to this machine use no proxy."""
+        """Return the settings for API calls. Unencrypted calls to this machine use no proxy."""
         return self if may_be_proxied(base_url) else attrs.evolve(self, proxy=None, trust_env=False)
 
     def proxy_of(self, url: URL) -> URL | None:
-        """Return the proxy for a result's URL. As for API calls, an environment proxy with an https URL is not used."""
+        """Return the proxy for a result's URL. An https proxy of the environment is ignored, as in API calls."""
         if self.proxy is not None:
             return self.proxy if may_be_proxied(str(url)) else None
         proxy = URL(urllib.request.getproxies().get(url.scheme, "") if self.trust_env else "")
         return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
 
     def unused_proxy(self, url: URL) -> str:
-        """Return a hint that the environment has an unused proxy for this URL, or an empty string."""
+        """Return a hint if the environment has a proxy for this URL that is not used; otherwise an empty string."""
         if self.proxy is not None or self.trust_env or urllib.request.proxy_bypass(url.host or ""):
             return ""
         return unused_proxy_hint(str(url), urllib.request.getproxies())
@@ -62,7 +62,7 @@ class Network:
 
 @functools.lru_cache(maxsize=1)
 def _context_of_environment(*_named: str | None) -> ssl.SSLContext:
-    """Return the TLS settings with the environment's certificates. aiohttp reads the environment only at import."""
+    """Return TLS settings with the environment's certificates. aiohttp's own settings miss changes after its import."""
     return ssl.create_default_context()
 
 

@@ -43,7 +43,7 @@ class Openable(Protocol):
 
 @runtime_checkable
 class ArrayLike(Protocol):
-    """An object with NumPy's array interface: H×W, H×W×3 or H×W×4 of uint8."""
+    """An object with NumPy's array interface. It must have the type uint8 and the shape H×W, H×W×3 or H×W×4."""
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ _BRANDS: Final = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIF"),
 }
 _GENERAL_BRANDS: Final = frozenset({b"mif1", b"msf1"})
-"""The brands of ISO media files whose pictures can have any encoding."""
+"""Brands of ISO media files that do not tell how the pictures are encoded."""
 
 _OTHER_STARTS: Final = {
     **dict.fromkeys((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), "JPEG2000"),
@@ -134,7 +134,8 @@ _PATTERNS: Final = {
     "DIB": re.compile(rb"[\x28\x6c\x7c]\0{3}.{8}\x01\0[\x01-\x20]\0", re.DOTALL),  # a BMP without its first header
     "PCX": re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]"),
     "SGI": re.compile(rb"\x01\xda[\x00\x01][\x01\x02]"),
-    "PPM": re.compile(rb"P[1-6](?:\s*\n#|\s(?:\s|#.*\n)*[0-9]+(?:\s|#.*\n)+[0-9])"),  # then sides or a comment
+    # P1 to P6, then the sides or a comment
+    "PPM": re.compile(rb"P[1-6](?:\s*\n#|\s(?:\s|#.*\n)*[0-9]+(?:\s|#.*\n)+[0-9])"),
 }
 _ENDINGS: Final = {
     **dict.fromkeys((".tga", ".icb", ".vda", ".vst"), "TGA"),
@@ -185,7 +186,7 @@ def sniff(head: bytes) -> str | None:
 
 
 def sniff_other(head: bytes, path: str = "") -> str | None:
-    """Return the name of a picture format that the service does not accept; ``None`` if the file has no such format.
+    """Return the name of a picture format that the service does not accept; ``None`` for any other file.
 
     The name is Pillow's name of the format, or the name of a camera raw format.
 
@@ -238,10 +239,10 @@ def as_image_tuple(images: ImageInput | Sequence[ImageInput]) -> tuple[ImageInpu
 
 
 def unwrapped(image: Any) -> Any:
-    """Return the image inside a table cell or a web upload. Expand ``~`` in a path, and parse the URL of a bucket.
+    """Return the image inside a table cell or a web upload. Expand ``~``, and parse the path of a file in a bucket.
 
     A cell of Hugging Face's datasets is ``{"bytes": …, "path": …}``, where either value may be ``None``. A web
-    framework's upload and a temporary file have a binary file as ``file`` or ``stream``.
+    framework's upload, or a temporary file, has a binary file in its attribute ``file`` or ``stream``.
     """
     if (bucket := BucketPath.of(image)) is not None:
         return bucket
@@ -300,7 +301,7 @@ def check_image(image: object) -> None:
     Formats and file sizes are checked when the edit is prepared.
 
     Raises:
-        ImageError: The object is empty, of an unknown kind, or an invalid URL, data URI, PIL image or array.
+        ImageError: The object is empty, has an unknown kind, or is an invalid path, URL, data URI, PIL image or array.
     """
     if isinstance(image, str):
         _check_text(image)
@@ -370,7 +371,7 @@ def _check_text(image: str) -> None:
     elif _URL_SCHEME.match(image):
         raise ImageError(f"is a URL that is not http(s), s3, gs or az: {image[:200]!r}; open it, and pass the file")
     elif is_bare_base64(image):
-        raise ImageError("is Base64 text: put data:image/png;base64, in front of it, or give its bytes")
+        raise ImageError("is Base64 text: put data:image/png;base64, in front of it, or give the decoded bytes")
     elif not image or "\0" in image:
         raise ImageError(f"is not a path: {image[:200]!r}")
 

@@ -31,7 +31,7 @@ class Call:
     Attributes:
         method: ``GET``, ``POST`` or ``PUT``.
         path: The percent-encoded path, relative to the base URL.
-        parts: The text of the JSON body, cut where the images belong: image k goes between part k and part k + 1.
+        parts: The text of the JSON body, split at the images: image k goes between part k and part k + 1.
             Empty for a call without a body.
         headers: Headers to send in addition to those that every call has.
         holds_result: Whether the reply contains the result. The service then replies only when the edit has ended.
@@ -92,7 +92,7 @@ class WireProtocol(abc.ABC):
         key_variables: The environment variables that may hold the API key, in order of precedence.
         has_tasks: Whether a task's status can be checked after its submission.
         reply_grace: Seconds that an ending session or run waits for the replies to its submissions. A protocol
-            whose replies hold results sets a short wait, because waiting minutes for them would be too long.
+            whose replies hold results sets a shorter wait, because such replies can take minutes.
     """
 
     __slots__ = ()
@@ -169,7 +169,7 @@ class WireProtocol(abc.ABC):
         return None
 
     def read_cancellation(self, reply: Reply, task: TaskSnapshot) -> None:
-        """Check that the reply confirms the cancellation of a task. If this raises, the task may still run.
+        """Check that a reply confirms the cancellation of a task. If this method raises, the task may still run.
 
         Raises:
             APIStatusError: The service refused.

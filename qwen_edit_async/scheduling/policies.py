@@ -60,7 +60,7 @@ class PolledTask(Protocol):
 
     @property
     def previous_at(self) -> float:
-        """The value of ``checked_at`` one check earlier. The task ran from this time to ``checked_at``."""
+        """The value of ``checked_at`` before the last answered check. The task was unfinished at both times."""
         ...
 
     @property
@@ -75,8 +75,8 @@ class PollPolicy(Protocol):
     def next_check(self, task: PolledTask, now: float) -> float:
         """Return the time of the next check, in the event loop's seconds. A time before ``now`` means at once.
 
-        Called when the service accepts a task, and after every check that finds the task still running. A learning
-        policy may learn from each of these checks that the task still ran.
+        Called when the service accepts a task, and after every check that finds the task unfinished. A policy can
+        learn from each such check.
         """
         ...
 
@@ -84,7 +84,7 @@ class PollPolicy(Protocol):
         """Called with a task that the session will not check again.
 
         If ``completed``, the task ended between ``task.checked_at`` and ``now``. Otherwise the task failed or was given
-        up, and the check at ``task.checked_at`` was the last to find it running.
+        up after ``task.checked_at``.
         """
         ...
 

@@ -15,7 +15,7 @@ class SessionState:
     """The state of a session, shared with the sessions that :meth:`EditSession.with_options` returns.
 
     Attributes:
-        runtime: The open part of the session; ``None`` until it is opened.
+        runtime: The runtime of the session; ``None`` until the session is opened.
         closed: Whether the session is closed, or could not be opened.
     """
 
@@ -33,12 +33,12 @@ class SessionState:
         self.runtime = Runtime(service, options)
         try:
             await self.runtime.start()
-        except BaseException:  # after a cancellation, too, the half-open session must not be used
+        except BaseException:  # also a cancellation: a half-open session must not be used
             self.closed = True
             raise
 
     def require_open(self) -> Runtime:
-        """Return the open part of the session.
+        """Return the runtime of the open session.
 
         Raises:
             SessionClosedError: The session is not open, or belongs to another process or event loop.
@@ -51,7 +51,7 @@ class SessionState:
         return self.runtime
 
     async def close(self, *, cancel: bool) -> None:
-        """Close the session. Without ``cancel``, first wait for the calls that are still awaited."""
+        """Close the session. Without ``cancel``, first wait for all unfinished calls."""
         if self.runtime is not None:
             self.runtime.require_own_loop()
         closing, self.closed = self.closed, True

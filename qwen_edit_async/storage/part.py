@@ -34,9 +34,9 @@ class Part(abc.ABC, Generic[P]):
             return self._file.tell()
 
     def finish(self, offset: int, piece: Iterable[bytes], inspect: Callable[[IO[bytes], int], T]) -> T:
-        """Write the last piece, and cut off any bytes after it. Return the result of inspecting the complete file.
+        """Write the last piece, and cut off any bytes after it. Return the result of ``inspect``.
 
-        ``inspect`` is called with the file and its size.
+        ``inspect`` is called with the complete file and its size.
         """
         size = self.write(offset, piece)
         with self._lock:
@@ -45,9 +45,9 @@ class Part(abc.ABC, Generic[P]):
 
     @abc.abstractmethod
     def commit(self, target: P) -> P:
-        """Move the file to its final name, and return the final path.
+        """Move the file to ``target``, and return the final path.
 
-        If ``target`` differs from the planned name and already exists, the planned name is used instead.
+        If ``target`` is not the planned name and already exists, the file gets the planned name instead.
 
         Raises:
             OSError: The file can't be written.

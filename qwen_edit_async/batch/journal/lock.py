@@ -17,11 +17,11 @@ _NOT_SUPPORTED: Final = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS
 
 @contextlib.contextmanager
 def run_lock(path: Path) -> Iterator[None]:
-    """Lock a file while the block runs. Fail at once if another run holds the lock.
+    """Lock a file while the ``with`` block runs. Fail at once if another run holds the lock.
 
     Raises:
         JournalError: If another run holds the lock, or if the file system has no locks.
-        OSError: If the lock file can't be written.
+        OSError: If the file can't be opened, or can't be locked for another reason.
     """
     with path.open("a+b") as file:  # closing the file frees the lock
         try:

@@ -1,4 +1,4 @@
-"""Finds the pictures and the tables of a folder in a bucket. Blocking.
+"""Lists the files of a bucket, and yields an edit for each picture. Blocking.
 
 Pictures are recognised by their names, because it would take too long to read the beginning of every file.
 """
@@ -25,7 +25,7 @@ _PAGE: Final = 256
 
 
 def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
-    """Yield an edit for each picture that a path names: a picture, a folder or a pattern in a bucket."""
+    """Yield an edit for each picture in a bucket. ``path`` is a picture, a folder or a pattern."""
     defaults = reading.defaults
     if defaults.instruction is None:
         raise ConfigurationError(NO_INSTRUCTION)
@@ -46,7 +46,10 @@ def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
 
 
 def tagged(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
-    """Yield each edit with the tags of its images in buckets. Tags are requested for one page of edits at a time."""
+    """Yield each edit with tags on its images in buckets. A file's tag changes with its content.
+
+    Tags are requested for a page of edits at a time.
+    """
     left = iter(items)
     while page := [*islice(left, _PAGE)]:
         images = [image for item in page if item.request is not None for image in item.request.images]
@@ -62,7 +65,7 @@ def _tagged(item: SourceItem, tags: Mapping[BucketPath, BucketPath]) -> SourceIt
 
 
 def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str, BucketPath]]:
-    """Yield the relative path of each file, and the file. ``path`` is a picture, a folder or a pattern.
+    """Yield each file and its path relative to the searched folder. ``path`` is a picture, a folder or a pattern.
 
     Hidden files, and files in hidden folders, are left out.
     """
