@@ -9,7 +9,7 @@ A module imports only from its own line or from lines below it::
     batch  emulator                EditBatch and EditHub, the journal, the sources of edits; the emulated service
     session                        EditSession: submissions, limits, status checks, tasks and results
     http                           calls to the API, streamed bodies, downloads
-    display                        edits as HTML: cards and the gallery
+    display                        edits as HTML, for notebooks and reports; thumbnails
     protocol  scheduling           the form of calls and replies; when to submit, retry and check
     events  models  tasks          records of what happened to edits; requests; states of tasks
     images                         the kinds of images, their checks and their encoding

@@ -26,8 +26,8 @@ _END: Final[Any] = object()
 class LoopThread:
     """An event loop on its own thread. It does not run in a forked process, or in a copy made by pickle.
 
-    anyio's ``start_blocking_portal`` would join the thread when an unclosed session is collected. If the interpreter
-    is exiting, joining would wait forever.
+    The class does not use anyio's ``start_blocking_portal``, which joins the thread when an unclosed session is
+    collected. While the interpreter exits, this join would wait forever.
     """
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ class SessionStatistics:
     Attributes:
         in_flight: Tasks in flight now, from the start of their submission to their end.
         waiting: Edits that wait for a slot now.
-        limit: The current limit of tasks in flight. "Too many requests" (429) lowers it.
+        limit: The current limit on tasks in flight. A 429 reply (too many requests) lowers the limit.
         watched: Tasks that the session polls now, including attached tasks.
         pause_left: Seconds until the current Retry-After pause ends; 0 if there is none.
         paused: Seconds spent in Retry-After pauses so far.
@@ -27,7 +27,7 @@ class SessionStatistics:
         uncertain: Submissions that the service may or may not have accepted.
         resubmitted: Submissions repeated with ``resubmit_uncertain``, although the service may have accepted them.
         retries: Submissions repeated because the service had certainly not accepted them.
-        throttled: "Too many requests" (429) replies to submissions, status checks and estimates.
+        throttled: Replies with 429 (too many requests) to submissions, status checks and estimates.
         checks: Status checks and estimates with a valid reply.
         failed_checks: Status checks and estimates that failed or had an unclear reply.
         downloads: Pictures that were downloaded completely.

@@ -1,4 +1,4 @@
-"""Counts the rows of a source in a temporary file, so that memory does not grow with the source. Blocking."""
+"""Counts the rows of a source. The counts are in a temporary file, so memory does not grow. Blocking."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class RowCounts:
     """The number of rows with each identity, in the current reading of a source and in the previous reading."""
 
     def __init__(self) -> None:
-        # For an empty name, SQLite creates a temporary file. Several threads read the source, one after another.
+        # An empty name means a temporary file. Several threads use this connection, but never at the same time.
         self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._connection.executescript(_SETUP)
         weakref.finalize(self, self._connection.close)
 
     def add(self, identity: str, content: str = "") -> tuple[int, str]:
-        """Count a row. Return the number of rows with its identity so far, and the content of the first such row.
+        """Count a row. Return the number of rows with this identity so far, and the ``content`` of the first such row.
 
         Raises:
             ConfigurationError: If the temporary file can't be written.

@@ -41,7 +41,7 @@ _EXTRAS: Final = {
     "cloud": "obstore",
     "mcp": "mcp",
 }
-"""Extras, each with a module that the extra installs. ``cli`` is left out, because the command needs it."""
+"""Extras, each with a module that the extra installs. ``cli`` is left out, because ``doctor`` can't run without it."""
 
 _MISSING_TASK: Final = TaskSnapshot(task_id="qwen-edit-doctor", status=TaskStatus.UNKNOWN)
 """A task that does not exist."""
@@ -69,7 +69,7 @@ class Finding:
 
 
 async def examine(connection: ConnectionOptions) -> list[Finding]:
-    """Run the checks in order. Stop if the remaining checks depend on one that failed."""
+    """Run the checks in order. Stop if the remaining checks depend on a failed check."""
     environment, findings = os.environ, [_extras()]
     network = Network(trust_env=connection.trust_env)
     try:
@@ -103,7 +103,7 @@ def _extras() -> Finding:
     there = {name: importlib.util.find_spec(module) is not None for name, module in _EXTRAS.items()}
     missing = ",".join(name for name in there if not there[name])
     found = f"installed: {', '.join(name for name in there if there[name]) or 'none'}"
-    advice = f'if you need them: pip install "qwen-edit-async[{missing}]"' if missing else ""
+    advice = f'if you need the missing extras: pip install "qwen-edit-async[{missing}]"' if missing else ""
     return Finding("extras", ok=True, found=found, advice=advice)
 
 
@@ -117,7 +117,7 @@ async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) ->
     """Make calls that create no task, and return the findings about their replies."""
     try:
         call = protocol.status_check(_MISSING_TASK)
-    except ConfigurationError:  # the protocol has no tasks, and its only path refuses GET
+    except ConfigurationError:  # the protocol has no tasks; its only path refuses GET, so nothing is created
         call = Call(method="GET", path=protocol.submission_path)
     reply = await transport.send(call)
     key = _key(reply) if protocol.has_tasks else _unchecked_key(reply, protocol)
@@ -136,7 +136,7 @@ def _key(reply: Reply) -> Finding:
     if isinstance(error, InsufficientBalanceError):
         return Finding("key", ok=False, found=str(error), advice="add money to the account")
     if not isinstance(error, NotFoundError):
-        found = f"not known from the reply (HTTP {reply.status})"
+        found = f"the reply does not show whether the key is valid (HTTP {reply.status})"
         return Finding("key", ok=None, found=found, advice=f"try again later; if the problem remains, {_CHECK_ADDRESS}")
     if _document(reply) is None:
         return Finding("key", ok=None, found=str(error), advice=_CHECK_ADDRESS)
@@ -144,7 +144,7 @@ def _key(reply: Reply) -> Finding:
 
 
 def _unchecked_key(reply: Reply, protocol: WireProtocol) -> Finding:
-    """Judge the key by the reply to a call that the service does not support. Only a refusal of the key is certain."""
+    """Judge the key by the reply to an unsupported call. The reply may refuse the key, but can't confirm it."""
     finding = _key(reply)
     if finding.ok is False:
         return finding
@@ -178,7 +178,7 @@ def _contract(reply: Reply, protocol: WireProtocol) -> Finding:
     if stated is None:
         return Finding("protocol", ok=None, found=f"{protocol.name}; the service does not state its protocol")
     if stated == protocol.name:
-        return Finding("protocol", ok=True, found=stated if mode is None else f"{stated}, with the body {mode!r}")
+        return Finding("protocol", ok=True, found=stated if mode is None else f"{stated}, with the body mode {mode!r}")
     if protocol.submission_path in str(document.get("endpoints")):
         return Finding("protocol", ok=True, found=f"{protocol.name}; the service also has {stated!r}")
     known = stated in get_args(ProtocolName)
@@ -206,6 +206,6 @@ async def _price(connection: ConnectionOptions) -> Finding:
             continue
         advice = "use --envelope header" if envelope == "header" else ""
         price = f"{estimate.cost:f} {estimate.currency}".rstrip()
-        return Finding("price", ok=True, found=f"{price} a picture, in the envelope {envelope}", advice=advice)
-    found = f"the service does not state it: {reasons[0]}"
+        return Finding("price", ok=True, found=f"{price} a picture, with the envelope {envelope}", advice=advice)
+    found = f"the service does not state the price: {reasons[0]}"
     return Finding("price", ok=None, found=found, advice="to plan a run, give the price of a picture as --price")

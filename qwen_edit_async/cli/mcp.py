@@ -10,8 +10,8 @@ from qwen_edit_async.cli.messages import ExitCode
 def mcp() -> int:
     """Serve the tools edit_image, edit_folder and get_task to an agent, over standard input and output.
 
-    QWEN_EDIT_MCP_FOLDER is the only folder that the agent may use. QWEN_EDIT_MCP_MAX_COST limits what the server
-    spends in total. QWEN_EDIT_MCP_PRICE is the price of a picture, for services that do not state prices.
+    QWEN_EDIT_MCP_FOLDER names the only folder that the agent may use. QWEN_EDIT_MCP_MAX_COST limits what the server
+    spends until it exits. QWEN_EDIT_MCP_PRICE is the price of a picture, for services that do not state prices.
     """
     from qwen_edit_async.mcp import make_server  # noqa: PLC0415  # slow to import
 

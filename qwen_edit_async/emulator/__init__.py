@@ -7,11 +7,11 @@ async with EditEmulator(duration=0.2, slots=4) as emulator:
 assert emulator.statistics().tasks_completed == 16
 ```
 
-The emulator implements the service's published contract independently of the client, with which it shares only the
-contract's constants. It listens on two origins: one serves the API, and the other the results, which are pictures. The
-gateway's queue protocol and Alibaba Model Studio's protocol have their own paths on the API origin. The emulator edits
-real pixels with Pillow (``qwen-edit-async[images]``), but it is not the model. `PillowEngine` recognises some plain
-words and writes other instructions on the picture. The setting `engine` replaces this engine.
+The emulator implements the service's published contract independently of the client. The two share only the contract's
+constants. The emulator listens on two origins: one for the API, and one for the result pictures. The gateway's queue
+protocol and Alibaba Model Studio's protocol have their own paths on the API origin. The emulator edits real pixels with
+Pillow (``qwen-edit-async[images]``), but it is not the model. `PillowEngine` applies the effects that an instruction
+names, such as snow, and writes any other instruction on the picture. The setting `engine` selects another engine.
 
 ```
  server        EditEmulator: starts and closes the service

@@ -19,10 +19,10 @@ from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.threads import Offloader
 
 _GATHERED_BYTES: Final = 64 * 1024
-"""Pieces of fewer bytes are joined, so that a short body fits into one packet with the request's head."""
+"""Smaller pieces are joined, so that a short body can be sent in one packet with the request's head."""
 
 _NEVER_STALLS_BYTES: Final = 32 * 1024
-"""The connection's buffer takes a body of fewer bytes at once."""
+"""A smaller body fits into the connection's buffer, so writing it never has to wait."""
 
 
 class ChunkWriter(Protocol):
@@ -48,10 +48,10 @@ class JSONBody(Payload):
         sent_whole: Whether the service may have received the whole body. It becomes true just before the connection
             gets the last chunk.
         on_sent: Called when the connection has taken the last chunk; ``None`` for no call.
-        end_reply: Ends the reading of the reply, so that the part that has arrived is used; ``None`` until the reply
-            begins.
-        failure: The error that kept the body from being sent, for example because an image file has changed; ``None``
-            without an error.
+        end_reply: A function that stops the reading of the reply. The part that has arrived is used. ``None`` until
+            the reply begins.
+        failure: The error that stopped the sending of the body, for example because an image file has changed;
+            ``None`` if there was no error.
     """
 
     _default_content_type = "application/json"
@@ -200,8 +200,8 @@ def _has_news(writer: ChunkWriter) -> bool:
 
 
 async def _notice_close(writer: ChunkWriter) -> None:
-    """Raise an error if the service has closed the connection. Until the whole body is sent, no task can exist."""
-    for _ in range(2):  # the first pass notices the close, and the second calls its callback
+    """Raise an error if the service has closed the connection. No task can exist before the last chunk is sent."""
+    for _ in range(2):  # in the first pass, the loop notices the close; in the second, it calls the callback
         await asyncio.sleep(0)
     if isinstance(writer, StreamWriter) and (writer.transport is None or writer.transport.is_closing()):
         raise APIConnectionError("the service closed the connection before the whole request was sent")

@@ -11,7 +11,7 @@ _SHORTEST_TORN = 4
 _SURROGATES = "surrogatepass"
 _BETWEEN = "\0{0,3}"  # UTF-16 and UTF-32 put zeros between ASCII characters
 _TORN = _BETWEEN + r"(?:\\{1,4}(?:[ux][0-9A-Fa-f]{0,3})?|%[0-9A-Fa-f]?|&#?\w*)?\Z"  # an escape may be cut off
-_ENTITY = re.compile(r"&(?:#|\w+;)", re.ASCII)  # not every ampersand, because most URLs have one
+_ENTITY = re.compile(r"&(?:#|\w+;)", re.ASCII)  # a lone ampersand does not match, because most URLs have one
 _NAMES = [name for name, text in html5.items() if text.isascii() and name.endswith(";")]
 
 
@@ -49,7 +49,7 @@ class Secret:
 
     def redact_bytes(self, data: bytes) -> bytes:
         """Remove the secret from undecoded text, even if the secret is escaped for JSON, a URL or HTML."""
-        # For most replies, these fast searches are enough. Python searches text several times faster than bytes.
+        # Most replies need only `_may_be_in`. It gets text, which Python searches several times faster than bytes.
         if not self._whole or not self._may_be_in(data.decode("latin-1")):
             return data
         if self._pattern is None:
@@ -71,8 +71,9 @@ def _spelling(character: str) -> str:
 
     Each alternative in the pattern begins with a literal character, so that the search is fast.
 
-    JSON can escape any character, and JSON inside of JSON doubles the backslashes. Their number is bounded, because a
-    reply full of backslashes would take too long. JavaScript has a shorter escape, and HTML has names for most symbols.
+    JSON can escape any character, and JSON inside of JSON doubles the backslashes. The pattern matches at most four
+    backslashes, because searching a reply full of backslashes would take too long otherwise. JavaScript has a shorter
+    escape, and HTML has names for most symbols.
     """
     plain, code = re.escape(character), ord(character)
     digits = "".join(f"[{digit}{digit.upper()}]" for digit in f"{code:02x}")

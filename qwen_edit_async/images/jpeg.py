@@ -24,7 +24,7 @@ _BETWEEN_SCANS: Final = frozenset({0xC4, 0xCC, _SOS, 0xDB, 0xDC, _DRI, *range(0x
 """The markers that may follow a scan: tables, scans, application data and comments."""
 
 _SEGMENT: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
-"""The start of a segment. In pixel data, 0xFF is followed by a stuffed zero, a restart marker, or another 0xFF."""
+"""The start of a segment. Pixel data does not match: there, 0xFF precedes a zero, a restart marker or another 0xFF."""
 
 _RESTART: Final = re.compile(rb"\xff([\xd0-\xd7])")
 _RESTARTS: Final = bytes(range(0xD0, 0xD8))
@@ -39,7 +39,7 @@ _USUAL_BLOCK_BITS: Final = 24
 """A limit in bits per block of 8×8 samples. A photo has 40 to 200. A file below the limit may lack most of its data."""
 
 _COEFFICIENTS: Final = 64
-"""The coefficients of a block of 8×8 samples. A decoder needs two bytes for each."""
+"""The number of coefficients of a block of 8×8 samples. A decoder needs two bytes for each coefficient."""
 
 _ALL_COEFFICIENTS: Final = 2**_COEFFICIENTS - 1
 
@@ -170,7 +170,7 @@ class _Check:
             for component in scanned:
                 self._sent[component] = self._sent.get(component, 0) | (2 << last) - (1 << first)
         size, restarts = self._pixel_data()
-        if not frame.height:  # the height is in a later DNL segment, which few decoders read
+        if not frame.height:  # a later DNL segment has the height, so the number of blocks is not known yet
             return False
         units, blocks = frame.units(scanned)
         if self._interval:

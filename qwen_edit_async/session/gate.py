@@ -78,7 +78,7 @@ class WaitQueue:
     def wake_first(self, now: float) -> None:
         """Wake the first waiter that was not cancelled."""
         done = False
-        while not done:  # skips cancelled waiters
+        while not done:
             waiter, _ = self._waiters.popitem(last=False)
             if done := not waiter.done():
                 waiter.set_result(now)
@@ -257,7 +257,7 @@ class Gate:
         return math.inf
 
     def _admit_to_send(self, now: float) -> float:
-        """Hand out turns. Return the time of the next turn, or infinity."""
+        """Hand out turns. Return the time of the next turn; infinity if no turn is wanted."""
         pacer = self.pacer
         while self._submissions or self._calls:
             submission = self._submissions.front

@@ -50,13 +50,13 @@ class EditSession:
         max_in_flight: The maximum number of tasks in flight, from the start of their submission to their end. If the
             account allows fewer, the session learns that limit and respects it.
         submit_rate: The maximum number of submissions per second, including repeated ones; by default no limit.
-        poll_rate: The maximum number of status checks per second; by default no limit. Tasks most likely to have ended
-            go first. With n tasks in flight, a check starts at most about ``5 * n / poll_rate`` s after it is due.
+        poll_rate: The maximum number of status checks per second; by default no limit. Tasks that are most likely done
+            are checked first. With n tasks in flight, a check starts at most about ``5 * n / poll_rate`` s late.
         polling: Decides when to check a task's status. Each session has its own :class:`Learned` by default.
         timeout: Seconds for each of three phases: connecting (at most 10), sending the next piece of an upload, and
             waiting for a reply. Give :class:`Timeouts` to set the phases separately.
         deadline: Seconds that an edit may take, from taking its slot to its end. Waiting for a rate limit, a
-            pause or another slot does not count while the service accepts other edits. A last check may add 30 s.
+            pause or another slot does not count while the service accepts other edits. The last check may add 30 s.
         max_retries: The maximum number of retries after temporary failures. Retries after 429 do not count.
         resubmit_uncertain: Whether to submit again if a reply was lost or unclear, although both tasks may be charged.
         strict: Whether to raise an error, and not only warn, if the service would silently cut off text.
@@ -296,7 +296,7 @@ class EditSession:
 
         Args:
             task_id: The id that the service gave to the task.
-            urls: All result URLs in order; ``""`` if one is missing. Expired URLs are renewed, if the protocol can.
+            urls: All result URLs in order, with ``""`` for a missing one. Expired URLs are renewed if the protocol can.
         """
         return pictures_of(check_task_id(task_id), urls, self._state.require_open())
 
@@ -318,8 +318,8 @@ class EditSession:
     ) -> EditStream:
         """Run many edits: ``async for outcome in session.edit_many(requests)`` yields outcomes as edits end.
 
-        Requests are pulled as outcomes are fetched, so the input may be endless. At most ``max_in_flight`` edits
-        are held. A failed or invalid edit gives an outcome with an error. Leaving the loop gives up edits in flight.
+        Requests are pulled as outcomes are fetched, so the input may be endless. A failed or invalid edit gives an
+        outcome with an error. Leaving the loop gives up edits in flight. At most ``max_in_flight`` edits are in memory.
 
         Args:
             requests: :class:`EditRequest` objects, or mappings with its fields and those of :class:`EditParameters`.
@@ -336,8 +336,8 @@ class EditSession:
     def with_options(self, *, deadline: float | None = None, max_retries: int | None = None) -> Self:
         """Return this session with other limits: ``await session.with_options(max_retries=0).edit(…)``.
 
-        Both sessions share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing one
-        also opens or closes the other. Downloads keep the original ``max_retries``. ``None`` keeps a limit.
+        Both sessions share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing
+        one opens or closes both. Downloads keep the original ``max_retries``. ``None`` keeps a limit.
 
         Raises:
             ConfigurationError: If an option is wrong.
@@ -386,7 +386,7 @@ class EditSession:
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """The ids of watched and given-up tasks, and of those whose results ``edit`` or ``edit_many`` did not deliver.
+        """The ids of watched tasks, given-up tasks, and tasks whose results ``edit`` or ``edit_many`` did not deliver.
 
         A task is given up when it is cancelled, its deadline passes, its checks are refused, or its session or
         ``edit_many`` loop ends first. The newest 10,000 ids are kept, even after closing. ``attach`` gets the results.

@@ -81,8 +81,8 @@ def test_a_good_set_up_is_ok_and_costs_nothing(service, examine):
         "protocol",
         "price",
     }
-    assert found["price"]["found"] == "0.0357 USD a picture, in the envelope flat"
-    assert found["protocol"]["found"] == "generation, with the body 'flat'"
+    assert found["price"]["found"] == "0.0357 USD a picture, with the envelope flat"
+    assert found["protocol"]["found"] == "generation, with the body mode 'flat'"
     assert (len(service.tasks), service.statistics().submits) == (0, 0)
 
 
@@ -113,7 +113,7 @@ def test_the_other_protocols_are_examined_without_a_submission(protocol, key, ga
 def test_the_envelope_that_the_gateway_takes_is_found(envelope, examine, gateway):
     gateway(envelope=envelope)
     _, found = examine()
-    assert f"in the envelope {envelope}" in found["price"]["found"]
+    assert f"with the envelope {envelope}" in found["price"]["found"]
     assert found["price"]["advice"] == ("use --envelope header" if envelope == "header" else "")
 
 
@@ -121,7 +121,7 @@ def test_a_gateway_without_prices_is_no_fault(gateway, examine):
     gateway(faults=FaultPlan([Fault.html_page(404).on("precharge")]))
     code, found = examine()
     assert (code, found["price"]["ok"]) == (0, None)
-    assert "the service does not state it: " in found["price"]["found"]
+    assert "the service does not state the price: " in found["price"]["found"]
     assert found["price"]["advice"] == "to plan a run, give the price of a picture as --price"
 
 
@@ -188,7 +188,7 @@ def test_missing_extras_are_told(examine, no_key, monkeypatch):
     assert found["extras"] == {
         "ok": True,
         "found": "installed: images",
-        "advice": 'if you need them: pip install "qwen-edit-async[fast,frames,parquet,cloud,mcp]"',
+        "advice": 'if you need the missing extras: pip install "qwen-edit-async[fast,frames,parquet,cloud,mcp]"',
     }
 
 
@@ -205,8 +205,8 @@ def test_every_extra_that_belongs_to_all_is_looked_for():
         (401, b"{}", False, "HTTP 401"),
         (403, b"{}", False, "HTTP 403"),
         (402, b'{"error": {"code": 40201, "message": "empty"}}', False, "empty"),
-        (503, b"{}", None, "not known"),
-        (200, b'{"status": "completed"}', None, "not known"),
+        (503, b"{}", None, "does not show"),
+        (200, b'{"status": "completed"}', None, "does not show"),
     ],
 )
 def test_the_reply_about_a_task_of_nobody_tells_whether_the_key_is_good(status, body, ok, said):

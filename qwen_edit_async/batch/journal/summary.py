@@ -33,7 +33,7 @@ _TOTALS: Final = f"""
 
 
 def read_totals(connection: sqlite3.Connection) -> JournalSummary:
-    """Return the counts and costs of all edits, which plans and budgets need."""
+    """Return the counts and costs of all edits, for plans and budgets."""
     cursor = connection.execute(_TOTALS)
     totals: dict[str, Any] = {
         name: int(total) for (name, *_), total in zip(cursor.description, cursor.fetchone(), strict=True)
@@ -57,7 +57,7 @@ def read_totals(connection: sqlite3.Connection) -> JournalSummary:
 
 
 def read_summary(connection: sqlite3.Connection) -> JournalSummary:
-    """Return the totals, times and failures of all edits, which reports need."""
+    """Return the totals, times and failures of all edits, for reports."""
     uncertain = connection.execute(
         "SELECT key FROM edits WHERE state IN ('uncertain', 'submitting') ORDER BY number LIMIT ?", (_LISTED_KEYS,)
     )
@@ -74,7 +74,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
 
 
 def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return the task ids of unsaved edits, by key. A repeated key is followed by the edit's name."""
+    """Return the task ids of unsaved edits, by key. If a key occurs again, the edit's name is added to it."""
     tasks: dict[str, str] = {}
     rows = connection.execute(
         "SELECT key, name, task_id FROM edits WHERE state = 'completed' ORDER BY number LIMIT ?", (_LISTED_KEYS,)
@@ -110,7 +110,7 @@ def _price(connection: sqlite3.Connection) -> Decimal | None:
 
 
 def _percentiles(connection: sqlite3.Connection, column: str) -> Percentiles | None:
-    """Return the nearest-rank percentiles of a column. Damaged values are ignored."""
+    """Return the nearest-rank percentiles of a column. Values that are not numbers are ignored."""
     known = f"FROM edits WHERE typeof({column}) IN ('real', 'integer')"
     count = _one(connection, f"SELECT count(*) {known}")
     if not count:
