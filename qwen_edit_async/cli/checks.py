@@ -120,7 +120,7 @@ async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) ->
     except ConfigurationError:  # the protocol has no tasks; its only path refuses GET, so nothing is created
         call = Call(method="GET", path=protocol.submission_path)
     reply = await transport.send(call)
-    key = _key(reply) if protocol.has_tasks else _unchecked_key(reply, protocol)
+    key = _key(reply, protocol) if protocol.has_tasks else _unchecked_key(reply, protocol)
     findings = [Finding("connection", ok=True, found=way), key, _clock(reply)]
     if protocol.has_tasks:
         path = MODEL_CONTRACT_PATH.format(model=quote(getattr(protocol, "model", ""), safe=""))
@@ -128,11 +128,12 @@ async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) ->
     return findings
 
 
-def _key(reply: Reply) -> Finding:
+def _key(reply: Reply, protocol: WireProtocol) -> Finding:
     """Judge the key by the reply about a task that does not exist. A valid key gets "not found"."""
     error = error_from_reply(reply)
     if isinstance(error, AuthenticationError | PermissionDeniedError):
-        return Finding("key", ok=False, found=str(error), advice="check QWEN_EDIT_API_KEY: did this host issue it?")
+        variables = " or ".join(protocol.key_variables)
+        return Finding("key", ok=False, found=str(error), advice=f"check {variables}: did this host issue the key?")
     if isinstance(error, InsufficientBalanceError):
         return Finding("key", ok=False, found=str(error), advice="add money to the account")
     if not isinstance(error, NotFoundError):
@@ -145,7 +146,7 @@ def _key(reply: Reply) -> Finding:
 
 def _unchecked_key(reply: Reply, protocol: WireProtocol) -> Finding:
     """Judge the key by the reply to an unsupported call. The reply may refuse the key, but can't confirm it."""
-    finding = _key(reply)
+    finding = _key(reply, protocol)
     if finding.ok is False:
         return finding
     if reply.status == _NOT_FOUND:

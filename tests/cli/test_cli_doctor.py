@@ -20,6 +20,7 @@ from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan
 from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.protocol.dashscope import DashScopeProtocol
 from qwen_edit_async.protocol.generation import GenerationProtocol
+from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.protocol.queue import QueueProtocol
 
 
@@ -91,7 +92,7 @@ def test_people_get_lines_with_what_to_do(service, capsys, monkeypatch):
     assert main(["doctor"]) == 3
     lines = capsys.readouterr().out.splitlines()
     assert "BAD  key            the API key is missing or invalid (HTTP 401, code 401)" in lines
-    assert f"{'':<19} -> check QWEN_EDIT_API_KEY: did this host issue it?" in lines
+    assert f"{'':<19} -> check QWEN_EDIT_API_KEY: did this host issue the key?" in lines
     assert "sk-other" not in "".join(lines)
     assert not any(line[5:].startswith("price") for line in lines)
 
@@ -210,7 +211,7 @@ def test_every_extra_that_belongs_to_all_is_looked_for():
     ],
 )
 def test_the_reply_about_a_task_of_nobody_tells_whether_the_key_is_good(status, body, ok, said):
-    finding = checks._key(Reply(status=status, body=body))
+    finding = checks._key(Reply(status=status, body=body), GenerationProtocol())
     assert finding.ok is ok
     assert bool(finding.advice) is (ok is not True)
     assert said in finding.found
@@ -228,6 +229,7 @@ def test_a_key_that_no_free_call_checks_is_only_refused_for_certain(status, ok, 
     finding = checks._unchecked_key(Reply(status=status, body=b"{}"), DashScopeProtocol())
     assert finding.ok is ok
     assert said in finding.found
+    assert ("DASHSCOPE_API_KEY or QWEN_EDIT_API_KEY" in finding.advice) is (ok is False)
 
 
 def test_the_address_of_another_service_is_a_wrong_configuration(service, examine, monkeypatch):
