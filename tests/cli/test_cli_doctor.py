@@ -20,7 +20,6 @@ from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan
 from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.protocol.dashscope import DashScopeProtocol
 from qwen_edit_async.protocol.generation import GenerationProtocol
-from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.protocol.queue import QueueProtocol
 
 
