@@ -171,7 +171,7 @@ def rows(edits: int, repetitions: int, picture: Path, inputs: Path) -> Iterator[
 
 
 def write_pictures(folder: Path, edits: int) -> tuple[Path, Path]:
-    """Write a result of about 2 MB and small inputs, which look like photographs. Return the result and a folder."""
+    """Write a photo-like result of about 2 MB and small inputs. Return the result's path and the inputs' folder."""
     picture, inputs = folder / "result.png", folder / "inputs"
     inputs.mkdir()
     photo((1024, 1024)).save(picture)
