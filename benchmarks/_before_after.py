@@ -1,4 +1,4 @@
-"""Draws the README's picture: a landscape, and what the emulator makes of it.
+"""Draws the README's picture: a landscape before and after an edit by the emulator.
 
 Run it as ``python benchmarks/_before_after.py``; it writes ``results/before-after.png``.
 """
@@ -21,7 +21,7 @@ GAP = 24
 
 
 def landscape() -> Image.Image:
-    """Draw a house between hills, at twice the size so that its edges are smooth."""
+    """Draw a house between hills at twice the size, then reduce the picture to smooth its edges."""
     picture = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE))
     draw = ImageDraw.Draw(picture)
     for y in range(HEIGHT * SCALE):
@@ -77,7 +77,7 @@ async def edited(picture: Image.Image) -> Image.Image:
 
 
 def side_by_side(before: Image.Image, after: Image.Image) -> Image.Image:
-    """Put two pictures beside each other, half as large, with an arrow between them."""
+    """Put two pictures side by side at half their size, with an arrow between them."""
     size = (WIDTH // 2, HEIGHT // 2)
     picture = Image.new("RGB", (2 * size[0] + 3 * GAP, size[1]), "white")
     picture.paste(before.resize(size, Image.Resampling.LANCZOS), (0, 0))

@@ -1,4 +1,4 @@
-"""Clients of the throughput benchmark for this service's own protocol: the library, and hand-written loops."""
+"""Clients of ``peers.py`` that use this service's own protocol: the library, and hand-written loops."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Plan:
 
 def timed(work: Coroutine[Any, Any, None]) -> Cost:
     """Run the work on a new event loop, and return its cost."""
-    # What a process does once does not count: the imports on first use, and loading the certificates that the
+    # One-time work is done before the measurement: imports on first use, and loading the certificates that the
     # environment names.
     asyncio.run(_open_once())
     importlib.import_module("cattrs")
@@ -79,7 +79,7 @@ async def _library(url: str, plan: Plan) -> None:
 
 
 def minimal(url: str, plan: Plan) -> Cost:
-    """Make the edits with aiohttp alone: prebuilt bytes, 100 connections; no checks, retries, deadlines or errors."""
+    """Make the edits with aiohttp, a prebuilt body and 100 connections, but no retries, deadlines or error handling."""
     return timed(_minimal(url, plan))
 
 
@@ -102,7 +102,7 @@ async def _minimal(url: str, plan: Plan) -> None:
 
 
 def loops_on_aiohttp(url: str, plan: Plan) -> Cost:
-    """Start a coroutine per edit at once, with a semaphore, a deadline, and a loop that sleeps and asks."""
+    """Start a coroutine for each edit, with a semaphore, a deadline, and a loop that sleeps and checks the task."""
     return timed(_loops_on_aiohttp(url, plan))
 
 
@@ -121,7 +121,7 @@ async def _loops_on_aiohttp(url: str, plan: Plan) -> None:
 
 
 def loops_on_httpx(url: str, plan: Plan) -> Cost:
-    """Make the same edits on httpx, with any number of connections."""
+    """Run the same loops on httpx, without a limit on connections."""
     import httpx  # noqa: PLC0415  # not needed by the other clients
 
     async def edits() -> None:

@@ -1,4 +1,4 @@
-"""A service whose tasks never end: it gives one answer to every status check, with as little work as possible."""
+"""A service whose tasks never end: it gives the same answer to every status check, with as little work as possible."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Beats:
 
 @asynccontextmanager
 async def heartbeat(interval: float = HEARTBEAT) -> AsyncIterator[Beats]:
-    """Record the beats of a task that sleeps ``interval`` seconds at a time, while the block runs."""
+    """While the block runs, record the beats of a task that sleeps ``interval`` seconds at a time."""
     beats = Beats()
     beating = asyncio.create_task(_beat(beats, interval))
     try:
@@ -95,7 +95,7 @@ class FreshProcess:
     _pid: Future[int]
 
     def run(self, work: Callable[..., AnyCost], *arguments: Any) -> AnyCost:
-        """Call ``work``, a module's function, in the process, and sample its memory every 5 ms."""
+        """Call ``work``, a module's function, in the process, and sample the process's memory every 5 ms."""
         process = psutil.Process(self._pid.result())
         result = self._pool.submit(work, *arguments)
         peak = 0
@@ -115,7 +115,7 @@ def fresh_process() -> Iterator[FreshProcess]:
 
 
 def interleaved(measures: dict[Key, Callable[[], AnyCost]], repetitions: int) -> dict[Key, list[AnyCost]]:
-    """Take the measurements in turns, and reverse the order in each round, so that drift affects all of them."""
+    """Take the measurements in turns, and reverse the order in each round, so that drift affects all alike."""
     costs: dict[Key, list[AnyCost]] = {name: [] for name in measures}
     for repetition in range(repetitions):
         for name in list(measures)[:: 1 if repetition % 2 == 0 else -1]:

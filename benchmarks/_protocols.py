@@ -1,4 +1,4 @@
-"""The server of the throughput benchmark: one small task engine that speaks the protocols of several services.
+"""The server of ``peers.py``: one small task engine that speaks the protocols of several services.
 
 It supports only the calls that the SDKs make. The engine runs in its own process.
 """

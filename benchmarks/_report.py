@@ -43,7 +43,7 @@ def parse(doc: str, quick: dict[str, Any], **options: tuple[Any, str]) -> argpar
 
     Args:
         doc: The module's docstring.
-        quick: The values of some options with ``--quick``.
+        quick: The values that ``--quick`` gives to some options.
         **options: The default and the help text of each option.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
@@ -57,7 +57,7 @@ def parse(doc: str, quick: dict[str, Any], **options: tuple[Any, str]) -> argpar
             help=f"{text} (default: %(default)s)",
         )
     parser.add_argument(
-        "--quick", action="store_true", help="only check that it runs, with small numbers and no limits"
+        "--quick", action="store_true", help="only check that the benchmark runs, with small numbers and no limits"
     )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     found = parser.parse_args()
@@ -106,7 +106,7 @@ def _version(package: str) -> str | None:
 
 @contextmanager
 def drawn(path: Path, **options: Any) -> Iterator[Any]:
-    """Provide the panels of a plot, and write it at the end of the block. The same figures give the same file."""
+    """Provide the panels of a plot, and write the plot after the block. The same figures give the same file."""
     import matplotlib as mpl  # noqa: PLC0415  # keeps the measured processes small
 
     mpl.use("svg")

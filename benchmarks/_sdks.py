@@ -1,4 +1,4 @@
-"""Clients of the throughput benchmark: the SDKs of similar services, each with its own protocol."""
+"""Clients of ``peers.py``: the SDKs of similar services, each with its own protocol."""
 
 # ruff: noqa: PLC0415  # only the process that measures an SDK imports it, before measuring
 
@@ -50,7 +50,7 @@ def replicate(url: str, plan: Plan) -> Cost:
 
 
 def dashscope(url: str, plan: Plan) -> Cost:
-    """Make the edits with ``AioImageSynthesis.call``. Its interval is a fixed second."""
+    """Make the edits with ``AioImageSynthesis.call``. It checks each task once a second."""
     import dashscope
     from dashscope.aigc.image_synthesis import AioImageSynthesis
     from dashscope.api_entities.aio_session import close_shared_aio_session

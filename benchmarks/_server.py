@@ -1,4 +1,4 @@
-"""The server of a benchmark: the emulator in its own process, without pictures."""
+"""The server of a benchmark: the emulator in its own process. It returns ready-made pictures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Server:
 
 @contextmanager
 def serve(duration: Duration, picture: Path | None = None) -> Iterator[Server]:
-    """Run an emulator whose tasks take ``duration``, and give a picture: that file, or a tiny one."""
+    """Run an emulator whose tasks take ``duration``. Each task returns ``picture``, or else a tiny one."""
     with process_with_pipe(_run, duration, picture) as connection:
         url, api_key = connection.recv()
         yield Server(url, api_key, connection)
@@ -47,7 +47,7 @@ def serve(duration: Duration, picture: Path | None = None) -> Iterator[Server]:
 
 @contextmanager
 def process_with_pipe(run: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
-    """Run a module's function in a new process with a pipe. It ends when this end of the pipe is closed."""
+    """Run a module's function in a new process with a pipe. The function must return when the pipe is closed."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=run, args=(theirs, *arguments))
     process.start()

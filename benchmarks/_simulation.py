@@ -19,7 +19,7 @@ SEED = 4
 _SHARE_OF_SHORT = 0.7
 
 Progress: TypeAlias = Callable[[float, np.random.Generator], float]
-"""The progress that a service reports, given the fraction that is done."""
+"""A function that returns the progress that a service reports, given the fraction that is done."""
 
 
 def honest(done: float, rng: np.random.Generator) -> float:
@@ -47,12 +47,12 @@ class Workload:
     Attributes:
         name: Name in the table.
         seconds: Duration of each task.
-        in_flight: Tasks in flight. The next one starts when one is found to have ended.
+        in_flight: Tasks in flight. When a check finds that a task has ended, the next task is submitted.
         slots: Tasks that the service runs at a time, or ``None`` for no limit.
         progress: The progress that the service reports, if any.
         others: Seconds that each task waits for the tasks of other users.
         tells_queued: Whether the service tells which tasks have not started.
-        pace: Factor on the duration of a task that is submitted at a time.
+        pace: Returns the factor on the duration of a task, given the time of its submission.
         known: Whether all durations have one distribution, so that an optimum can be computed.
     """
 
@@ -79,7 +79,7 @@ class Figures(NamedTuple):
 
 
 class SilentLearned(Learned):
-    """Learns, but ignores reported progress."""
+    """Learns durations, but ignores reported progress."""
 
     def next_check(self, task: PolledTask, now: float) -> float:
         """Schedule the next check without the progress."""
@@ -161,9 +161,9 @@ def simulate(policy: PollPolicy, workload: Workload, *, skip: int = 0, seed: int
 
 
 def optimum(workload: Workload, poll_cost: float, *, steps: int = 1500) -> Figures:
-    """Return the figures of the cheapest schedule for the known distribution, by dynamic programming.
+    """Find the cheapest schedule for the workload's distribution of durations, and return its figures.
 
-    Checks are at multiples of a step. The distribution is that of the workload's tasks.
+    The method is dynamic programming over checks at multiples of a step.
     """
     ends = np.sort(workload.seconds)
     times = np.linspace(0.0, float(ends[-1]), steps + 1)
@@ -215,7 +215,7 @@ def cpu_per_check(policy: Callable[[], PollPolicy], workload: Workload, repetiti
 def simulate_rate(policy: PollPolicy, in_flight: int, poll_rate: float, *, seed: int = SEED) -> tuple[float, float]:
     """Return mean lag and longest time between two checks, in seconds, under a ceiling of checks per second.
 
-    A task lasts about four rounds of checks of all tasks in flight. The first ``in_flight`` to end do not count.
+    A task lasts about four rounds of checks of all tasks in flight. The mean omits the first ``in_flight`` tasks.
     """
     draw = np.random.default_rng(seed)
     durations = iter((4 * in_flight / poll_rate * np.exp(0.35 * draw.standard_normal(4 * in_flight))).tolist())

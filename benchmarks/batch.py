@@ -1,7 +1,8 @@
 """The speed that users of bulk runs see: a folder of pictures, edited, saved, and shown before and after.
 
-The hand-written script holds Base64 texts in memory, polls every 3 s and writes the files; it journals and checks
-nothing. ``EditBatch`` does the same work without its page, with it, and a second time when everything is done.
+The hand-written script holds Base64 texts in memory, polls every 3 s and writes the files. The script has no
+journal, and checks no file. ``EditBatch`` does the same work, once without its page and once with its page. A second
+run over the finished folder is measured, too.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ WALL_TARGET, AGAIN_TARGET, PUBLISHING_TARGET = 1.05, 1.0, 1.0
 _INSTRUCTION = "make it snow"
 _IN_FLIGHT = 50
 _MOST_FOR_SCRIPT = 400
-"""Edits above which the script is left out. It keeps nothing from one edit to the next."""
+"""The most edits for the script. It keeps nothing from one edit to the next, so larger runs show nothing new."""
 
 _MB = 1_000_000
 _PLOTTED = ("wall time (s)", "CPU per edit (ms)", "peak memory growth (MB)")
@@ -59,7 +60,7 @@ class Run(Cost):
 
 
 def script(url: str, api_key: str, plan: Plan) -> Run:
-    """Edit the pictures with a semaphore, a gather, and a loop that sleeps 3 s and asks."""
+    """Edit the pictures with a semaphore, a gather, and a loop that checks each task every 3 s."""
     run = Run()
     with metered(run):
         asyncio.run(_script(url, api_key, plan))
@@ -72,7 +73,7 @@ async def _script(url: str, api_key: str, plan: Plan) -> None:
     async with aiohttp.ClientSession() as http:
 
         async def edit(path: Path) -> None:
-            image = base64.b64encode(path.read_bytes()).decode()  # noqa: ASYNC240  # as scripts do
+            image = base64.b64encode(path.read_bytes()).decode()  # noqa: ASYNC240  # as most scripts do
             content = [{"image": f"data:image/png;base64,{image}"}, {"text": _INSTRUCTION}]
             body = {"model": "qwen_image_edit_plus", "input": {"messages": [{"role": "user", "content": content}]}}
             key = {"Authorization": f"Bearer {api_key}"}
@@ -121,7 +122,7 @@ CLIENTS: dict[str, Callable[[str, str, Plan], Run]] = {
 
 
 def measure(inputs: Path, edits: int, picture: Path, name: str, again: list[Run]) -> Run:
-    """Measure a client with a new emulator; after the run with a page, also a second run of the same folder."""
+    """Measure a client with a new emulator. After the run with a page, measure a second run of the same folder."""
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(edits, inputs, Path(folder))
         with serve(LogNormal(2.0), picture) as server:
@@ -170,7 +171,7 @@ def rows(edits: int, repetitions: int, picture: Path, inputs: Path) -> Iterator[
 
 
 def write_pictures(folder: Path, edits: int) -> tuple[Path, Path]:
-    """Write a result of about 2 MB and small inputs, which look like photographs. Return the result and a folder."""
+    """Write a photo-like result of about 2 MB and small inputs. Return the result's path and the inputs' folder."""
     picture, inputs = folder / "result.png", folder / "inputs"
     inputs.mkdir()
     photo((1024, 1024)).save(picture)

@@ -1,7 +1,7 @@
-"""CPU of checking image files before they are sent, for each MB.
+"""CPU per MB for checking image files before they are sent.
 
-A photo and pure noise, as JPEG (with and without restart markers) and PNG, of a few MB each. The first read of a file
-from the disk is not part of it: the files are in memory.
+The files are JPEG and PNG pictures of a few MB, of a photo or of pure noise. One JPEG has restart markers. All files
+are in memory, so reading from the disk is not measured.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def encoded(picture: Image.Image, format_name: str, **options: int) -> bytes:
 
 
 def cpu_per_mb(content: bytes) -> float:
-    """Return the milliseconds of CPU that the check of a file takes, for each MB of it."""
+    """Return the CPU that the check of a file takes, in milliseconds per MB."""
     started = time.process_time()
     prepare([content])
     return (time.process_time() - started) * 1000 / len(content) * _MB

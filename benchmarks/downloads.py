@@ -1,7 +1,7 @@
-"""Downloads of results: the session's, and a bare loop on aiohttp that writes what it reads.
+"""Downloads of results by the session, and by a bare loop on aiohttp that writes what it reads.
 
 The session checks each picture, syncs it to the disk, and names it when it is complete. The loop runs a second time
-with the same check. The difference between its two runs is the cost of the check.
+with the same check. The difference between the loop's two runs is the cost of the check.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ async def library(session: EditSession, _: aiohttp.ClientSession, task_id: str, 
 
 
 async def bare(_: EditSession, http: aiohttp.ClientSession, __: str, url: str, path: Path) -> object:
-    """Write a picture as it comes."""
-    with path.open("wb") as file:  # as scripts do
+    """Write a picture as it arrives."""
+    with path.open("wb") as file:  # as most scripts do
         await _receive(http, url, file)
     return path
 
 
 async def checked(_: EditSession, http: aiohttp.ClientSession, __: str, url: str, path: Path) -> object:
-    """Write a picture as it comes, and check it on a thread, like the session."""
+    """Write a picture as it arrives, and check it on a thread, as the session does."""
     with path.open("w+b") as file:
         await _receive(http, url, file)
         await asyncio.to_thread(judge, file, file.tell())
@@ -86,7 +86,7 @@ def measure(download: Download, picture: Path, count: int) -> Cost:
 def main() -> None:
     """Run the benchmark."""
     quick = {"downloads": 20, "repetitions": 1}
-    options = parse(__doc__, quick, downloads=(400, "pictures"), repetitions=(3, "repetitions of each"))
+    options = parse(__doc__, quick, downloads=(400, "pictures"), repetitions=(3, "repetitions of each client"))
     with tempfile.TemporaryDirectory() as folder:
         picture, _ = write_pictures(Path(folder), 1)
         size = picture.stat().st_size * options.downloads / _MB

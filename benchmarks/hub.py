@@ -1,6 +1,6 @@
-"""A hub with many workers: CPU per edit of both sides beside ``EditBatch``, and a simulation of a large hub.
+"""The CPU of a hub and its workers, compared with ``EditBatch``, and a simulation of a large hub.
 
-The same rows go through ``EditBatch`` in one process, and through a hub that 1, 4 and 16 worker processes ask over
+The same rows go through ``EditBatch`` in one process, and through a hub that 1, 4 and 16 worker processes call over
 HTTP. The simulation runs on a virtual clock: 1,000 workers with 10 calls each, so 10,000 tasks are in flight.
 """
 
@@ -82,7 +82,7 @@ def _session(url: str, api_key: str, plan: Plan) -> EditSession:
 
 
 def _run_hub(connection: Connection, url: str, api_key: str, plan: Plan) -> None:
-    """Serve a hub until a message comes, and send its cost."""
+    """Serve a hub until a message arrives, then send the hub's cost."""
     with tempfile.TemporaryDirectory() as folder, metered() as cost:
         asyncio.run(_hub(connection, url, api_key, plan, folder))
     connection.send(cost)
@@ -97,7 +97,7 @@ async def _hub(connection: Connection, url: str, api_key: str, plan: Plan, folde
 
 
 def _run_worker(connection: Connection, address: str, numbers: range, plan: Plan, calls: int) -> None:
-    """Ask for some rows once a message comes, and send the cost."""
+    """Wait for a message, ask the hub for some edits, and send the worker's cost."""
     connection.send("ready")
     connection.recv()
     with metered() as cost:
@@ -155,7 +155,7 @@ class Memory(Transport):
 
     Attributes:
         seed: The seed of the tasks' durations.
-        created: The number of tasks of each instruction.
+        created: The number of tasks for each instruction.
         ends: The end of each task.
         peak: The most unfinished tasks at a time.
     """
@@ -177,7 +177,7 @@ class Memory(Transport):
         """Do nothing."""
 
     async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
-        """Create a task, or tell its state."""
+        """Create a task, or return the state of one."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0.05)
         if body is not None:
@@ -216,7 +216,7 @@ class Simulated(Cost):
 
 
 def simulate(workers: int, rounds: int) -> Simulated:
-    """Let workers ask a hub for ``rounds`` edits in each of their calls, on a virtual clock."""
+    """On a virtual clock, let each call of each worker ask a hub for ``rounds`` edits in turn."""
     simulated = Simulated()
     with tempfile.TemporaryDirectory() as folder, metered(simulated):
         loop = looptime.new_event_loop()

@@ -1,7 +1,7 @@
 """Bulk runs: the cost of the journal, and the growth of memory.
 
-The same rows go through ``EditBatch`` and through a session with workers that edit and save: the same uploads, checks,
-downloads and files, without a journal. ``--long``, a part of the soak test, measures the memory of one long run.
+The same rows go through ``EditBatch``, and through a session whose workers edit and save without a journal. Uploads,
+checks, downloads and files are the same. ``--long``, a part of the soak test, measures the memory of one long run.
 """
 
 from __future__ import annotations

@@ -29,13 +29,13 @@ class Account:
 
     Attributes:
         name: Name in the table.
-        slots: Tasks at a time. Others are answered 429.
-        requests_per_second: Requests per second, or ``None`` for no limit. Others are answered 429.
+        slots: Tasks at a time. Further submissions get a 429.
+        requests_per_second: Requests per second, or ``None`` for no limit. Further requests get a 429.
         max_in_flight: The session's limit of tasks in flight.
         retry_after: Seconds of pause that a 429 asks for.
         median: Median seconds of a task. The logarithm's standard deviation is 0.35.
         deadline: Seconds that an edit may take.
-        polling: Returns the session's poll policy. Reported progress is exact here; :class:`SilentLearned` ignores it.
+        polling: Returns the session's poll policy. The emulator's progress is exact; :class:`SilentLearned` ignores it.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """The cost of many short edits: the library, hand-written loops, and the SDKs of similar services.
 
-All clients make the same edits with the same number of status checks. The task engine speaks each client's protocol in
-its own process, makes no pictures, and counts the requests, so that the benchmark can check that the work is the same.
+All clients make the same edits with the same number of status checks. A task engine in its own process speaks each
+client's protocol and makes no pictures. It counts the requests, so that the benchmark can check the clients' work.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class Group:
     Attributes:
         title: Name of the plan, for the figures' names.
         plan: Each client's work.
-        clients: The clients. Their CPU is given as multiples of the last one's.
+        clients: The clients. The CPU of each is given as a multiple of the last client's CPU.
         repetitions: Number of rounds.
         figures: Other figures of each client.
-        target: The most that the first client may cost, as a multiple of the last.
+        target: The limit for the first client's CPU, as a multiple of the last client's CPU.
     """
 
     title: str

@@ -1,8 +1,8 @@
 """Up to 100,000 tasks in flight in one session: CPU per check, memory per task, lag of the event loop.
 
 The tasks never end. The session attaches to all of them and checks them in turn, at the same rate for any number.
-Measuring begins at that rate. The first check of each task is answered inside the process, because 100,000 requests
-take most of a minute.
+Measuring begins when checks come at that rate. The first check of each task is answered inside the process, because
+100,000 requests take most of a minute.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Scale(Cost):
 
     Attributes:
         checks: Number of checks.
-        checking: Seconds of CPU for them.
+        checking: Seconds of CPU for these checks.
         lags: Seconds by which each heartbeat was late.
         busy: Seconds of CPU of the event loop between heartbeats.
-        idle_lags: Like ``lags``, before the first task.
+        idle_lags: Like ``lags``, but measured before the first task.
         bytes_per_task: Growth of the resident memory from the first thousand tasks to all of them.
     """
 
@@ -100,7 +100,7 @@ class Evenly:
 
 @attrs.define
 class ShortCut:
-    """Gives the service's answer without a request, until it is ``closed``."""
+    """Gives the service's answer without a request, until ``closed`` is set."""
 
     _service: Transport
     closed: bool = False
@@ -166,7 +166,7 @@ async def _attach_all(session: EditSession, plan: Plan, scale: Scale) -> list[as
         task = session.attach(f"task-{number:020}")
         waiting.append(asyncio.create_task(_result(task)))
         if number in {_FIRST, plan.tasks - 1}:
-            # Checks are made in the order in which they are due. This is the last one.
+            # Checks are made in the order in which they are due, so this task is checked last.
             while task.progress is None and not waiting[-1].done():  # noqa: ASYNC110  # there is no event for it
                 await asyncio.sleep(_PAUSE)
             first = first or psutil.Process().memory_info().rss
@@ -176,7 +176,7 @@ async def _attach_all(session: EditSession, plan: Plan, scale: Scale) -> list[as
 
 
 async def _settle(session: EditSession, rate: float) -> None:
-    """Wait until the backlog of checks is done: until they come at their rate, twice in a row."""
+    """Wait for the backlog of checks to clear: two samples in a row must show the planned rate."""
     in_a_row = 0
     for _ in range(_SETTLING_ATTEMPTS):
         before = session.statistics().checks
@@ -251,7 +251,10 @@ def _p99(seconds: list[float]) -> float:
 
 
 def _p99_lag(lags: list[float]) -> float:
-    """Return the 99th percentile for a wait that begins at any time: a late beat also stands for those it delayed."""
+    """Return the 99th percentile for a wait that begins at any time.
+
+    A late beat also counts for the beats that it delayed.
+    """
     return _p99([lag - missed * HEARTBEAT for lag in lags for missed in range(1 + int(max(0.0, lag) / HEARTBEAT))])
 
 

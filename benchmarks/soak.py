@@ -1,7 +1,7 @@
-"""Many edits amid faults of every kind: none may be lost or made twice, and memory and open files may not grow.
+"""Many edits amid faults of every kind: no edit may be lost or made twice, and memory and open files may not grow.
 
-The emulator, in its own process, harms one request in twenty of each kind, and one task in twenty. Each edit has a
-number in its instruction, so that the service's tasks can be compared with the session's results.
+The emulator, in its own process, injects faults into one request in twenty of each kind, and into one task in twenty.
+Each edit has a number in its instruction, so that the service's tasks can be compared with the session's results.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ _ANY_REQUEST = (
     Fault.content_type(),
 )
 _TOO_MANY = (Fault.status(429), Fault.status(429, retry_after=0.1))
-# A session lowers its limits after each of these refusals. As frequent as the other faults, they would leave little in
-# flight, so they strike one request in 5,000.
+# A session lowers its limits after each 429. If 429s were as frequent as other faults, few tasks would be in flight.
+# So a 429 strikes only one request in 5,000.
 _TOO_MANY_SHARE = 1 / 5000
 _JSON_REPLY = (
     Fault.truncated_json(),
@@ -75,7 +75,7 @@ _JSON_REPLY = (
     Fault.reshape(_without_id),
     Fault.reshape(lambda _: {}),
 )
-# A refusal of the key (401, 403) ends the session by contract, and so does a 402 on a submission.
+# A 401 or 403 on a submission or check, or a 402 on a submission, would end the session, so these are left out.
 _FAULTS: dict[Operation, tuple[Fault, ...]] = {
     "submit": (
         *_ANY_REQUEST,
@@ -114,7 +114,7 @@ class Plan:
 
     Attributes:
         edits: Number of edits.
-        in_flight: The most edits at a time, and the most downloads.
+        in_flight: The most edits at a time, and the most downloads at a time.
         share: Share of the requests of each kind, and of the tasks, that a fault strikes.
         seed: Seed of the faults.
     """
@@ -208,7 +208,7 @@ async def _edit_all(url: str, api_key: str, plan: Plan, folder: Path, soak: Soak
     places = asyncio.Semaphore(plan.in_flight)
     ended = 0
 
-    # Outcomes go to a file. In memory, they would grow.
+    # Outcomes go to a file, because a growing list would distort the measured memory.
     with (folder / "ends").open("w", encoding="utf-8") as ends:
 
         async def finish(outcome: EditOutcome) -> None:
@@ -286,7 +286,7 @@ def _wrong_tasks(ends: Sequence[End], unfinished: frozenset[str], tasks: Sequenc
     words = {end.edit: end.word for end in ends}
     for task in tasks:
         if task.task_id not in known and words.get(task.edit) != _UNCERTAIN:
-            yield f"nobody knows {task} of an edit that ended so: {words.get(task.edit)}"
+            yield f"no record names {task}, whose edit ended as {words.get(task.edit)}"
 
 
 def measure(plan: Plan) -> tuple[Soak, Counter[str], EmulatorStatistics, int]:
@@ -335,7 +335,7 @@ def main() -> None:
     edits = options.edits
     plan = Plan(edits, options.in_flight, options.share, options.seed)
     soak, words, counted, nameless = measure(plan)
-    # A fault of the submission or of the task can end an edit. A lost reply makes it uncertain.
+    # A fault can strike the submission and the task of an edit, so up to twice the share of edits may fail.
     resident = [size / _MB for size in soak.resident]
     rows = [
         Row(f"RSS growth per {_UNIT:,} edits (MB)", "library", [growth(resident, plan)], GROWTH_TARGET),

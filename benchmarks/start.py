@@ -1,4 +1,4 @@
-"""The start: imports, help, and a bulk run that has nothing left to do."""
+"""The cost of starting: imports, help, and a bulk run that has nothing left to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 
 IMPORT_TARGET, HELP_TARGET = 1.25, 1.3
 MEMORY_TARGET = 1.25
-"""The memory of a run over the largest table, as a multiple of that over the smallest."""
+"""The limit for a run's memory with the largest table, as a multiple of its memory with the smallest table."""
 
 _MB = 1_000_000
 _SAMPLING_INTERVAL = 0.02
@@ -62,7 +62,7 @@ def _cpu_of_children() -> float:
 
 
 def start_rows(repetitions: int) -> list[Row]:
-    """Measure all starts in turns. A ratio is that of two starts of the same turn."""
+    """Measure all starts in turns. Each ratio compares two starts of the same turn."""
     seconds: dict[str, list[float]] = {name: [] for name in _CODES}
     for _ in range(repetitions):
         for name, code in _CODES.items():
@@ -103,7 +103,7 @@ def again_rows(counts: list[int]) -> Iterator[Row]:
 def finish(folder: Path, rows: int) -> None:
     """Write a table of URLs, and the journal and the pictures of a run that has edited all of its rows.
 
-    A real run would take minutes, most of which the emulator needs.
+    A real run would take minutes, mostly in the emulator.
     """
     results = folder / "out"
     results.mkdir()
@@ -131,7 +131,7 @@ def _url(row: int) -> str:
 
 
 def nothing_left(folder: Path, url: str, api_key: str) -> Cost:
-    """Run ``qwen-edit batch`` over the finished table in a new process. Return its cost, with all of its memory."""
+    """Run ``qwen-edit batch`` over the finished table in a new process. Return its cost; the memory is the total."""
     cost = Cost()
     arguments = ["batch", "edits.csv", "-i", _INSTRUCTION, "-o", "out", "--gallery-limit", "0"]
     command = [*_PYTHON, "-m", "qwen_edit_async", *arguments]

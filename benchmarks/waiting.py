@@ -1,8 +1,8 @@
 """Checks per task and detection lag of poll policies, on the same durations.
 
-In simulated time, tasks, slots and checks are events on a virtual clock. The figures are exact, the same on every
-machine, and free of network delay. An oracle knows when each task ends. The best schedule knows only the true
-distribution, and is found by dynamic programming.
+Tasks, slots and checks are events on a virtual clock. The figures are exact, the same on every machine, and free of
+network delay. The oracle knows when each task ends. The optimum knows only the true distribution of the durations.
+Dynamic programming finds the optimum.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ TARGETS = {
     "drifting": (0.70, None),
     "queueing": (0.30, None),
 }
-"""Highest ratios to ``FixedInterval(3)``: of checks at the same lag, and of lag with the same number of checks."""
+"""Highest ratios to ``FixedInterval(3)``: checks at the same lag, and lag with the same number of checks."""
 
 DEFAULT_COST = 0.2
 _FEW_CHECKS = 2.7
 _COSTS_OF_FEW_CHECKS: Sequence[float] = np.geomspace(0.3, 0.8, 6).tolist()
-"""Poll costs that give about that many checks with linear progress."""
+"""Poll costs that give about ``_FEW_CHECKS`` checks with linear progress."""
 
 _FRONTIER_COSTS: Sequence[float] = [*np.geomspace(0.002, 0.015, 3).tolist(), *np.geomspace(0.03, 6.0, 8).tolist()]
 """Poll costs, denser where figures are interpolated."""
@@ -57,7 +57,7 @@ _COSTS_OF_LIES = (0.05, 0.2, 1.0)
 
 
 def costs(name: str, tasks: int, skip: int, poll_costs: Sequence[float]) -> list[dict[str, Any]]:
-    """Return a row for each policy and poll cost, for the workload of that name."""
+    """Return a row for each policy and poll cost, for the workload called ``name``."""
     (workload,) = (load for load in workloads(tasks) if load.name == name)
     return list(_costs(workload, skip, poll_costs))
 
@@ -84,7 +84,7 @@ def _costs(workload: Workload, skip: int, poll_costs: Sequence[float]) -> Iterat
 def beside_fixed(workload: Workload, skip: int) -> tuple[float | None, float | None]:
     """Return the ratios of :class:`Learned` to ``FixedInterval(3)``: checks at the same lag, lag with as many checks.
 
-    A ratio is ``None`` if no poll cost gives that lag, or that many checks.
+    A ratio is ``None`` if no poll cost gives the lag, or the number of checks, of ``FixedInterval(3)``.
     """
     fixed = simulate(FixedInterval(3.0), workload, skip=skip)
 
@@ -104,9 +104,9 @@ def lag_at(checks: float, near: Sequence[Figures]) -> float:
 
 
 def _read_off(known: Callable[[float], float], wanted: Callable[[float], float], at: float) -> float | None:
-    """``wanted`` at the poll cost at which ``known``, which grows with that, is ``at``.
+    """Return ``wanted`` at the poll cost at which ``known`` equals ``at``. ``known`` grows with the poll cost.
 
-    It is read off between two neighbours among the costs, on logarithmic scales; ``None`` outside of them.
+    Interpolate between two neighbouring costs on logarithmic scales. Return ``None`` outside the range of the costs.
     """
     above = bisect_left(_FRONTIER_COSTS, at, key=known)
     if above in {0, len(_FRONTIER_COSTS)}:
@@ -117,7 +117,7 @@ def _read_off(known: Callable[[float], float], wanted: Callable[[float], float],
 
 
 def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float | None], float]:
-    """Return the figures that have targets, for the durations of a seed."""
+    """Return the figures for the durations of a seed, by name and target. Not every figure has a target."""
     figures: dict[tuple[str, float | None], float] = {}
     loads = {load.name: load for load in workloads(tasks, seed)}
     for name, load in loads.items():
@@ -144,7 +144,7 @@ def figures_of_seed(seed: int, tasks: int, skip: int) -> dict[tuple[str, float |
 
 
 def target_rows(repeated: Sequence[dict[tuple[str, float | None], float]]) -> Iterator[Row]:
-    """Return the rows of the figures that have targets. Each repetition has another seed."""
+    """Return the rows of the figures that every repetition has. Each repetition has another seed."""
     for figure, limit in repeated[0]:
         if not all((figure, limit) in figures for figures in repeated):
             continue
@@ -152,7 +152,7 @@ def target_rows(repeated: Sequence[dict[tuple[str, float | None], float]]) -> It
 
 
 def cpu_rows(tasks: int) -> Iterator[Row]:
-    """Return the policies' own CPU on the same calls, and that of parsing a reply's JSON."""
+    """Return the CPU that :class:`Learned` needs for each check, and the CPU to parse a reply's JSON."""
     reply = json.dumps({"id": "d758n65e878c73cmdg20", "status": "in_progress", "progress": 0.42, "created_at": 1e9})
     for load in workloads(tasks):
         if load.name in {"lognormal", "queueing", "progress"}:
@@ -173,7 +173,7 @@ def rate_rows(in_flight: int, poll_rate: float) -> list[Row]:
 
 
 def _longest(policy: Learned, in_flight: int, poll_rate: float) -> float:
-    """Return the bound on the time between two checks: the policy's own, plus a little over four rounds."""
+    """Return the bound on the time between two checks: ``max_interval``, plus a little over four rounds of checks."""
     return policy.max_interval + (4 + 1 / 64) * in_flight / poll_rate
 
 

@@ -1,4 +1,4 @@
-"""The package's logger. It is silent unless the application or the variable ``QWEN_EDIT_LOG`` enables it."""
+"""The package's logger. It is silent unless the application or ``QWEN_EDIT_LOG`` in the environment enables it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log: logging.Logger = logging.getLogger("qwen_edit_async")
 
 
 def about(task_id: str | None) -> logging.LoggerAdapter[logging.Logger]:
-    """Return the logger for messages about a task. Their records have its ``task_id``."""
+    """Return a logger for messages about a task. The records have the task's id as ``task_id``."""
     return logging.LoggerAdapter(log, {"task_id": task_id})
 
 

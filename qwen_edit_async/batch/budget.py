@@ -26,7 +26,7 @@ class Verdict(enum.Enum):
 
 
 def _known(price: Decimal | None) -> Decimal | None:
-    """Return a price above 0; ``None`` for 0, because a price of 0 could not limit the number of edits."""
+    """Return the price, or ``None`` for a price of 0, which could not limit the number of edits."""
     return price or None
 
 
@@ -35,9 +35,9 @@ class Budget:
     """The limits of a batch, and the costs and tasks that count against them.
 
     The cost of an edit is known only when its task ends. Until then, each picture of the edit counts against
-    ``max_cost`` at the highest known price. Prices are known from completed edits or from the batch's ``price``. With
-    ``max_cost``, edits run one at a time until a price above 0 is known. As long as no price is known, the next
-    edit is assumed to cost as much as the most expensive edit so far.
+    ``max_cost`` at the highest known price of a picture. Prices are known from completed edits or from the batch's
+    ``price``. With ``max_cost``, edits run one at a time until a price above 0 is known. As long as no price is known,
+    the next edit is assumed to cost as much as the most expensive edit so far.
 
     If the service states no costs, a batch with ``max_cost`` submits nothing more after an edit has completed.
 
@@ -60,8 +60,8 @@ class Budget:
         tasks: The number of tasks that were, or may have been, created.
         stopped: The reason why nothing more may be submitted; empty if there is none.
         held: The reason why submissions wait until an edit is saved; empty if submissions do not wait.
-        fetching: The numbers, in the journal, of the completed edits whose pictures are being saved.
-        limit: The limit that a later run must raise to continue (``max_cost`` or ``max_tasks``); empty for none.
+        fetching: The journal numbers of the completed edits whose pictures are being saved.
+        limit: The limit that a later run must raise, ``max_cost`` or ``max_tasks``; empty if there is none.
         attached: The number of unfinished tasks of earlier runs. These tasks count against ``slots``,
             although none of them holds a slot of the session.
     """
@@ -96,14 +96,14 @@ class Budget:
         self._unpriced, self._reserved = known.unpriced, known.doubtful
 
     def stop(self, reason: str) -> None:
-        """Stop submitting for a reason. Of several reasons, only the first is kept."""
+        """Stop submitting for a reason. Only the first reason is kept."""
         self.stopped = self.stopped or reason
 
     def admit(self, pictures: int) -> Verdict:
         """Return whether an edit with this many pictures may be submitted now.
 
         After ``GO``, the edit counts as unfinished until its end is recorded. After ``WAIT``, call this method
-        again when an edit has ended or was saved. ``STOP`` is final, with one exception: a hub whose submissions are
+        again when an edit has ended or been saved. ``STOP`` is final, with one exception: a hub whose submissions are
         ``held`` submits again after an edit is saved.
         """
         if not self.stopped:
@@ -151,9 +151,10 @@ class Budget:
     def ended(
         self, pictures: int, *, chargeable: bool, cost: Decimal | None = None, counted: Decimal | None = None
     ) -> None:
-        """Record that an edit ended without completing. If it may still be charged, its assumed cost stays reserved.
+        """Record that an edit ended without completing.
 
-        A stated cost is counted as spent, but does not change the known price of a picture.
+        A stated cost is counted as spent, but does not change the known price of a picture. Without a stated cost, a
+        ``chargeable`` edit keeps its assumed cost reserved.
         """
         self._live -= 1
         if cost is not None:
@@ -165,7 +166,7 @@ class Budget:
     def failed(self, *, unreachable: bool = False) -> None:
         """Record that an edit failed in this run for a reason other than bad input.
 
-        ``unreachable`` says whether the reason is that the service could not be reached.
+        ``unreachable`` is true if the service could not be reached.
         """
         self._failures += 1
         self._unreachable = self._unreachable + 1 if unreachable else 0

@@ -10,7 +10,7 @@
 
        submitting ──► planned           the service certainly created no task
 
-       uncertain ◄──► submitting        the reply was lost; repeated with consent only
+       uncertain ◄──► submitting        the reply was lost; submitted again only with consent
          ▲  │
          │  └─► submitted, …            the task's id came late, or the service knows the task again
        submitted                        the service does not know the task
@@ -21,7 +21,7 @@
 
 An edit is *submitting* from just before its request is sent until the reply is known. A later run that finds this state
 can't know whether a task exists, so it marks the edit *uncertain*. An edit is also uncertain if the service does not
-know its task. Such an edit keeps its task id, and each run checks the task again, because the last run may have used
+know its task. Such an edit keeps its task id, and each run checks the task again, because an earlier run may have used
 the key of another account. Consent to repeat an uncertain edit covers one run.
 
 An edit can be *completed* before the service names its pictures. Each run then checks the task again.
@@ -51,7 +51,7 @@ from qwen_edit_async.errors import (
 _ENDS_RUN: Final = (AuthenticationError, InsufficientBalanceError, PermissionDeniedError, SessionClosedError)
 _BALANCE_CODES: Final = range(40201, 40209)
 _FAILED_TASK_STATUS: Final = 200
-"""A failed task is reported in a reply with this HTTP status."""
+"""The HTTP status of a reply that reports a failed task."""
 
 
 class State(enum.Enum):
@@ -79,7 +79,7 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.UNCERTAIN: frozenset(State) - {State.SAVED},
     State.REPLACED: frozenset(),
 }
-"""The states to which each state can move.
+"""The states to which an edit can move from each state.
 
 A move from a state to itself records another attempt or problem. A task id that arrives late moves an uncertain edit
 to *submitted*, and a late rejection moves it to *planned*. If the service knows its task again, the edit moves to the
@@ -100,7 +100,7 @@ class Action(enum.Enum):
     REPLACE_LATER = "keep the earlier result, and submit a new edit once the earlier task has ended"
     ATTACH = "wait for its task"
     DOWNLOAD = "download its pictures"
-    VERIFY = "check its files, and download a missing or damaged one"
+    VERIFY = "check its files, and download missing or damaged files again"
     LEAVE = "do nothing"
     RECORD_PROBLEM = "journal why it can't be submitted; the next run tries again"
     REPORT_PROBLEM = "leave the journal as it is, and report why"
@@ -115,7 +115,7 @@ PAYS: Final = SENDS | {Action.REPLACE_LATER}
 
 @attrs.frozen
 class Fingerprint:
-    """The content of a row as it is now, as hashes.
+    """The hashes of a row's current content.
 
     Attributes:
         digest: The hash of the images' content, the instruction and the parameters; empty if it was not needed, or if
@@ -160,7 +160,7 @@ class Entry:
         task_id: The id of its task.
         urls: The URLs of its results, once it is completed; an empty string for a picture without a URL.
         files: The names and sizes in bytes of its pictures, once they are saved.
-        repeats: The number of submissions that were repeated although a task may have existed.
+        repeats: The number of times that the edit was submitted again although a task might exist.
         cost: The cost that the service stated.
     """
 
@@ -209,7 +209,7 @@ def refusal(consent: Consent) -> InvalidEditError:
     """Return the error for a row that is refused because its content has changed."""
     return InvalidEditError(
         "the picture, the instruction or a parameter has changed since an earlier run",
-        hint="its task is still in flight: run the batch again later"
+        hint="the edit's task is still in flight: run the batch again later"
         if consent.edit_changed
         else "give the edit another key or folder, or repeat it in a bulk run with edit_changed=True",
     )
@@ -255,7 +255,7 @@ def state_after(state: State, error: Exception, cost: Decimal | None = None) -> 
     """Return the state of an edit after the wait for its task ended with an error.
 
     A completed edit stays completed, and each run tries to get its pictures again. An edit is planned again if the
-    service cancelled its task and stated no cost.
+    service cancelled its task and charged nothing.
     """
     match error:
         case _ if state is State.COMPLETED:

@@ -22,18 +22,18 @@ class BatchOutcome:
 
     Attributes:
         key: The edit's key, or ``name`` for an edit without a key.
-        status: ``saved``, ``failed`` or ``uncertain`` (a task may exist, and be charged) at the end. Before that,
-            ``planned``, ``submitting``, ``submitted`` or ``completed`` (the pictures are not saved yet). ``replaced``
-            if the row was changed and edited again.
+        status: The state of the edit. An unfinished edit is ``planned``, ``submitting``, ``submitted`` or
+            ``completed`` (its pictures are not saved yet). A finished edit is ``saved``, ``failed``, ``uncertain`` (a
+            task may exist, and be charged) or ``replaced`` (its row was changed and edited again).
         instruction: The instruction.
         images: The paths of the images, or their URLs without signatures; ``None`` for an image in memory.
         parameters: The parameters that were given, by name.
         files: The files of the edit's pictures, once they are saved.
-        name: The beginning of the files' names. Each edit has its own.
+        name: The beginning of the files' names. Each edit has a different name.
         urls: The URLs of the edit's pictures, once the edit is completed; an empty string for a picture without a URL.
         cost: The edit's cost in the account's currency, if the service stated one.
         task_id: The id of the edit's task, if it is known.
-        error: The error, if there is one. Edits that did not fail can also have one.
+        error: The error, if there is one. Edits that did not fail can also have an error.
         notes: Remarks about the edit's pictures, one sentence each.
         damage: The damage of the saved pictures, if there is any.
         attempts: The number of submissions.
@@ -69,9 +69,9 @@ class BatchOutcome:
         return self.status == "saved"
 
     def as_row(self) -> dict[str, Any]:
-        """Return plain values, for ``pandas.DataFrame([outcome.as_row() async for outcome in batch.outcomes()])``.
+        """Return a table row, for ``pandas.DataFrame([outcome.as_row() async for outcome in batch.outcomes()])``.
 
-        Every outcome has the same columns. Times are in seconds, the cost is a ``Decimal``.
+        All rows have the same columns. Times are in seconds, and the cost is a ``Decimal``.
         """
         parameters = {field.name: self.parameters.get(field.name) for field in attrs.fields(EditParameters)}
         row = attrs.asdict(self, recurse=False) | parameters
@@ -86,13 +86,13 @@ class BatchProgress:
     """The progress of a run.
 
     Attributes:
-        saved: Done edits, including those that earlier runs saved. Rows that are not read yet do not count.
-        found: Those done edits that earlier runs saved.
-        pictures: The number of files of the done edits.
-        failed: Edits that had an error in this run, and refused rows.
-        in_flight: Edits that this run is submitting, or whose tasks it waits for.
+        saved: The number of saved edits, including those of earlier runs. Rows that are not read yet do not count.
+        found: The number of these edits that earlier runs saved.
+        pictures: The number of files of the saved edits.
+        failed: The number of edits that had an error in this run, and of refused rows.
+        in_flight: The number of edits that this run is submitting, or whose tasks it waits for.
         cost: The cost of the whole batch so far.
-        total: Rows, pictures or requests of the input, including bad ones; ``None`` if the run did not count them.
+        total: The number of rows, pictures or requests in the input, good or bad; ``None`` if they were not counted.
         held: The reason why nothing is submitted until a completed edit is saved; empty if submissions go on.
         begun: Whether the run has begun to work on edits, after reading its journal and its input.
         publishing: Whether the run has begun to write ``report.html`` and ``report.json``.

@@ -40,7 +40,7 @@ _UNFINISHED: Final[dict[BatchStatus, str]] = {
 }
 
 _TOGETHER: Final = 64
-"""The number of edits whose thumbnails are read in one call, which makes missing thumbnails on several threads."""
+"""The number of edits whose thumbnails are read in one call. Several threads make the missing thumbnails."""
 
 
 class _GivenUpError(Exception):
@@ -64,11 +64,11 @@ def publish(
 
     Args:
         report: The report of the run.
-        journal: The journal.
+        journal: The journal's path.
         folder: The folder of the results, in which both files are written.
         thumbnails: The thumbnails made so far. Missing thumbnails are made.
         limit: The maximum number of edits on the page; edits with errors come first. 0 means no page.
-        preview_seconds: Seconds for making thumbnails. After that, the page shows the picture files instead.
+        preview_seconds: The time limit for making thumbnails. After that, the page shows the picture files instead.
         given_up: Set when nobody waits for the files any more.
     """
     thumbnails.finish()
@@ -85,7 +85,7 @@ def publish(
             report = _with_page(report, journal, folder, limit, thumbnails_of)
         except _GivenUpError:
             return report
-    # If the journal is lost, the report in its folder stops the next run from starting an empty journal.
+    # If the journal is lost, report.json in the journal's folder stops the next run from starting an empty journal.
     for path in {journal.with_name(JSON_NAME), folder / JSON_NAME}:
         _write_json(path, report)
     return report
@@ -141,7 +141,7 @@ def _gallery_edit(outcome: BatchOutcome, pictures: Mapping[Any, Picture]) -> Gal
 
 
 def write_atomically(path: FilePath, pieces: Iterable[str]) -> None:
-    """Write a text file. If that fails, the file stays as it was.
+    """Write a text file. If the write fails, an existing file stays as it was.
 
     Raises:
         OSError: The file can't be written.

@@ -49,12 +49,12 @@ def batch(
     Results are saved as KEY-0.png, KEY-1.png and so on. KEY is the row's key, or the picture's name if there is no key.
 
     To continue after an interruption, run the same command again. A journal beside the results records every step, so
-    no edit is paid for twice. report.html shows the pictures before and after. report.json is for programs.
+    no edit is paid for twice. report.html shows each picture before and after its edit. report.json is for programs.
 
     Args:
         source: A folder, a quoted pattern ("photos/*.jpg"), or a table (.csv, .tsv, .jsonl, .parquet, a folder of
-            .parquet files). Each of them may be in a bucket (s3://BUCKET/TABLE.csv). A table's columns are image,
-            image2, image3, instruction, key and one per parameter. Its paths are relative to the table. Without
+            .parquet files). Any of these may be in a bucket (s3://BUCKET/TABLE.csv). A table's columns are image,
+            image2, image3, instruction, key and one per parameter. Paths in a table are relative to the table. Without
             --strict, bad rows are left out.
         instruction: The instruction for rows without their own.
         output: The folder for the results, which may be in a bucket: s3://BUCKET/FOLDER, gs://… or az://….
@@ -79,7 +79,7 @@ def _with_price(
 ) -> tuple[int, BatchOptions]:
     """With ``--ask-price``, request the price from the service. Return the exit code, and options with the price."""
     if (options.price is not None or options.ask_price) and not options.dry_run and options.max_cost is None:
-        raise ConfigurationError("--price and --ask-price work only with --dry-run or --max-cost: add one of them")
+        raise ConfigurationError("--price and --ask-price do nothing alone: add --dry-run or --max-cost")
     if options.price is not None and options.ask_price:
         raise ConfigurationError("--price and --ask-price exclude each other: give only one of them")
     if not options.ask_price:
@@ -192,7 +192,7 @@ class _BulkRun:
         return shown(self._edits.progress, session.statistics(), seconds)
 
     def _print_report(self) -> None:
-        """Print the report, and the folder that has the pictures."""
+        """Print the report, and the number and folder of the pictures."""
         if (report := self._edits.report) is not None:
             for line in report.text().splitlines():
                 self._screen.line(line, whole=True)

@@ -44,7 +44,7 @@ class Bimodal:
 
 @attrs.frozen
 class AfterChecks:
-    """Finish a task on the status check with the number ``checks``, at any time. This makes tests deterministic."""
+    """Ends a task at its ``checks``-th status check, whenever that check comes. This makes tests deterministic."""
 
     checks: int = attrs.field(default=1, validator=attrs.validators.ge(1))
 

@@ -1,6 +1,6 @@
-"""Downloads result pictures without the key.
+"""Downloads result pictures without sending the API key.
 
-A failed download, or one that brings a damaged picture, is repeated. After the last attempt, a damaged picture that is
+A download is repeated if it fails or if the picture is damaged. After the last attempt, a damaged picture that is
 not a PNG is kept if more than half of it seems usable. If a result's URL has expired, a status check gets a new URL.
 """
 
@@ -47,7 +47,7 @@ class Downloader:
     Args:
         offloader: The threads that write files.
         retry: The policy for repeating a failed download.
-        timeouts: The limits for connecting and for waiting between pieces.
+        timeouts: The time limits for connecting and for waiting for more data.
         counters: The session's counters.
         random: The source of the jitter between attempts.
         renew: Called with a task's id to get its result URLs again; ``None`` if the service can't give them again.
@@ -106,11 +106,11 @@ class Downloader:
         """Download a picture to ``path``, and create the folder if needed.
 
         A failed download leaves an existing file unchanged. The downloader's ``replace`` says whether the picture may
-        replace a local file. In a bucket, the ``replace`` of ``path`` decides.
+        replace a local file. For a file in a bucket, ``path.replace`` decides.
 
         Returns:
-            The path of the file, and a description of the picture's damage, which is empty if there is none. A picture
-            suffix of another format is replaced, unless the new path exists: a JPEG ``a.png`` becomes ``a.jpg``.
+            The path of the file, and a description of the picture's damage, which is empty if there is none. If the
+            suffix names another format, it is corrected: a JPEG ``a.png`` becomes ``a.jpg``, unless that file exists.
 
         Raises:
             DownloadError: No usable picture could be downloaded.
@@ -178,7 +178,7 @@ class Downloader:
             hint = f"session.attach({task_id!r}) gets the result again"
         else:
             until = f" until {expiry:%Y-%m-%d %H:%M} UTC" if (expiry := expiry_of(url)) is not None else ""
-            hint = f"its URL is valid{until or ' for a limited time'}, and this protocol can't give another"
+            hint = f"the image's URL is valid{until or ' for a limited time'}, and this protocol can't give another"
         return DownloadError(
             f"image {index} of task {task_id} could not be downloaded: {failure}", hint=hint, task_id=task_id, url=url
         )

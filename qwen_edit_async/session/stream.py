@@ -1,6 +1,7 @@
-"""Runs the edits of ``edit_many``. Requests are pulled as outcomes are fetched, and outcomes are yielded as edits end.
+"""Runs the edits of ``edit_many``.
 
-An :class:`EditPipeline` does the work in background tasks of the session. Users hold only a stream and its iterator.
+An :class:`EditPipeline` does the work in background tasks of the session. It pulls requests as the user fetches
+outcomes, and yields outcomes as edits end. Users hold only a stream and its iterator.
 The pipeline stops when the ``async with`` block of the stream ends, or when the iterator is garbage-collected, for
 example after a ``break``.
 """
@@ -130,8 +131,8 @@ class EditPipeline:
         requests: The input.
         submitter: Submits the edits.
         limits: The deadline and number of retries of each edit.
-        call_site: The line of the user's code at which warnings point.
-        window: The maximum number of requests that are held at once. Each is held until its outcome is fetched.
+        call_site: The line of the user's code to which warnings point.
+        window: The maximum number of requests that are held at once. Each request is held until its outcome is fetched.
         ordered: Whether outcomes come in the order of the input.
 
     Attributes:
@@ -169,8 +170,8 @@ class EditPipeline:
 
         Raises:
             StopAsyncIteration: If there are no more outcomes.
-            SessionClosedError: If the session was closed meanwhile.
-            Exception: The error that the input raised, after the outcomes of all requests read before the error.
+            SessionClosedError: If the session was closed before the input ended.
+            Exception: The input's error, raised after the outcomes of all earlier requests.
         """
         if self._task is None and not self._stopped:
             self._task = self._submitter.spawn(self._pull())
@@ -249,7 +250,7 @@ class EditPipeline:
         try:
             request = given if isinstance(given, EditRequest) else request_from_fields(given)
             submission = self._submitter.begin(request, self._limits, call_site=self._call_site)
-        except Exception as error:  # noqa: BLE001  # an error of one request is its outcome
+        except Exception as error:  # noqa: BLE001  # an error of one request becomes its outcome
             self._deliver(EditOutcome(index=index, request=given, error=error))
         else:
             edit = _Edit(self, index, given, submission)
@@ -321,7 +322,7 @@ class EditStream:
     """The outcomes of many edits. They can be iterated over only once.
 
     ``async for outcome in session.edit_many(requests)`` stops submitting as soon as the loop is left in any way, and
-    gives up the edits in flight. ``async with session.edit_many(requests) as outcomes`` does both at the end of
+    gives up the edits in flight. ``async with session.edit_many(requests) as outcomes`` does the same at the end of
     the block, and waits until nothing more is sent.
     """
 

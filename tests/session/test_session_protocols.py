@@ -174,11 +174,11 @@ async def test_a_result_of_model_studio_that_expired_is_not_said_to_be_had_again
         assert image.expires_at - datetime.now(UTC) == pytest.approx(timedelta(days=1), abs=timedelta(minutes=1))
         with pytest.raises(DownloadError, match="its host answered 403") as caught:
             await image.read()
-        assert caught.value.hint == f"its URL is valid until {image.expires_at:%Y-%m-%d %H:%M} UTC, {NO_OTHER}"
+        assert caught.value.hint == f"the image's URL is valid until {image.expires_at:%Y-%m-%d %H:%M} UTC, {NO_OTHER}"
         [elsewhere] = session.pictures("t", [f"{emulator.results_url}/x.png"])
         with pytest.raises(DownloadError) as caught:
             await elsewhere.read()
-        assert caught.value.hint == f"its URL is valid for a limited time, {NO_OTHER}"
+        assert caught.value.hint == f"the image's URL is valid for a limited time, {NO_OTHER}"
         assert (session.has_tasks, elsewhere.expires_at, len(emulator.tasks)) == (False, None, 1)
 
 

@@ -22,7 +22,7 @@ from qwen_edit_async.storage.paths import FilePath
 from qwen_edit_async.text import counted
 
 _PAGE: Final = 256
-"""Rows per page. It is small because a row may hold whole pictures."""
+"""The number of rows read at a time. It is small because a row may hold whole pictures."""
 
 
 def parquet_items(paths: Sequence[FilePath], reading: Reading) -> Iterator[SourceItem]:
@@ -54,7 +54,7 @@ def _file_items(path: FilePath, place: str, rows: Rows) -> Iterator[SourceItem]:
 def frame_items(frame: Any, reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each row of a data frame. Rows are numbered from 0.
 
-    Paths are relative to the working directory.
+    Image paths are relative to the working directory.
     """
     narwhals = _extra("narwhals", "a data frame needs Narwhals", "frames")
     rows = Rows("", reading)
@@ -69,7 +69,7 @@ def frame_items(frame: Any, reading: Reading) -> Iterator[SourceItem]:
 def dataset_items(dataset: Any, reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each row of a Hugging Face dataset. Rows are numbered from 0.
 
-    Images are not decoded, so their files are sent as they are. Paths are relative to the working directory.
+    Image files are sent as they are, without decoding. Image paths are relative to the working directory.
     """
     rows = Rows("", reading)
     names = rows.check_columns("the dataset", dataset.column_names)
