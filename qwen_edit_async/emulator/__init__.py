@@ -10,8 +10,8 @@ assert emulator.statistics().tasks_completed == 16
 The emulator implements the service's published contract independently of the client, with which it shares only the
 contract's constants. It listens on two origins: one serves the API, and the other the results, which are pictures. The
 gateway's queue protocol and Alibaba Model Studio's protocol have their own paths on the API origin. The emulator edits
-real pixels with Pillow (``qwen-edit-async[images]``), but it is not the model. `PillowEngine` recognises some plain
-words and writes other instructions on the picture. The setting `engine` replaces this engine.
+the pictures with Pillow (``qwen-edit-async[images]``), without the model. `PillowEngine` recognises some plain words
+and writes other instructions on the picture. The setting `engine` replaces this engine.
 
 ```
  server        EditEmulator: starts and closes the service

@@ -1,7 +1,7 @@
 """Checks a submission's JSON body against the contract. Pure.
 
-A value that breaks the contract raises `RejectedError`. Text beyond the service's limits is cut off without an error,
-but `Submission` keeps it for assertions in tests.
+A value that breaks the contract raises `RejectedError`. Text beyond the service's limits is cut off silently, but
+`Submission` keeps it for assertions in tests.
 """
 
 from __future__ import annotations
