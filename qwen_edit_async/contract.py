@@ -1,6 +1,8 @@
-"""The documented contract of ``qwen_image_edit_plus``, as constants. "(contract, *Images*)" cites its section *Images*.
+"""The documented contract of ``qwen_image_edit_plus``, as constants.
 
-The client and the emulator share only this module, so that neither can hide a mistake of the other.
+Docstrings cite the contract's sections in the form "(contract, *Images*)".
+
+The client and the emulator share only this module. If they shared more, a mistake in shared code would escape tests.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ MEDIA_TYPES: Final = (
 
 MAX_INSTRUCTION_CHARACTERS: Final = 800
 MAX_NEGATIVE_PROMPT_CHARACTERS: Final = 500
-"""The service ignores all further characters of a text without an error. A Chinese character counts as one."""
+"""The service ignores the rest of a longer text, and reports no error. A Chinese character counts as one."""
 
 MIN_N: Final = 1
 MAX_N: Final = 6
@@ -68,7 +70,7 @@ MAX_SIDE: Final = 2048
 """The range of each side of ``size``, in pixels."""
 
 SIDE_MULTIPLE: Final = 16
-"""The service rounds each output side to the nearest multiple of this number. ``1033*1032`` gives ``1040*1024``."""
+"""The service rounds each output side to the nearest multiple: 1033 to 1040, and 1032, which is halfway, to 1024."""
 
 DEFAULT_OUTPUT_PIXELS: Final = 1024 * 1024
 """The approximate number of output pixels if no ``size`` is given. The aspect ratio is that of the last input image."""

@@ -72,7 +72,7 @@ def _to_metadata(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @attrs.frozen(kw_only=True)
 class EditParameters:
-    """The options of an edit. ``None`` stands for the service's default (contract, *parameters*).
+    """The options of an edit. ``None`` stands for the service's default.
 
     Attributes:
         n: Number of output images, 1 to 6 (the service's default: 1).
@@ -164,7 +164,7 @@ class EditRequest:
         restore(self, state)
 
     def silently_cut(self) -> tuple[str, ...]:
-        """Describe each text that the service cuts off without an error (contract, *text*, *negative_prompt*)."""
+        """Describe each text that is too long. The service ignores the excess, and reports no error."""
         texts = (
             ("instruction", self.instruction, MAX_INSTRUCTION_CHARACTERS),
             ("negative prompt", self.parameters.negative_prompt or "", MAX_NEGATIVE_PROMPT_CHARACTERS),
@@ -253,7 +253,9 @@ def request_from_fields(fields: object) -> EditRequest:
     parameters = _merge(others.pop("parameters", None), options)
     if named := [fields[name] for name in IMAGE_NAMES if not _is_missing(fields.get(name))]:
         if "images" in others:
-            raise InvalidEditError("a request has both images and single images (image, image2, image3): use either")
+            raise InvalidEditError(
+                "a request has 'images' and also image, image2 or image3: give only 'images' or only the others"
+            )
         if _is_missing(fields.get("image")):
             raise InvalidEditError("a request has image2 or image3, but no first image: put the first into 'image'")
         others["images"] = named

@@ -6,7 +6,7 @@
 ``qwen_edit_session`` is an open `EditSession` on this emulator, for async tests with anyio's plugin or pytest-asyncio.
 
 The emulator and the session are imported only when a fixture is used. So test suites without these fixtures do not get
-slower, and coverage tools that start after pytest's plugins can measure nearly the whole package.
+slower. A coverage tool that starts after pytest's plugins misses only the few modules that this plugin imports.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def qwen_edit_session(request: pytest.FixtureRequest) -> EditSession:
 
 
 def _session_opener() -> Callable[[EditEmulator], AsyncIterator[EditSession]]:
-    """Return a new function for each fixture, because pytest-asyncio marks the function itself."""
+    """Return a new function for each fixture, because pytest-asyncio stores a fixture's loop scope on its function."""
 
     async def open_session(qwen_edit_emulator: EditEmulator) -> AsyncIterator[EditSession]:
         from qwen_edit_async import EditSession, FixedInterval  # noqa: PLC0415 - see the module's docstring

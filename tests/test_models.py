@@ -392,7 +392,7 @@ def test_the_mapping_is_left_as_it_was() -> None:
     ("fields", "reason"),
     [
         ({"picture": "a.png", "instruction": "snow"}, "no field 'picture': put your own data into metadata"),
-        ({"image": "a.png", "images": "a.png", "instruction": "snow"}, "both images and single images"),
+        ({"image": "a.png", "images": "a.png", "instruction": "snow"}, "has 'images' and also image, image2 or image3"),
         ({"image2": "a.png", "instruction": "snow"}, "no first image: put the first into 'image'"),
         (
             {"images": "a.png", "instruction": "snow", "parameters": {"m": 1}},

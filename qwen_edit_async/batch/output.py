@@ -68,8 +68,8 @@ class BatchOutput:
 
     Attributes:
         folder: The folder, on this machine or in a bucket.
-        overwrite: Whether results may replace other files. Results never replace an image of their own edit, or of an
-            input folder or table.
+        overwrite: Whether results may replace other files. They never replace an image of their edit, or
+            an image that the input folder or table lists.
         home: The local folder of the journal; by default the folder of the results.
     """
 
@@ -94,13 +94,15 @@ class BatchOutput:
         own = set(self._names_here(request.images))
         if any(folded(each) in self._inputs or folded(each) in own for each in names):
             raise InvalidEditError(
-                "its result would replace an image that is to be edited", hint="use another output folder or key"
+                "its result would replace an image that is to be edited",
+                hint="use another output folder, or give this edit another key (the name of its files)",
             )
         existing = [each for each in names if self._exists(each)]
         if existing and not self.overwrite:
             raise InvalidEditError(
                 "a file that this batch did not make has the name of the result",
-                hint="move that file, use another output folder or key, or overwrite=True",
+                hint="move that file, use another output folder, give this edit another key (the name of its files), "
+                "or use overwrite=True",
             )
         return existing
 

@@ -1,4 +1,4 @@
-"""``qwen-edit emulator`` runs the embedded service as a standalone server."""
+"""``qwen-edit emulator`` runs the emulator as a standalone server."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def emulator(
     requests_per_second: int | None = None,
     envelope: Literal["flat", "params", "both", "header"] = "flat",
 ) -> int:
-    """Run the emulator, an embedded service, on this machine until Ctrl-C.
+    """Run the emulator, which imitates the service, on this machine until Ctrl-C.
 
-    The emulator follows the service's documented contract and changes real pixels, but it does not run the model.
+    The emulator follows the service's documented contract. It edits pictures with simple effects, without the model.
 
     Args:
         port: The TCP port on 127.0.0.1; 0 means any free port.
         duration: The median duration of a task, in seconds.
-        slots: Maximum number of tasks that run at the same time (no limit).
-        requests_per_second: Maximum number of API calls per second. Further calls are rejected with 429 (no limit).
-        envelope: The accepted form of the request body for the generation protocol.
+        slots: Maximum number of tasks that run at the same time (default: no limit).
+        requests_per_second: Maximum number of API calls per second (default: no limit). Further calls get a 429.
+        envelope: The form of request body that the protocol generation accepts. Both means flat and params.
     """
     from qwen_edit_async.emulator import EditEmulator, LogNormal  # noqa: PLC0415  # slow to import
 

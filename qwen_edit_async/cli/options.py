@@ -137,7 +137,7 @@ class HubOptions:
     concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
     """Maximum number of tasks in flight, for all workers together."""
     submit_rate: float | None = None
-    """Maximum number of submissions per second (no limit)."""
+    """Maximum number of submissions per second (default: no limit)."""
     max_cost: Decimal | None = None
     """Stop submitting before all edits of the folder could cost more than this amount."""
     max_tasks: int | None = None

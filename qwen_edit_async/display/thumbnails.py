@@ -54,7 +54,7 @@ class Previews:
         self.after: dict[int, Thumbnail] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Inputs may be open files, which can't be copied. A copy has no session, so it makes no thumbnails.
+        # Inputs may be open files, which can't be copied. A copied result downloads nothing, so it needs no inputs.
         return self.__dict__ | {"_inputs": ()}
 
     def lacks(self, index: int) -> bool:
@@ -114,6 +114,7 @@ def _open(image: Any) -> IO[bytes] | None:
     if is_data_uri(image):
         return io.BytesIO(base64.b64decode(image[base64_start(image) :]))
     path = local_path(image)
-    if path is None or not os.path.isfile(path):  # noqa: PTH113  # a str; opening a named pipe would block
+    # Only regular files are opened, because opening a named pipe would block.
+    if path is None or not os.path.isfile(path):  # noqa: PTH113  # the path is a str
         return None
-    return open(path, "rb")  # noqa: PTH123  # a str
+    return open(path, "rb")  # noqa: PTH123  # the path is a str

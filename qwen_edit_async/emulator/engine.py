@@ -63,7 +63,7 @@ class EditEngine(Protocol):
     def reads_images(self) -> bool:
         """Whether the engine reads the input images.
 
-        If it does not, input images are neither fetched nor decoded, and each download calls `render`.
+        If it does not, input images are neither fetched nor decoded, and each download of a picture calls `render`.
         """
         ...
 
@@ -76,7 +76,7 @@ class EditEngine(Protocol):
 
 
 class FixedEngine:
-    """Returns the same small PNG for every task, for benchmarks and for tests that need no real pictures."""
+    """Returns the same small PNG for every task. Use it for benchmarks, and for tests that need no real pictures."""
 
     reads_images = False
 
@@ -192,7 +192,7 @@ def _tint(picture: Image.Image, instruction: str) -> Image.Image:
 
 
 def _font(size: int, text: str) -> _Font:
-    """Return a font of a size in pixels. For Chinese text, prefer an installed Chinese font."""
+    """Return a font of `size` pixels. For Chinese text, prefer an installed Chinese font."""
     if any(ord(character) >= 0x2E80 for character in text):  # noqa: PLR2004 - where the CJK blocks begin
         for name in _CJK_FONTS:
             try:

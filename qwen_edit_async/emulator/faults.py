@@ -93,7 +93,7 @@ class Fault:
     """One thing that goes wrong. Class methods make a fault, and other methods restrict it.
 
     An unrestricted fault happens every time. A fault applies to every kind of request, unless its class method or `on`
-    says otherwise. Numbers count from 1.
+    says otherwise. The numbers in `nth` and `for_task` start at 1.
 
     Example:
         ``Fault.status(503, retry_after=1).on("submit").times(2)``
@@ -256,7 +256,10 @@ class Fault:
         return attrs.evolve(self, occasions=operations)
 
     def nth(self, *numbers: int) -> Fault:
-        """Apply only to the n-th request or created task that `on`, `for_task` and `when` allow."""
+        """Apply only to the requests or created tasks with these numbers.
+
+        Only requests and tasks that `on`, `for_task` and `when` allow are counted.
+        """
         return attrs.evolve(self, numbers=frozenset(numbers))
 
     def times(self, limit: int) -> Fault:
@@ -311,7 +314,7 @@ class _Counter:
         if not fault._could_apply(number, task):  # noqa: SLF001 - same module, but not public
             return False
         self._seen += 1
-        # Each fault draws from its own source on every occasion, so that other faults don't change its draws.
+        # Each fault draws from its own random source whenever it could apply. So other faults don't change its draws.
         if fault._probability < 1 and self._random.random() >= fault._probability:  # noqa: SLF001 - same module
             return False
         if fault._numbers and self._seen not in fault._numbers:  # noqa: SLF001 - same module

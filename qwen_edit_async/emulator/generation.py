@@ -1,4 +1,4 @@
-"""The documented protocol of the API origin: submissions, status checks, cost estimates."""
+"""The emulator's side of the documented protocol ``generation``: submissions, status checks, cost estimates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Generation:
-    """Handlers of the documented protocol."""
+    """Handlers of the protocol ``generation``."""
 
     def __init__(self, service: Service, results: Results) -> None:
         self._calls = Calls(service, results, "generation", _refusal)

@@ -1,4 +1,4 @@
-"""The queue protocol of the API origin: submissions, statuses, responses, cancellations."""
+"""The emulator's side of the queue protocol: submissions, statuses, responses, cancellations."""
 
 from __future__ import annotations
 

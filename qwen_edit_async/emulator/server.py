@@ -105,7 +105,7 @@ class _Runtime:
 class EditEmulator(EmulatorSettings):
     """The service for ``qwen_image_edit_plus``, emulated in this process on 127.0.0.1, without the model.
 
-    The emulator enforces the documented contract, edits real pixels, keeps an account, and fails on demand. It also
+    The emulator enforces the documented contract, edits the pictures, keeps an account, and fails on demand. It also
     supports the gateway's queue protocol and Alibaba Model Studio's protocol, each on its own paths. Use the emulator
     as an async context manager, with `start` and `aclose`, or from synchronous code with `in_thread`. It can be started
     only once.

@@ -18,7 +18,8 @@ from qwen_edit_async.emulator.validation import Envelope
 class EmulatorSettings:
     """Settings of an emulator. All times are seconds on the event loop's clock.
 
-    The HTTP statuses and error codes below are those of the documented protocol. Other protocols have their own.
+    The HTTP statuses and error codes below are those of the protocol ``generation``, unless a setting names another
+    protocol.
     """
 
     port: int = attrs.field(default=0, validator=[ge(0), le(65535)])
@@ -26,7 +27,7 @@ class EmulatorSettings:
     api_key: str = attrs.field(default="qwen-edit-emulator-key", repr=False, validator=instance_of(str))
     """The key that ``Authorization: Bearer`` must carry."""
     envelope: Envelope = attrs.field(default="flat", validator=in_(("flat", "params", "both", "header")))
-    """The accepted request envelope of the documented protocol. Other envelopes get a 400."""
+    """The form of JSON body that ``generation`` accepts. ``both``: ``flat`` or ``params``. Other forms get a 400."""
     model_contract: Literal["generation", "queue", "both"] | None = attrs.field(
         default="both", validator=in_(("generation", "queue", "both", None))
     )
@@ -35,8 +36,10 @@ class EmulatorSettings:
     engine: EditEngine = attrs.field(factory=PillowEngine)
     """The engine that makes the pictures."""
     duration: Duration = attrs.field(factory=LogNormal)
-    """Duration of a task once it has a slot: seconds, `LogNormal`, `Bimodal`, any function of a random source, or
-    `AfterChecks`. If the engine takes longer, so does the task."""
+    """Time that a task runs, without its wait for one of the `slots`. If the engine takes longer, so does the task.
+
+    Give seconds, `LogNormal`, `Bimodal`, `AfterChecks`, or a function that takes a `random.Random` and returns seconds.
+    """
     time_scale: float = attrs.field(default=1.0, validator=ge(0))
     """Factor by which every duration is multiplied."""
     slots: int | None = attrs.field(default=None, validator=optional(ge(1)))

@@ -1,7 +1,7 @@
 """The life of the emulated tasks: slots, durations, billing. Pure, except that ids are random.
 
-The caller passes the time. Nothing runs in the background. `TaskTable.advance` brings all tasks up to a given time:
-it finishes due tasks and starts waiting tasks, in O(log n) per task.
+Methods take the current time as an argument. Nothing runs in the background. `TaskTable.advance` brings all tasks up to
+a given time: it finishes due tasks and starts waiting tasks, in O(log n) per task.
 
 ```
  queued ──slot──► running ──due, picture ready──► completed
@@ -81,7 +81,7 @@ class TaskRecord:
     """The parsed JSON, if ``keep_bodies=True``."""
     status: Literal["queued", "running", "completed", "failed"] = "queued"
     picture_ready: bool = True
-    """Whether the task need not wait for the engine any longer."""
+    """False while the task must wait for the engine to make its pictures."""
     image_sizes: tuple[Size, ...] = ()
     """Width and height of the input images in pixels, once an engine has read them."""
     failure: Failure | None = None
@@ -90,7 +90,8 @@ class TaskRecord:
     started_at: float | None = None
     finished_at: float | None = None
     seen_at: float | None = None
-    """Time of the first reply that reported the end. Without status checks, this is the reply to the submission."""
+    """Time of the first reply that reported the end. In a protocol without status checks, that is the reply to
+    the submission."""
     on_change: Callable[[], None] | None = attrs.field(default=None, repr=False)
     """Called when the task starts or ends, or the emulator closes."""
 
@@ -197,7 +198,7 @@ class TaskTable:
 
     def picture_done(self, record: TaskRecord, now: float, failure: Failure | None = None) -> None:
         """Record that the engine has finished a task. If the task was already due, it ends now."""
-        self.advance(now)  # first, so that a task that waited for its picture ends now, not when it was due
+        self.advance(now)  # first: if the task were ready, this call would end it at its due time, in the past
         record.picture_ready = True
         record.failure = record.failure or failure
         is_due = record.duration is not None and self._due_at(record) <= now

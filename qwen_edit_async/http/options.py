@@ -36,9 +36,10 @@ class Timeouts:
     Attributes:
         connect: The limit for making the connection.
         send: The limit for sending the next piece of a request's body. A whole upload may take longer.
-        reply: The limit for a whole status check, and for the reply to a submission: from the end of sending to the end
-            of the reply. If the reply holds the result, the limit counts only from the start of the reply. In
-            downloads, it limits the wait for each piece of a picture, which must also arrive at 1 KiB/s or more.
+        reply: The limit for a whole status check, and for the reply to a submission. In a submission, the limit counts
+            from the end of sending to the end of the reply. If the reply holds the result, the limit counts from the
+            start of the reply; before that, only the edit's deadline limits the wait. In a download, this is the limit
+            for each piece of the picture. A download that takes longer in total must average 1 KiB/s or more.
     """
 
     connect: float = _LONGEST_CONNECT

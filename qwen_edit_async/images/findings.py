@@ -30,7 +30,7 @@ class DamageError(ValueError):
 
 @attrs.frozen
 class Findings:
-    """The result of a check. A text is empty if it does not apply.
+    """The result of a check. A string attribute that does not apply is empty.
 
     Attributes:
         damage: A clause that describes the damage.

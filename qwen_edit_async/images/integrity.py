@@ -40,7 +40,7 @@ _ENDINGS: Final = {
 
 @attrs.frozen
 class Verdict:
-    """The judgement of a downloaded file. A text is empty if it does not apply.
+    """The judgement of a downloaded file. A string attribute that does not apply is empty.
 
     Attributes:
         kind: The name of the picture's format.
@@ -103,11 +103,11 @@ def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
 def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
     """Judge a downloaded file.
 
-    A damaged picture is refused, because another download may be sound. With ``lenient``, a picture is accepted if more
-    than half of it can be used.
+    A damaged picture that is not a PNG is refused, because a second download may give an intact file. With ``lenient``,
+    it is accepted if more than half of it can be used.
 
-    A PNG is refused, even with ``lenient``, if a chunk that its pixels need is missing or has a wrong checksum.
-    Other damage to a PNG is accepted, because a download can't have caused it.
+    A PNG is refused, even with ``lenient``, if a chunk that its pixels need is missing or has a wrong checksum. A PNG
+    with other damage is accepted, because its pixels arrived as the service sent them.
     """
     file.seek(0)
     head = file.read(_HEAD_BYTES)
@@ -164,8 +164,8 @@ def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     file.seek(0)
     with_end = io.BytesIO(file.read() + _ENDS["image/jpeg"])
     if kind == "JPEG" and find_damage(with_end, size + 2, "image/jpeg").damage == LACKS_SCANS:
-        return 0.0  # a few scans give all rows, but blurred
-    # Pillow may decode no row because it does not support the format. Such a file is kept unless it is cut short.
+        return 0.0  # some scans are missing, so all rows can be decoded, but they are blurred
+    # If Pillow decodes no row, it may not support the format. Then the whole picture counts, unless it is cut short.
     return decoders.decoded_share(file) or float(damage != CUT_SHORT)
 
 

@@ -29,7 +29,7 @@ _PROFILED_MODES: Final = {b"GRAY": frozenset({"L"}), b"RGB ": frozenset({"RGB", 
 """The modes of pictures that an ICC profile can describe, by the profile's colour space."""
 
 _RIGHT_SHADES: Final = frozenset({"1", "L", "RGB"})
-"""The raw modes in which a PNG's transparent shade has as many bits as the decoded pixels."""
+"""The raw modes in which a PNG's transparent colour has as many bits per sample as the decoded pixels."""
 
 _OPAQUE: Final = 255
 
@@ -37,8 +37,8 @@ _OPAQUE: Final = 255
 def stored_orientation(image: Image.Image, exif: bytes = b"") -> int:
     """Return the Exif orientation of a newly opened file; 1 (upright) if the file has no valid one.
 
-    Pillow's ``getexif()`` is not used. It decodes a PNG first, and may issue a warning, which is unsafe on a thread.
-    ``exif`` is Exif data that Pillow has not read yet.
+    Pillow's ``getexif()`` is not used. It may decode a PNG first, and its warnings can't be caught safely on a thread.
+    ``exif`` is the Exif data that the check of a PNG's structure found.
     """
     info = image.info
     try:
@@ -110,7 +110,7 @@ def shrunk(image: Image.Image, side: int) -> Image.Image:
 
 
 def _check_range(image: Image.Image, tags: Mapping[int, Any]) -> None:
-    """Refuse samples of more than 8 bits, unless it is certain which values are black and white."""
+    """Refuse samples of more than 8 bits, unless it is certain which value is black and which is white."""
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # Pillow scales a PPM file to 16 bits
         raise ImageError(f"has samples of unknown range (mode {image.mode!r}): convert it to 8 bits")
     if image.mode.startswith("I;16"):
@@ -122,14 +122,14 @@ def _check_range(image: Image.Image, tags: Mapping[int, Any]) -> None:
 
 
 def _check_transparent_colour(image: Image.Image) -> None:
-    """Refuse a PNG whose transparent shade has more or fewer bits than the decoded pixels."""
+    """Refuse a PNG whose transparent colour has more or fewer bits per sample than the decoded pixels."""
     if "transparency" not in image.info or image.mode in {"P", "PA"}:
         return
     tile = getattr(image, "tile", ())
     raw_mode = tile[0].args if image.format == "PNG" and tile else image.mode
     shade = image.info["transparency"]
     if raw_mode not in _RIGHT_SHADES or (isinstance(shade, tuple) and max(shade) > _OPAQUE):
-        raise ImageError("has a transparent shade that can't be converted: save it as an 8-bit RGBA PNG")
+        raise ImageError("has a transparent colour that can't be converted: save it as an 8-bit RGBA PNG")
 
 
 def _to_eight_bits(image: Image.Image, bits: int) -> Image.Image:

@@ -149,7 +149,7 @@ _DEEPEST: Final = 8
 _locks: dict[int, list[threading.RLock]] = {}
 """The lock of each shared object, by the object's id.
 
-All items of a list are the same lock, one item for each ``with`` block that holds the lock or waits for it.
+Each list repeats one lock, once for each ``with`` block that holds the lock or waits for it.
 
 Edits can share an open file, or a picture that Pillow has not loaded yet. Without a lock, two threads that read the
 same object would each get a part of its bytes. Each object has its own lock, so a file that hangs delays only the

@@ -79,7 +79,9 @@ def check_tiff(file: IO[bytes], size: int) -> Findings:
 
 
 def read_directory(file: IO[bytes], size: int, at: int | None = None) -> Tags:
-    """Return the integer tags that the checks need, from the directory at ``at`` or, by default, the first directory.
+    """Return the integer tags that the checks need.
+
+    The tags come from the directory at the position ``at``, or by default from the first directory.
 
     Raises:
         DamageError: The directory is empty or incomplete, or its values would be far larger than the file.

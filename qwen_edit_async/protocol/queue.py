@@ -1,4 +1,4 @@
-"""The protocol of the gateway's newer queue. Pure.
+"""The gateway's queue protocol. Pure.
 
 It has a flat JSON body, a separate call for the result, and a call that cancels a task.
 """
@@ -99,7 +99,7 @@ class QueueProtocol(WireProtocol):
     def read_cancellation(self, reply: Reply, task: TaskSnapshot) -> None:
         """Raise an error if the service refused the cancellation.
 
-        A completed task or an error counts as a refusal, unless the reply says that the task is cancelled.
+        A reply with a completed status or an error is a refusal, unless its status or ``error_type`` says "cancelled".
         """
         if not reply.ok:
             raise error_from_reply(reply, task_id=task.task_id)
@@ -148,7 +148,7 @@ def _is_cancelled(document: Mapping[str, Any]) -> bool:
 
 
 def _explained(document: Mapping[str, Any], failure: TaskFailure) -> TaskFailure:
-    """Add the failure's kind and the provider's error, which are in members beside ``error``."""
+    """Add the reply's ``error_type`` and ``provider_error`` to the failure."""
     kind = CANCELED if _is_cancelled(document) else first_text(document, ("error_type",)) or ""
     provider = as_text(document["provider_error"]) if document.get("provider_error") else ""
     return TaskFailure(

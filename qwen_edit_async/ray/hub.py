@@ -25,7 +25,7 @@ _LASTING: Final = {
     "max_task_retries": -1,
     "num_cpus": 0,
     "resources": {"node:__internal_head__": 0.001},  # only the head node of a cluster has this resource
-    "max_concurrency": 1_000_000,  # the images of edits must not queue behind the calls that wait for edits
+    "max_concurrency": 1_000_000,  # calls that bring images must not queue behind calls that wait for edits
 }
 """Ray's options of the hub's actor."""
 

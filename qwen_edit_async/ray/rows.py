@@ -158,7 +158,10 @@ class EditRows:
         try:
             for index in range(requested_pictures(request.parameters)):
                 if (self._folder / f"{wanted.name}-{index}.png").exists():
-                    raise InvalidEditError("another file has the name of the result", hint="move it, or change the key")
+                    raise InvalidEditError(
+                        "another file has the name of the result",
+                        hint="move that file, or give this edit another key (the name of its files)",
+                    )
             return map_images(functools.partial(_sendable, inline=wanted.inline), request.images)
         except (QwenEditError, OSError) as error:  # a missing extra is a QwenEditError, too
             return error if isinstance(error, InvalidEditError) else InvalidEditError(summary_of(error))

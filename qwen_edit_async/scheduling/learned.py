@@ -14,10 +14,10 @@ from qwen_edit_async.scheduling.progress import ProgressEvidence
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH_OF_IGNORANCE = 0.15
-"""The weight of the initial assumption. It counts like this many tasks that ended at ages from x to e·x, for any x."""
+"""The weight of the initial hazard 1/age, in ended tasks, for each range of ages from x to e·x."""
 
 _STRENGTH_OF_ALL = 2.0
-"""The weight, for one kind of task, of the estimate for all tasks. A few ended tasks of the kind outweigh it."""
+"""The weight of the estimate for all tasks in the estimate for one kind. A few ended tasks of the kind outweigh it."""
 
 _DEFAULT_KIND = (MIN_N, 0)
 
@@ -43,9 +43,9 @@ class Learned:
     starts from the estimate for all tasks. The estimate for all tasks starts from the hazard 1/age, so intervals grow
     with the square root of the age.
 
-    If the service reports progress, the policy extrapolates the remaining time. It also learns a second hazard, whose
-    unit of time is the extrapolated time. The policy uses the second hazard while that hazard predicts replies much
-    better than the first (Dawid, *The prequential approach*, 1984).
+    If the service reports progress, the policy extrapolates the remaining time at each check. It also learns a second
+    hazard, which measures the time since a check as a multiple of that remaining time. The policy uses the second
+    hazard while that hazard predicts replies much better than the first (Dawid, *The prequential approach*, 1984).
 
     Several sessions on one event loop can share an instance. It stores no tasks.
 
@@ -90,7 +90,7 @@ class Learned:
         else:
             remaining, unit = view
             interval = remaining.check_age(0.0, self.poll_cost / unit) * unit
-        # Two checks less than poll_cost apart cost more than the lag they save.
+        # A check within poll_cost seconds of the last check costs more than the lag that it can save.
         return max(now, task.checked_at + min(max(interval, self.poll_cost), self.max_interval))
 
     def ended(self, task: PolledTask, now: float, *, completed: bool) -> None:
@@ -117,7 +117,7 @@ class Learned:
         return self._progress.view(age, task.progress)
 
     def _estimate_of(self, task: PolledTask) -> Survival:
-        """Return the estimate for tasks like this. Attached tasks share one estimate, because their age is unknown."""
+        """Return the estimate for such tasks. Attached tasks share one estimate, because their age is unknown."""
         if task.attached:
             return self._of_unknown_age
         kind = _kind(task.parameters)
@@ -131,7 +131,7 @@ class Learned:
 
 
 def _kind(parameters: EditParameters | None) -> tuple[int, int]:
-    """Return the number of output images, and the rounded log2 of an image's area divided by the default area."""
+    """Return the number of output images, and the rounded value of log2(output area / default area)."""
     if parameters is None:
         return _DEFAULT_KIND
     number = parameters.n or MIN_N

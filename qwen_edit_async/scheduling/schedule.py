@@ -51,7 +51,8 @@ T = TypeVar("T")
 class DueHeap(Generic[T]):
     """A heap of items, ordered by the time at which each is due.
 
-    A replaced or discarded time stays in the heap until it is due or the heap is compacted. Its item is freed at once.
+    The old time of a discarded or rescheduled item stays in the heap until it is the earliest time or the heap is
+    compacted. A discarded item is freed at once.
     """
 
     def __init__(self) -> None:
@@ -215,7 +216,7 @@ class PollSchedule(Generic[W]):
         if (late := self._checks.pop_due(-math.inf)) is not None:
             limiter.spend(now)
             return late
-        for _ in range(_MOVED_PER_CHECK):  # only a few, because after a pause all tasks may be due at once
+        for _ in range(_MOVED_PER_CHECK):  # limited, so that a call stays fast if all tasks are due after a pause
             if (waiting := self._checks.pop_due(now)) is None:
                 break
             limiter.add(waiting, now)
@@ -275,7 +276,7 @@ class PollSchedule(Generic[W]):
     def failed(self, task: W, error: QwenEditError, sent_at: float, now: float, draw: float) -> CallFailure:
         """Record the failure of a check that was sent at ``sent_at``. ``draw`` is a random number from 0 to 1.
 
-        The task is checked again, unless the failure ends the call or the session.
+        The task is checked again, unless all further checks of this task or all calls of the session would fail too.
         """
         in_grace = not task.attached and task.checks == 0 and now < task.since + UNKNOWN_TASK_GRACE
         failure = judge_check(error, in_grace=in_grace, attached=task.attached)

@@ -15,8 +15,9 @@ T = TypeVar("T")
 class Deadline:
     """Limits the time between taking a slot and the acceptance of the edit by the service.
 
-    A turn is the right to send a request. A wait for a turn does not count while the service accepts other edits. If
-    the service accepts no edit for ``seconds``, the deadline passes. All times are the event loop's.
+    A turn is the right to send a request. A wait for a turn does not count while the service accepts other edits.
+    During such a wait, the deadline passes if the service accepts no edit for ``seconds``. All times are the event
+    loop's.
 
     Args:
         seconds: The time limit.
@@ -54,7 +55,7 @@ class Deadline:
         self._set_timer()
 
     async def wait_in_line(self, wait: Awaitable[T]) -> T:
-        """Wait for a turn or another slot. The time of the wait does not count."""
+        """Wait for a turn, or for a new slot in place of a released slot. The time of the wait does not count."""
         loop = self._gate.loop
         counted = loop.time() - self.counts_from
         self._is_in_line = True

@@ -148,7 +148,7 @@ class Poller:
             self._cancel_at_service(task)
 
     def give_up_all(self, make_error: Callable[[str], Exception]) -> None:
-        """Stop watching all tasks. The waiters of each get the error that ``make_error`` returns for its id."""
+        """Stop watching all tasks. Each task's waiters get the error that ``make_error`` returns for the task's id."""
         for task in list(self._schedule.tasks):
             self.give_up(task, make_error(task.task_id))
 
@@ -157,7 +157,7 @@ class Poller:
         self._remember_id(snapshot.task_id)
         if owned:
             self.cancellations.ask(snapshot)
-        way = self.way_back(snapshot.task_id) if owned else "its observer has the reply"
+        way = self.way_back(snapshot.task_id) if owned else "the journal or another observer has the reply"
         about(snapshot.task_id).warning("a submission that was given up created task %s: %s", snapshot.task_id, way)
 
     def remember_unclaimed(self, task_id: str) -> None:
@@ -172,7 +172,7 @@ class Poller:
             while True:
                 while (due := self._take_due(now)) is not None:
                     checks.create_task(self._check(due, now), context=due.context)
-                # A timer may fire slightly early by the clock, so the time for which it was set counts.
+                # A timer may fire slightly before its time. Then its time is used instead of the clock's.
                 now = max(await self._sleep(self._next_event()), self.loop.time())
 
     def _take_due(self, now: float) -> EditTask | None:
@@ -292,12 +292,12 @@ class Poller:
             )
 
     def _deadline_error(self, task: EditTask, now: float) -> DeadlineExceededError:
-        withheld = "; a pause that the service requested delayed the next" if now < self._pacer.resume_at else ""
-        word = f"; the last said {task.odd_word[:_SHOWN_CHARACTERS]!r}" if task.odd_word else ""
+        withheld = "; the service requested a pause before the next check" if now < self._pacer.resume_at else ""
+        word = f"; the last reply had the unknown status {task.odd_word[:_SHOWN_CHARACTERS]!r}" if task.odd_word else ""
         last = f"; the last check failed: {task.last_failure}" if task.failures else ""
         error = DeadlineExceededError(
-            f"the deadline passed before a check found task {task.task_id} ended (checks answered: {task.checks}"
-            f"{word}{withheld}){last}",
+            f"the deadline passed before a check found that task {task.task_id} had ended "
+            f"(checks answered: {task.checks}{word}{withheld}){last}",
             hint=f"it may run on: session.attach({task.task_id!r}) waits for it again",
             task_id=task.task_id,
         )

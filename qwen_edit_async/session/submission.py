@@ -85,7 +85,7 @@ class Submission:
         self._slot = Slot(gate)
         self._deadline = Deadline(self._limits.deadline, gate)
         self._deadline.passed.add_done_callback(self._expire)
-        # An observer decides about repeated submissions itself, because each must fit the run's budget.
+        # With an observer, uncertain edits are not resubmitted here: each submission must fit a bulk run's budget.
         consent = self._parts.options.resubmit_uncertain and self._observer is None
         self._attempts = Attempts(self._limits.max_retries, consent)
 
@@ -290,7 +290,7 @@ class Submission:
                 fate = judge_submission(error)
             elif body.sent_whole:  # a cancellation, or a bug in this package
                 fate = CallFailure.UNCERTAIN
-            if isinstance(error, Exception):  # a cancellation leaves the attempt pending
+            if isinstance(error, Exception):  # after a cancellation, `sent_whole` still needs `_pending`
                 self._pending = None
             raise
         finally:

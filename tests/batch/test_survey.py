@@ -433,8 +433,8 @@ async def test_files_that_would_be_replaced_are_counted(photos, out):
 
 
 THERE_ALREADY = (
-    "a file that this batch did not make has the name of the result; move that file, use another output folder or key, "
-    "or overwrite=True"
+    "a file that this batch did not make has the name of the result; move that file, use another output folder, "
+    "give this edit another key (the name of its files), or use overwrite=True"
 )
 
 

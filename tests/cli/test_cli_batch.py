@@ -182,7 +182,7 @@ def test_existing_files_are_not_overwritten(photos, batch, out, capsys, service)
     assert batch(photos) == 1
     text = capsys.readouterr().err
     assert "warning: 1 of 3 rows can't be edited" in text
-    assert "move that file, use another output folder or key, or --overwrite" in text
+    assert "give this edit another key (the name of its files), or use --overwrite" in text
     assert (out / "b-0.png").read_bytes() == b"precious"
     assert len(service.tasks) == 2
 

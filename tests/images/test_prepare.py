@@ -479,7 +479,7 @@ def test_sixteen_bit_files_are_scaled_to_eight() -> None:
 
 
 def with_shade(mode: str, bits: int, *shade: int, width: int = 3200) -> bytes:
-    """A PNG file with a transparent shade, too wide to be sent as it is."""
+    """A PNG file with a transparent colour, too wide to be sent as it is."""
     kind, samples = {"L": (0, 1), "RGB": (2, 3)}[mode]
     rows = (b"\0" + bytes(-(-width * samples * bits // 8))) * 400
     parts = [(b"IHDR", struct.pack(">IIBBBBB", width, 400, bits, kind, 0, 0, 0))]
@@ -496,14 +496,14 @@ def test_fit_keeps_a_transparent_shade_of_eight_bits_or_one(shade) -> None:
 
 @pytest.mark.parametrize("shade", [("L", 2, 3), ("L", 4, 3), ("L", 16, 3), ("RGB", 16, 300, 300, 300)])
 def test_fit_refuses_a_transparent_shade_of_other_depths(shade) -> None:
-    with pytest.raises(InvalidEditError, match=r"image 1 has a transparent shade .*: save it as an 8-bit RGBA PNG$"):
+    with pytest.raises(InvalidEditError, match=r"image 1 has a transparent colour .*: save it as an 8-bit RGBA PNG$"):
         prepare([with_shade(*shade)], fit=True)
     data = with_shade(*shade, width=3000)
     assert content(data, fit=True) == data
     if max(shade[1:]) >= 16:
         picture = Image.open(io.BytesIO(data))
         picture.load()
-        with pytest.raises(InvalidEditError, match="image 1 has a transparent shade"):
+        with pytest.raises(InvalidEditError, match="image 1 has a transparent colour"):
             prepare([picture])
 
 

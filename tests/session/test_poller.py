@@ -309,13 +309,16 @@ async def given_up(session: MemorySession) -> str:
 async def test_a_deadline_claims_no_more_than_is_known():
     async with MemorySession(MemoryService(duration=1000.0), polling=FixedInterval(10.0)) as session:
         words = await given_up(session)
-    assert "the deadline passed before a check found task task-1 ended (checks answered: 3); it may run on" in words
+    assert (
+        "the deadline passed before a check found that task task-1 had ended (checks answered: 3); it may run on"
+        in words
+    )
 
 
 async def test_a_deadline_tells_that_a_pause_withheld_the_check():
     service = MemoryService(on_check=in_order(status(429, retry_after=1000)))
     async with MemorySession(service) as session:
-        assert "(checks answered: 0; a pause that the service requested delayed the next)" in (await given_up(session))
+        assert "(checks answered: 0; the service requested a pause before the next check)" in (await given_up(session))
 
 
 async def test_under_a_low_ceiling_the_last_check_is_made_when_its_turn_comes():
@@ -614,7 +617,7 @@ async def test_an_answer_names_what_the_check_found():
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["dreaming"], "; the last said 'dreaming')"),
+        (["dreaming"], "; the last reply had the unknown status 'dreaming')"),
         (["dreaming", "in_progress"], ")"),
     ],
 )
