@@ -147,17 +147,17 @@ class ServerState:
 
 
 def make_server(environment: Mapping[str, str], **session: Any) -> MCPServer[ServerState]:
-    """Create the server. The options are those of :class:`EditSession`.
+    """Create the server. Pass any options of :class:`EditSession` by keyword.
 
     Raises:
-        ConfigurationError: A variable is missing or invalid.
+        ConfigurationError: An environment variable is missing or invalid.
     """
     folder = Path(_required(environment, FOLDER_VARIABLE)).expanduser().resolve()
     if not folder.is_dir():
         raise ConfigurationError(f"{FOLDER_VARIABLE} is {str(folder)!r}: create that folder, or set another folder")
     allowance = Allowance(
         to_money(_required(environment, MAX_COST_VARIABLE), MAX_COST_VARIABLE) or Decimal(0),
-        to_money(environment.get(PRICE_VARIABLE) or None, PRICE_VARIABLE) or None,  # 0 could not limit anything
+        to_money(environment.get(PRICE_VARIABLE) or None, PRICE_VARIABLE) or None,  # a price of 0 limits nothing
     )
     client = EditSession(**session)
 
@@ -192,20 +192,20 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
         n: The number of results, 1 to 6.
         size: Width and height in pixels, each 512 to 2048, such as "1024*1536".
         negative_prompt: Content to avoid.
-        seed: 0 to 2147483647. Results with the same seed are similar.
+        seed: A number from 0 to 2147483647. Results with the same seed are similar.
     """
     state = context.request_context.lifespan_context
     inputs = [image if is_url(image) else state.inside(image) for image in images]
     folder = state.inside(output)
     with _tool_errors():
         parameters = EditParameters(n=n, size=size, negative_prompt=negative_prompt, seed=seed)
-        await anyio.Path(folder).mkdir(parents=True, exist_ok=True)  # fails before the edit is paid for
+        await anyio.Path(folder).mkdir(parents=True, exist_ok=True)  # fail before the edit is paid for
         result = await _edit(context, EditRequest(inputs, instruction, parameters), n)
         try:
             paths = await result.save(folder)
         except OSError as error:
             found = f"task {result.task_id} is completed, but its pictures could not be saved ({error})"
-            raise ToolError(f"{found}: solve this, and call get_task") from None
+            raise ToolError(f"{found}: solve this problem, and call get_task") from None
     facts = {"task_id": result.task_id, "files": [*map(str, paths)], "cost": _amount(result.usage.cost)}
     previews = [await anyio.to_thread.run_sync(make_thumbnail, path) for path in paths]
     return [json.dumps(facts | {"notes": result.notes}), *(Image(data=p.content, format="webp") for p in previews if p)]
@@ -231,7 +231,7 @@ async def _edit(context: Context[ServerState], request: EditRequest, pictures: i
 
 
 async def _result_of(task: EditTask, context: Context[ServerState]) -> EditResult:
-    """Wait for the result of a task. Report each change of its status with a higher number, as the MCP demands."""
+    """Wait for the result of a task. Report each change of its status, with the rising numbers that MCP requires."""
     changes, reported = 0, ""
     try:
         async for snapshot in task.updates():
@@ -280,7 +280,7 @@ async def edit_folder(
 
 
 async def _costs(batch: EditBatch, target: Path, price: Decimal) -> Decimal:
-    """Return the costs of a batch. An edit that may be charged counts at the price until its cost is known."""
+    """Return the costs of a batch. An edit that may be charged counts as ``price`` until its cost is known."""
     costs = Decimal(0)
     if not await anyio.Path(target / JOURNAL_NAME).exists():
         return costs
@@ -330,7 +330,10 @@ async def get_task(context: Context[ServerState], task_id: str, output: str = "e
 
 
 async def _report_progress(context: Context[ServerState], batch: EditBatch, ended: anyio.Event) -> None:
-    """Report the progress of a batch each second and at its end. Skip a report without progress, as the MCP demands."""
+    """Report the progress of a batch each second and at its end.
+
+    A report is skipped if no more edits have ended, because MCP requires rising numbers.
+    """
     reported = -1
     while True:
         is_last, progress = ended.is_set(), batch.progress

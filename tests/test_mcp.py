@@ -330,7 +330,9 @@ async def test_pictures_that_can_not_be_saved_are_named_by_their_task(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     state = ServerState(SimpleNamespace(submit=submit, estimate=estimate), tmp_path, Allowance(Decimal("0.10")))
-    with pytest.raises(ToolError, match=r"task task-1 is completed, but .*No space left.*: solve this, and call get_t"):
+    with pytest.raises(
+        ToolError, match=r"task task-1 is completed, but .*No space left.*: solve this problem, and call get_t"
+    ):
         await mcp.edit_image(call_in(state), ["https://pictures.example/cat.png"], "x")
     assert state.allowance.left == Decimal("0.06")
 

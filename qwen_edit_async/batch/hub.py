@@ -36,10 +36,10 @@ _CLOSED: Final = "the hub was closed"
 class EditHub:
     """Edits on demand with the guarantees of a bulk run: ``outcome = await hub.edit(request)``.
 
-    A request may be repeated as often as you like, because its edit is journalled as by :class:`EditBatch`:
+    A request may be repeated as often as you like, because the hub journals edits as :class:`EditBatch` does:
 
     - A request for an edit in flight waits for that edit.
-    - A finished edit is answered from the journal. Missing or damaged files are downloaded again.
+    - A request for a finished edit is answered from the journal. Missing or damaged files are downloaded again.
     - A request is refused if its key belongs to another edit that may have a task. It is also refused if its image
       files changed after its edit was submitted.
     - If the hub dies or a reply is lost during a submission, the edit is ``uncertain``: a task may exist.
@@ -47,10 +47,10 @@ class EditHub:
     The session's limits apply to all callers together. Tasks of an earlier hub count against ``max_in_flight`` until
     they end. Cancelling a call does not stop its edit.
 
-    Use ``async with EditHub(…) as hub:``. Only one hub or bulk run can use the folder at a time. When the block
-    ends, it stops the edits in progress, and waits at most 5 s for the ids of tasks that were just submitted. The next
-    hub continues these tasks. With the protocol ``queue``, tasks that have not begun are cancelled at the service
-    instead.
+    Use ``async with EditHub(…) as hub:``. Only one hub or bulk run can use a folder at a time. At the end of the block,
+    the hub stops the edits in progress, and waits at most 5 s for the ids of tasks that were just submitted. The next
+    hub continues the unfinished tasks. With the protocol ``queue``, tasks that have not begun are cancelled at the
+    service instead.
 
     Args:
         out_dir: The folder for the pictures and the journal, created if it is missing. It can be the folder of
@@ -165,8 +165,8 @@ class EditHub:
             request: The request, or a mapping with its fields. Without a key, the images' paths or URLs, the
                 instruction and the parameters identify the edit.
             load_images: Called with ``outcome.name`` before the edit is submitted. Returns the images to send
-                in place of the request's. If it raises :class:`InvalidEditError`, the edit fails and costs nothing. If
-                several calls ask for an edit at the same time, only the first call's function is used.
+                instead of the request's images. If it raises :class:`InvalidEditError`, the edit fails and costs
+                nothing. If several calls request the same edit at once, only the first call's function is used.
 
         Raises:
             JournalError: If the journal fails. The hub can't be used any more.
@@ -223,7 +223,7 @@ class EditHub:
         return await run.write_reports(run.budget.stopped, preview_seconds=0)
 
     async def wait_failed(self) -> None:
-        """Wait until the journal fails, and raise its error. Use this in a program that only serves the hub.
+        """Wait until the hub fails, and raise the error. Use this method in a program that only serves the hub.
 
         Raises:
             JournalError: If the journal fails.

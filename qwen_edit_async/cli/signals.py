@@ -1,4 +1,4 @@
-"""Signal handlers: Ctrl-C and termination cancel the command's asyncio task, so that it can clean up."""
+"""Signal handlers: Ctrl-C and termination cancel the asyncio task of a command, so that the command can clean up."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import signal
 def cancel_on_termination() -> None:
     """Cancel the running asyncio task on every SIGINT, SIGTERM and SIGHUP. Under ``nohup``, ignore SIGHUP.
 
-    This replaces asyncio's own handler. On a second Ctrl-C, that handler raises KeyboardInterrupt in whatever code is
-    running. Other code could then wait forever for the interrupted code.
+    The new SIGINT handler replaces asyncio's own. On a second Ctrl-C, asyncio's handler raises KeyboardInterrupt in
+    whatever code is running. Other code could then wait forever for the interrupted code.
     """
     task = asyncio.current_task()
     if task is None:

@@ -2,8 +2,8 @@
 
 The output depends only on the arguments, the time and the working directory.
 
-Styles are inline, and most colors come from the notebook. So the cards suit light and dark notebooks, and look right
-in programs that remove style sheets.
+Styles are inline, because some programs remove style sheets. Most colors come from the notebook, so the cards suit
+light and dark notebooks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qwen_edit_async.display.thumbnails import THUMBNAIL_SIDE, Thumbnail
 from qwen_edit_async.text import counted, escape
 
 WRITING_PAGE = "writing the page"
-"""The last step of a bulk run, after all edits have ended."""
+"""The name of the last step of a bulk run, after all edits have ended."""
 
 _SLOWEST_PER_SECOND = 0.95
 _GRID_SIDE = 112
@@ -61,8 +61,8 @@ class Progress:
         paused: The seconds that the run has spent in Retry-After pauses.
         pause_left: The seconds until the current pause ends; 0 for no pause.
         paused_until: The local time at which the current pause ends; empty for no pause.
-        closing: The name of the run's last step; empty until all edits have ended. It replaces the rate and the time
-            left in :meth:`text`.
+        closing: The name of the run's last step; empty until all edits have ended. In :meth:`text`, this name
+            replaces the rate, the pause and the time.
     """
 
     done: int = 0
@@ -105,7 +105,7 @@ def edit_html(view: EditView, side: int = THUMBNAIL_SIDE) -> str:
 
     Args:
         view: The edit.
-        side: The longest side of a single picture, in pixels. Several inputs or several outputs are half as large.
+        side: The longest side of a single picture, in pixels. The sides of several inputs or outputs are half as long.
     """
     arrow = '<span aria-hidden="true" style="align-self:center">→</span>' if view.before and view.after else ""
     pictures = _pictures(view.before, "before", side) + arrow + _pictures(view.after, "after", side)
@@ -202,7 +202,7 @@ def _duration(seconds: float) -> str:
 
 
 def local_time_in(seconds: float) -> str:
-    """Return the local time ``seconds`` from now, such as ``14:32``, with the date if that is not today."""
+    """Return the local time ``seconds`` from now, such as ``14:32``. Add the date if it is not today's."""
     now = datetime.now(UTC).astimezone()
     then = (now + timedelta(seconds=seconds)).astimezone()
     return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%Y-%m-%d %H:%M}"

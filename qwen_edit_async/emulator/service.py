@@ -57,7 +57,7 @@ class Service:
         self._epoch = time.time() - self._loop.time()
 
     def close(self) -> None:
-        """Release all waiting requests."""
+        """End the waits of all requests, because the emulator closes."""
         self.closing.set()
         for record in self.table.records.values():
             if record.on_change is not None:

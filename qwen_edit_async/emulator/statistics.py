@@ -9,7 +9,7 @@ import attrs
 
 @attrs.frozen
 class RequestRecord:
-    """A request that arrived. The values of its headers are not kept, because one of them is the key."""
+    """A request that arrived. The values of its headers are not kept, because they include the key."""
 
     method: str
     path: str
@@ -24,7 +24,7 @@ class EmulatorStatistics:
     """A snapshot of an emulator's counters."""
 
     submits: int
-    """Submissions that arrived, including refused ones."""
+    """Submissions that arrived, including those that were refused."""
     checks: int
     """Status checks that arrived."""
     results: int
@@ -36,7 +36,7 @@ class EmulatorStatistics:
     precharges: int
     """Requests for a cost estimate."""
     refused: int
-    """Requests answered with a 429."""
+    """Requests answered with HTTP 429."""
     redirects: int
     """Requests answered with a redirect."""
     tasks_created: int
@@ -51,10 +51,10 @@ class EmulatorStatistics:
     charges: Decimal
     """Money charged for completed tasks."""
     balance: Decimal | None
-    """Money left in the account after the cost of unfinished tasks; None if the account has no limit."""
+    """Money left in the account, less the cost of unfinished tasks; None if the account has no limit."""
     keys_at_results: int
-    """Requests to the results origin with an Authorization header. This must be 0."""
+    """Requests to the results origin with an Authorization header. A correct client sends none."""
     checks_per_task: tuple[int, ...]
-    """Number of answered status checks of each task. Tasks are in the order of creation."""
+    """Number of answered status checks of each task, in the order of the tasks' creation."""
     lags: tuple[float, ...]
-    """Seconds from each task's end to the first check that found it ended. Tasks without such a check are left out."""
+    """Seconds from each task's end to the first reply that reported it. Tasks without such a reply are left out."""

@@ -1,4 +1,4 @@
-"""The result of checking an image, and the errors for a bad one. Pure."""
+"""The result of checking an image, and the errors for a bad image. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ImageError(ValueError):
     """An image can't be used. The message is the predicate of a sentence about the image."""
 
     def named(self, name: str, position: int) -> InvalidEditError:
-        """Return an error for users that names the image. Its summary has only the image's position."""
+        """Return the error for users. Its message names the image; its summary has only the image's position."""
         return InvalidEditError(f"{name} {self}", summary=f"image {position} {self}")
 
 
@@ -40,7 +40,7 @@ class Findings:
         trailing: The number of bytes after the end of a PNG.
         exif: The Exif data of a PNG.
         colours: The type of the PNG chunk that sets colours other than sRGB. Conversion loses this chunk.
-        doubtful_end: The position where a JPEG's pixel data ends, if only decoding can show whether it is complete.
+        doubtful_end: The end position of a JPEG's pixel data, if only decoding can show whether the data is complete.
     """
 
     damage: str = ""

@@ -1,9 +1,10 @@
 """Errors, costs and texts in the service's replies. Pure: no I/O, no clock.
 
-The known ways to report an error are the HTTP status, ``error`` as text or an object, ``message``, ``detail``, and
-``{"status": {"code", "message"}}``. An error report may come with HTTP 200, and a proxy may send an HTML page.
+A reply can report an error by its HTTP status, or in members such as ``error`` (text or an object), ``message``,
+``detail`` and ``status`` (an object or a number). An error report may come with HTTP 200, and a proxy may send an HTML
+page.
 
-Replies are read by hand, without a converter, because any member can be missing, or have any type.
+Members are read one by one, because any member can be missing, or have any type.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
     **dict.fromkeys(("internalservererror", "internalerror", "badgateway"), InternalServerError),
     **dict.fromkeys(("timeout", "requesttimeout", "gatewaytimeout", "synctimeout"), InternalServerError),
 }
-"""The services' own codes and their errors. The codes are more specific than the HTTP status. A text code is looked up
-by its :func:`_family`."""
+"""The error for each of the services' own codes, which are more specific than the HTTP status. Text codes are written
+as :func:`_family` returns them."""
 
 _ERROR_CODES = frozenset({*_ERROR_BY_CODE, *range(400, 600), 110001, 190000})
 """The codes that always report an error."""
@@ -76,7 +77,7 @@ _REPORT_NAMES = ("error", "status")
 
 _ERROR_NAMES = ("error", "error_code", "error_message")
 MESSAGE_NAMES = ("error_message", "message", "detail")
-"""The members that may hold an error or its message, the most specific first."""
+"""The members that may hold the message of an error, the most specific first."""
 
 _MAX_MESSAGE_CHARACTERS = 300
 _MAX_COST_CHARACTERS = 100
@@ -97,7 +98,7 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
         APIResponseError: The body is incomplete, or not a JSON object.
     """
     try:
-        # json would guess the encoding of bytes. Only UTF-8 is accepted, because the key is redacted as UTF-8.
+        # Only UTF-8 is accepted, because an escaped key is redacted only in UTF-8. json would guess the encoding.
         text = reply.body.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogatepass")
         document = json.loads(text) if reply.complete else None
     except (ValueError, RecursionError):
@@ -134,7 +135,8 @@ def error_from_reply(reply: Reply, *, task_id: str | None = None) -> APIStatusEr
     except APIResponseError:
         document = {}
     code, message = _describe(document)
-    status = code if reply.ok else reply.status  # in a successful reply, the code may be an HTTP error status
+    # An error report that comes with HTTP 200 may have an HTTP error status as its code.
+    status = code if reply.ok else reply.status
     kinds = (_ERROR_BY_CODE.get(_family(word)) for word in (code, message))
     kind = next(filter(None, kinds), _ERROR_BY_STATUS.get(status, APIStatusError))
     return kind(
@@ -149,7 +151,7 @@ def error_from_reply(reply: Reply, *, task_id: str | None = None) -> APIStatusEr
 
 
 def parse_retry_after(headers: Mapping[str, str], received_at: float) -> float | None:
-    """Return the ``Retry-After`` of a reply in seconds, or ``None`` (RFC 9110, 10.2.3).
+    """Return the ``Retry-After`` of a reply in seconds (RFC 9110, 10.2.3); ``None`` if there is no valid value.
 
     The header holds seconds or a date. Some services send a date as seconds since 1970. The date is compared with the
     reply's ``Date``, because this machine's clock may be wrong. ``received_at`` replaces a missing ``Date``.
@@ -186,7 +188,7 @@ def code_of(value: Any) -> int | str | None:
 def error_code_of(report: Mapping[str, Any], *outer: Mapping[str, Any]) -> int | str | None:
     """Read the code of an error report.
 
-    ``error_code`` takes precedence over ``code``, even an ``error_code`` in one of the enclosing objects, ``outer``.
+    ``error_code`` takes precedence over ``code``, even if only an enclosing object in ``outer`` has an ``error_code``.
     """
     codes = (code_of(each.get("error_code")) for each in (report, *outer))
     return next((code for code in codes if code), None) or code_of(report.get("code"))
@@ -219,7 +221,7 @@ def cost_of(value: Any) -> Decimal | None:
 
 
 def first_text(document: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    """Return the first named member that holds text or an integer, as text."""
+    """Return the first of the named members that holds text or an integer, as text."""
     for name in names:
         value = document.get(name)
         if type(value) in {str, int} and value != "":

@@ -17,15 +17,15 @@ H = TypeVar("H", bound=Hashable)
 class CheckLimiter(Generic[H]):
     """Limits the checks per second, and chooses the task for each check.
 
-    Each check goes to the task most likely to have ended among the next 32 waiting tasks. Choosing among 32 takes
-    constant time, and is nearly as good as choosing among all. No task starves, because a task that has waited for
-    three rounds goes first. A round is the time to check all waiting tasks once at this rate. So no task waits longer
-    than ``4 * n / rate`` seconds, where n is the largest number of tasks waiting in that time.
+    For each check, the limiter looks at the next 32 waiting tasks, and chooses the task that has most likely ended.
+    Choosing among 32 takes constant time, and is nearly as good as choosing among all. No task starves, because a task
+    that has waited for three rounds goes first. A round is the time to check all waiting tasks once at this rate. So no
+    task waits longer than ``4 * n / rate`` seconds, where n is the largest number of tasks waiting in that time.
 
     Args:
         rate: The maximum number of checks per second. After an idle time, ``1 + 0.05 * rate`` checks may start at once.
-        likelihood: Returns the probability that a task has ended by a given time. If it is ``None``, the task that has
-            waited longest goes first.
+        likelihood: Called with a task and a time. Returns the probability that the task has ended by then. Without
+            this function, the task that has waited longest goes first.
 
     Attributes:
         ready_at: The earliest time of the next check.

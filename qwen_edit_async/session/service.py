@@ -1,4 +1,4 @@
-"""Calls the service, in the form of the protocol that the service accepts."""
+"""Calls the service, with request bodies in a form that the service accepts."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _MALFORMED_STATUSES: Final = frozenset({200, 400, 422})
 """The HTTP statuses with which services refuse a body of the wrong form. Some services use 200 for this."""
 
 _LATE_SECONDS = 1.0
-"""Seconds to keep waiting for the result after an edit's deadline. A result that arrives late is logged."""
+"""Seconds to wait for the result after an edit's deadline, because a bulk run journals even a late result."""
 
 
 class Service:
-    """Makes calls over a transport, in one form of the protocol. Forms differ in the envelope of a request's body.
+    """Makes calls over a transport, in a form of the protocol. Forms differ in the envelope of a request's body.
 
-    Until a submission is accepted, submissions try both forms, one submission at a time. After that, only the accepted
-    form is used.
+    If there are two forms, submissions go one at a time until the service accepts a form. A submission whose first
+    form is refused as malformed tries the other form. Afterwards, only the accepted form is used.
 
     Args:
         transport: The HTTP client.
@@ -52,11 +52,13 @@ class Service:
         if self.alternative is None:
             return
         if protocol is not self.protocol:
-            log.warning("the service accepts %r instead of %r: the former is used from now on", protocol, self.protocol)
+            log.warning(
+                "the service accepts %r instead of %r: the accepted form is used from now on", protocol, self.protocol
+            )
         self.protocol, self.alternative = protocol, None
 
     async def submit(self, protocol: WireProtocol, call: Call, body: JSONBody, *, deadline: float) -> TaskSnapshot:
-        """Submit an edit, in one attempt. If the reply holds the result, stop waiting soon after the deadline."""
+        """Submit an edit, in one attempt. If the reply is to hold the result, stop waiting soon after the deadline."""
         if not call.holds_result:
             return protocol.read_submission(await self.transport.send(call, body))
         try:
@@ -68,7 +70,7 @@ class Service:
             raise APITimeoutError("the service did not give the result in time", request_sent=True) from None
 
     async def try_forms(self, call: Callable[[WireProtocol], Awaitable[T]]) -> T:
-        """Make a call. If the service refuses it as malformed, try the other form, if there is one."""
+        """Make a call. If the service refuses the call as malformed, try the other form, if there is one."""
         try:
             return await call(self.protocol)
         except BadRequestError as error:

@@ -28,7 +28,7 @@ def file_path(path: Any) -> FilePath:
         return bucket
     try:
         text = os.path.expanduser(path)  # noqa: PTH111  # Path.expanduser raises for "~nobody"
-    except Exception:  # noqa: BLE001  # a path of another library can raise anything if it is not local
+    except Exception:  # noqa: BLE001  # another library's path may raise any error if it is not local
         text = "://"
     if not isinstance(text, str) or "://" in text:
         raise ConfigurationError(
@@ -41,6 +41,6 @@ def file_path(path: Any) -> FilePath:
 def new_part(path: FilePath, *, replace: bool = True) -> Part[Any]:
     """Start to write a file. The file gets its final name when it is complete.
 
-    ``replace`` says whether the new file may replace a local file. In a bucket, the path's own ``replace`` decides.
+    ``replace`` says whether the new file may replace a local file. In a bucket, ``path.replace`` says so.
     """
     return BucketPart(path) if isinstance(path, BucketPath) else PartFile(path, replace=replace)

@@ -563,7 +563,7 @@ async def test_the_change_of_envelope_is_logged_once(caplog):
     assert [record.message for record in caplog.records] == [
         (
             f"the service accepts {GenerationProtocol('params')} instead of {GenerationProtocol('flat')}: "
-            "the former is used from now on"
+            "the accepted form is used from now on"
         )
     ]
 

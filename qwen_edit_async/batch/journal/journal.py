@@ -79,7 +79,7 @@ class Journal:
         Calls are made in order, even if they are not awaited.
 
         Raises:
-            JournalError: When the future is awaited, if the method raised it or the journal can't be written.
+            JournalError: Raised when the future is awaited, if the method failed or the journal can't be written.
         """
         return self._thread.call(functools.partial(method, self._store, *args, **kwargs))
 
@@ -89,7 +89,7 @@ class Journal:
             try:
                 return self._store.transact(calls)
             except Exception as error:  # noqa: BLE001  # after any error, nothing was written
-                # Later changes may rely on the lost ones, so nothing more is written. The file stays consistent.
+                # Later changes may rely on the lost changes, so nothing more is written. The file stays consistent.
                 self._broken = error if isinstance(error, JournalError) else JournalError(f"journal error: {error!r}")
         return [self._broken.for_task(None) for _ in calls]
 
