@@ -164,7 +164,7 @@ def track(
     Args:
         outcomes: The outcomes.
         total: The number of outcomes, if known.
-        session: The session whose tasks in flight and pauses the line shows.
+        session: If given, the line also shows the session's tasks in flight and pauses.
         title: The title of the progress line.
         clock: Returns the time in seconds.
     """

@@ -123,7 +123,7 @@ async def _end(run: Run, feeding: asyncio.Task[None]) -> None:
 
 
 async def _feed_all(run: Run, given: BatchInput) -> None:
-    resumed: set[int] = set()  # stays small: only edits that the last run began, but did not finish
+    resumed: set[int] = set()  # stays small: only edits that earlier runs began, but did not finish
 
     async def finish(entry: Entry) -> None:
         await resume(run, entry)

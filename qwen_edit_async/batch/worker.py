@@ -50,7 +50,7 @@ class Worker:
         self._closed = False
 
     def call(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Make a call on the thread. The call is made even if its future is cancelled or never awaited.
+        """Make a call on the thread. The call is made even if the returned future is cancelled or never awaited.
 
         Raises:
             JournalError: Raised when the future is awaited, if the call came after :meth:`aclose`.
@@ -67,7 +67,7 @@ class Worker:
     async def aclose(self, last: Call = lambda: None) -> None:
         """Make all pending calls and the call ``last``, and end the thread.
 
-        The calls start before the wait begins, so cancelling the wait does not prevent them.
+        The thread gets the calls before this method waits, so cancelling the method does not prevent them.
         """
         self._closed = True
         try:

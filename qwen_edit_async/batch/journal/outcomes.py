@@ -44,7 +44,7 @@ def read_page(
 
 
 def read_chosen(journal: Path, folder: FilePath, limit: int) -> Generator[BatchOutcome, None, None]:
-    """Yield outcomes for ``report.html``: first edits with errors, then edits without, in the journal's order.
+    """Yield outcomes for ``report.html``: first the edits with errors, then the others, both in the journal's order.
 
     Replaced edits are left out.
 
