@@ -10,8 +10,8 @@
     outcomes = [outcome async for outcome in track(session.edit_many(requests), total=len(requests), session=session)]
     show(outcomes)
 
-A result shows its pictures once they are saved, read or opened. The module uses IPython's display protocol, so it needs
-no widgets and no extra. Outside of notebooks, it shows nothing.
+A result shows its pictures once they are saved, read or opened. The module uses IPython's display protocol, so you need
+not install widgets. Outside of notebooks, the module shows nothing.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ProgressDisplay:
         self._shown_at = now
         bundle = {"text/html": progress_html(progress, self._title), "text/plain": progress.text()}
         if self._handle is None:
-            from IPython import display  # noqa: PLC0415  # only a notebook has it
+            from IPython import display  # noqa: PLC0415  # only notebooks have IPython
 
             untyped: Any = display
             self._handle = untyped.display(bundle, raw=True, display_id=True)
@@ -116,7 +116,7 @@ class _Tally:
     async def count(self, coming: Awaitable[EditOutcome]) -> EditOutcome:
         try:
             outcome = await coming
-        except BaseException:  # however the outcomes end, the display keeps the last counts
+        except BaseException:  # an error, or the end of the outcomes
             self.show(final=True)
             raise
         if not outcome.ok:
@@ -147,7 +147,7 @@ class TrackedOutcomes:
 
     def __anext__(self) -> Coroutine[Any, Any, EditOutcome]:
         # The coroutine does not refer to this object. Otherwise a stored traceback would keep this object alive,
-        # and the edits running.
+        # and its edits would keep running.
         return self._tally.count(anext(self._outcomes))
 
 
@@ -164,7 +164,7 @@ def track(
     Args:
         outcomes: The outcomes.
         total: The number of outcomes, if known.
-        session: The session whose tasks in flight and pauses the line shows.
+        session: If given, the line also shows the session's tasks in flight and pauses.
         title: The title of the progress line.
         clock: Returns the time in seconds.
     """
@@ -181,7 +181,7 @@ async def run_batch(
 ) -> BatchReport:
     """Run ``batch.run(session)``, show a progress bar, and return the report.
 
-    Interrupting the cell stops the run. To resume it, call this again with a batch of the same requests.
+    Interrupting the cell stops the run. To resume the run, call this function again with a batch of the same requests.
 
     Args:
         batch: The bulk run.
@@ -233,7 +233,7 @@ class Grid:
 
 
 def show(edits: Iterable[EditOutcome | EditResult], *, limit: int = 24) -> Grid:
-    """Return a grid of edits for the last line of a cell. It shows pictures that were saved, read or opened.
+    """Return a grid of edits for the last line of a cell. The grid shows only pictures that were saved, read or opened.
 
     Args:
         edits: Outcomes of ``edit_many``, or results of ``edit``.
@@ -245,7 +245,7 @@ def show(edits: Iterable[EditOutcome | EditResult], *, limit: int = 24) -> Grid:
 
 
 async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
-    """Return a grid of a bulk run's edits, including those of earlier runs, for the last line of a cell.
+    """Return a grid of all edits in a bulk run's journal, for the last line of a cell.
 
     Args:
         batch: The bulk run. It need not have run in this kernel, because only its journal and files are read.
@@ -265,7 +265,7 @@ async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
 
 
 def _views_of(outcomes: Iterable[BatchOutcome], folder: Path) -> list[EditView]:
-    """Return the edits with their thumbnails, and make thumbnails that the run has not stored. This blocks."""
+    """Return the edits with their thumbnails, and make thumbnails that the run has not stored. Blocking."""
     with contextlib.closing(ThumbnailStore(folder)) as thumbnails:
         return [_view_of(outcome, thumbnails) for outcome in outcomes]
 

@@ -18,7 +18,7 @@ def escape(value: object) -> str:
 
 
 def visible(text: str) -> str:
-    """Replace control characters that could take over a terminal, and lone surrogates, which can't be written."""
+    """Replace control characters that could take over a terminal, and lone surrogates, which can't be encoded."""
     return _NOT_SHOWN.sub("\ufffd", text)
 
 

@@ -34,7 +34,7 @@ from qwen_edit_async.text import counted
 T = TypeVar("T")
 
 ImageLoader: TypeAlias = Callable[[str], Awaitable[Sequence[ImageInput]]]
-"""A function that is called with an edit's name, and returns the edit's images."""
+"""An async function that takes an edit's name and returns the edit's images."""
 
 _PAGE: Final = 256
 _LISTED_PROBLEMS: Final = 20
@@ -118,12 +118,12 @@ async def _end(run: Run, feeding: asyncio.Task[None]) -> None:
     feeding.cancel()
     await asyncio.wait([feeding])
     if not feeding.cancelled():
-        feeding.exception()  # marks it as retrieved, so that asyncio does not report it
+        feeding.exception()  # marks the exception as retrieved, so that asyncio does not log it
     await run.cancel_rows()
 
 
 async def _feed_all(run: Run, given: BatchInput) -> None:
-    resumed: set[int] = set()  # small: only edits that were in flight or unsaved when the last run ended
+    resumed: set[int] = set()  # stays small: only edits that earlier runs began, but did not finish
 
     async def finish(entry: Entry) -> None:
         await resume(run, entry)
@@ -151,7 +151,7 @@ async def _feed(run: Run, items: AsyncGenerator[T, None], work: Callable[[T], Co
 
 
 async def unfinished(run: Run) -> AsyncGenerator[Entry, None]:
-    """Yield the edits of the journal that have a task but not all of its pictures."""
+    """Yield the journal's edits that have a task, but may lack pictures."""
     last = 0
     while entries := await run.journal.do(Store.unfinished, last, _PAGE):
         for entry in entries:
@@ -173,7 +173,7 @@ async def take(
     Args:
         run: The opened run.
         identity: The identity of the row's edit.
-        request: The row.
+        request: The row's request.
         resumed: The numbers of edits from the journal that this run has already worked on.
         load_images: Called before the edit is submitted. Returns the images to send.
     """
@@ -199,12 +199,12 @@ async def take(
 
 
 async def _planned(run: Run, identity: str, request: EditRequest) -> tuple[Entry, Fingerprint]:
-    """Return the row's edit in the journal, and the row's current fingerprint. Add a new edit to the journal."""
+    """Return the row's edit in the journal and the row's current fingerprint. If the journal lacks the edit, add it."""
     entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
     fingerprint = await run.disk.call(fingerprint_of, request, entry)
     if entry is None:
         entry = await run.journal.do(Store.plan, identity, request, fingerprint)
-        if entry.stamp != fingerprint.stamp:  # an earlier request of this run has the same identity
+        if entry.stamp != fingerprint.stamp:  # an earlier request of this run has added the edit
             fingerprint = await run.disk.call(fingerprint_of, request, entry)
     if fingerprint.digest == entry.digest and fingerprint.stamp != entry.stamp:
         run.journal.do(Store.restamp, entry.number, fingerprint.stamp)

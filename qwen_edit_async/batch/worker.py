@@ -1,7 +1,7 @@
 """Makes blocking calls on one thread. Calls that arrive while the thread is busy are collected and made together.
 
 Switching to a thread and back takes longer than most of these calls, so calls that are made together share one switch.
-The journal also makes these calls in one transaction (group commit), because each transaction needs a disk sync.
+The journal also makes each such group in one transaction, because each transaction needs a disk sync.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Worker:
         executor: An executor with one thread; shut down by :meth:`aclose`.
         call_all: Makes several calls, and returns a result or an exception for each. If ``call_all`` itself raises,
             every call ends with that exception.
-        patience: The seconds to wait for further calls before making them together.
+        patience: The seconds to collect calls before they are made together.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Worker:
         self._closed = False
 
     def call(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """Make a call on the thread. The call is made even if its future is cancelled or never awaited.
+        """Make a call on the thread. The call is made even if the returned future is cancelled or never awaited.
 
         Raises:
             JournalError: Raised when the future is awaited, if the call came after :meth:`aclose`.
@@ -67,7 +67,7 @@ class Worker:
     async def aclose(self, last: Call = lambda: None) -> None:
         """Make all pending calls and the call ``last``, and end the thread.
 
-        The calls start before the wait begins, so cancelling the wait does not prevent them.
+        The thread gets the calls before this method waits, so cancelling the method does not prevent them.
         """
         self._closed = True
         try:
@@ -81,7 +81,7 @@ class Worker:
         await asyncio.shield(job)
 
     def _begin_soon(self) -> None:
-        """Schedule the waiting calls for the next pass of the event loop or later, so that more calls can join them."""
+        """Schedule the start of the waiting calls. Calls that arrive before the start join them."""
         if self._waiting and not self._busy:
             self._busy = True
             self._loop.call_later(self._patience, self._begin)

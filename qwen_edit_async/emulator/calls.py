@@ -1,4 +1,4 @@
-"""The code that the protocols of the API origin share. It checks requests, reads their bodies and creates tasks."""
+"""The code that the emulator's protocols share. It checks requests, reads their bodies and creates tasks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TOO_MANY_REQUESTS = 429
 
 
 def api_application(routes: Iterable[web.AbstractRouteDef]) -> web.Application:
-    """Return the API origin's application."""
+    """Return the web application that serves the API."""
     application = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[ignore_disconnects])
     application.add_routes(routes)
     return application
@@ -42,8 +42,8 @@ class Calls:
 
     Args:
         service: The state of the emulator.
-        results: The results origin, which makes the pictures.
-        protocol: The name of the protocol. Its calls find only tasks that were created in this protocol.
+        results: Makes and serves the pictures.
+        protocol: The name of the protocol. A call finds only tasks that were created with the same protocol.
         refuse: Called with the reason for refusing a call. Returns the reply in the protocol's form.
     """
 
@@ -72,7 +72,7 @@ class Calls:
     async def ask(
         self, request: web.Request, operation: Operation, process: Callable[[TaskRecord], Awaitable[Reply]]
     ) -> web.StreamResponse:
-        """Answer a call about a task, whose id is in the path, with the reply of `process`."""
+        """Answer a call about a task with the reply of `process`. The URL's path contains the task's id."""
         record = self.service.table.records.get(request.match_info["task_id"])
         if record is not None and record.protocol != self._protocol:
             record = None
@@ -111,7 +111,8 @@ class Calls:
     async def check(self, record: TaskRecord) -> float:
         """Bring all tasks up to date, count a status check of one task, and return the current time."""
         if isinstance(self.service.settings.duration, AfterChecks):
-            await self.results.finish(record)  # a slow engine must not make the task need more checks than are set
+            # A slow engine must not make the task need more checks than `duration` says.
+            await self.results.finish(record)
         now = self.service.now()
         self.service.table.advance(now)
         self.service.table.check(record, now)

@@ -125,7 +125,7 @@ class EditEmulator(EmulatorSettings):
 
     @property
     def results_url(self) -> str:
-        """The origin of the result URLs, on another port. Never send the key there. Empty before the start."""
+        """The origin of the result URLs, on another port. Clients must not send it the key. Empty before the start."""
         return self._runtime.service.results_url
 
     @property

@@ -1,4 +1,4 @@
-"""The interface for observers of submissions, such as a journal. Also code that passes events and warnings to users."""
+"""The interface for observers of submissions (such as a journal), and code that passes events and warnings to users."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _NOT_THE_USERS = frozenset({__name__.partition(".")[0], "asyncio", "contextlib"}
 class SubmissionObserver(Protocol):
     """Called before and after each attempt to submit one edit.
 
-    An edit can take several attempts, one after the other. An attempt that may have created a task is the last, even
-    with ``resubmit_uncertain``. The calls come from a background task of the session.
+    An edit can take several attempts, one after the other. If an attempt may have created a task, no other attempt
+    follows, even with ``resubmit_uncertain``. A background task of the session calls the observer.
     """
 
     async def about_to_submit(self, uploads: Sequence[Upload]) -> None:
-        """Called with the images and their digests before an attempt, which is sent when this method returns.
+        """Called before an attempt, with the images and their digests. The attempt is sent when this method returns.
 
         If this method raises an error, the attempt is not sent, and the edit ends with the error. This method is
         cancelled if the edit is cancelled, if its deadline passes, or if the session ends.
@@ -92,7 +92,7 @@ class CallSite:
     @classmethod
     @contextlib.contextmanager
     def kept(cls) -> Iterator[None]:
-        """Store the running line of the user's code for another thread that runs in a copy of this context."""
+        """Store the running line of the user's code for another thread that runs in a copy of the current context."""
         token = _kept.set(cls.of_caller())
         try:
             yield

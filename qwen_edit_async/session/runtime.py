@@ -49,9 +49,9 @@ _running: set[asyncio.Task[None]] = set()
 
 
 class Runtime:
-    """The state and background work of an open session. The session's results use it as their :class:`ResultStore`.
+    """The state and background work of an open session. It is also the :class:`ResultStore` of the session's results.
 
-    A runtime is created and started inside the event loop, and exists until :meth:`close` or the loop's end.
+    A runtime is created and started inside the event loop, and runs until :meth:`close` or the loop's end.
 
     Attributes:
         loop: The event loop.
@@ -106,7 +106,7 @@ class Runtime:
         self.submitter: Submitter = Submitter(parts)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        """Replace the session with ``None`` in a result that is pickled or deep-copied."""
+        """Replace the runtime with ``None`` in a result that is pickled or deep-copied."""
         return type(None), ()
 
     async def start(self) -> None:
@@ -196,7 +196,7 @@ class Runtime:
             return await self._downloader.read(url, task_id, index)
 
     async def save(self, url: str, task_id: str, index: int, path: FilePath) -> tuple[FilePath, str]:
-        """Download a result picture to a file, and return the file's path and the picture's damage."""
+        """Download a result picture to a file, and return the file's path and a description of any damage."""
         self.require_running()
         with self.poller.active_calls:
             return await self._downloader.save(url, task_id, index, path)
@@ -255,7 +255,7 @@ class Runtime:
         try:
             await self._service.transport.open()
             await self._downloader.open()
-            if not started.done():  # it is done if `start` was cancelled, which then stops this task
+            if not started.done():  # a cancelled `start` has cancelled the future, and will stop this task
                 started.set_result(None)
             await self.poller.run()
         except asyncio.CancelledError:

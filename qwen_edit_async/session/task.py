@@ -26,7 +26,7 @@ def require_loop(loop: asyncio.AbstractEventLoop) -> None:
         SessionClosedError: If another event loop is running.
     """
     if asyncio.get_running_loop() is not loop:
-        raise SessionClosedError("this session was opened on another event loop: open one session in each")
+        raise SessionClosedError("this session was opened on another event loop: open a session in each loop")
 
 
 class ActiveCalls:
@@ -95,17 +95,17 @@ class EditTask(ScheduledTask):
     - :class:`DeadlineExceededError` if the edit's deadline passed;
     - :class:`EditCancelledError` after :meth:`cancel`;
     - :class:`SessionClosedError` if the session was closed meanwhile, or runs on another event loop;
-    - another :class:`QwenEditError` if the service refuses to give the task's status.
+    - another :class:`QwenEditError` if the service does not give the task's status or pictures.
 
     Attributes:
         request: The edit's request; ``None`` for an attached task.
         notes: Sentences about changes to the images by ``fit=True``, text that the service will ignore, and images that
             the service may edit badly.
         snapshot: The service's newest reply about the task.
-        context: The context variables of the caller who submitted or attached the task. Status checks run with them.
+        context: The context variables of the caller who submitted or attached the task, for the status checks.
         queued: The seconds that the edit waited for its slot and for permission to send requests.
-        submitting: The seconds from the call to the service's acceptance, without ``queued``.
-        outcome: The result or error that ended the wait; ``None`` until then.
+        submitting: The seconds that the submission took, without ``queued``.
+        outcome: The result or error that awaiting the task gives; ``None`` until the wait has ended.
         owned: Whether :meth:`cancel` also cancels the task at the service, if the protocol allows that. False for an
             attached task, and if a :class:`SubmissionObserver`, such as a journal, keeps the id for a later session.
     """
@@ -138,7 +138,7 @@ class EditTask(ScheduledTask):
         return any(not waiter.done() for waiter in self._waiters)
 
     def timings(self, now: float, *, ended: bool) -> EditTimings:
-        """Return the durations of the phases up to ``now``. ``ended`` says whether a check found the task ended."""
+        """Return the durations of the phases up to ``now``. ``ended`` says whether a check showed the task's end."""
         return EditTimings(
             queued=self.queued,
             submitting=self.submitting,
@@ -155,8 +155,8 @@ class EditTask(ScheduledTask):
     def cancel(self) -> None:
         """Stop watching the task and free its slot. Callers that await the task get :class:`EditCancelledError`.
 
-        With the protocol ``queue``, the session asks the service to cancel an ``owned`` task. Otherwise,
-        or if the service refuses, the task runs on and is charged.
+        With the protocol ``queue``, the session asks the service to cancel an ``owned`` task. If the service
+        refuses, or is not asked, the task runs on and is charged.
 
         Raises:
             SessionClosedError: If the session runs on another event loop.
@@ -198,7 +198,7 @@ class EditTask(ScheduledTask):
         A caller that reads slowly misses snapshots that newer ones have replaced.
 
         Raises:
-            QwenEditError: The error that ``await task`` raises. If the task failed, this iterator raises nothing.
+            QwenEditError: The error that ``await task`` raises, unless the last snapshot shows that the task ended.
         """
         shown: TaskSnapshot | None = None
         while True:

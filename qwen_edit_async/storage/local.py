@@ -18,8 +18,8 @@ class PartFile(Part[Path]):
     """A local file that has a temporary name in its final folder until it is complete. A missing folder is created.
 
     Args:
-        target: The planned name.
-        replace: Whether the file may replace an existing file with other content.
+        target: The planned path.
+        replace: Whether the file may replace an existing file whose content differs.
 
     Raises:
         OSError: The file can't be created.

@@ -113,7 +113,7 @@ def test_the_handle_of_a_task_says_so_on_another_event_loop(use):
     try:
         session = first.run_until_complete(MemorySession(MemoryService(duration=0.05)).open())
         task = first.run_until_complete(session.submit(IMAGE, "snow"))
-        with pytest.raises(SessionClosedError, match="another event loop: open one session in each"):
+        with pytest.raises(SessionClosedError, match="another event loop: open a session in each loop"):
             second.run_until_complete(used(task))
         assert (task.done(), task.awaited) == (False, False)
         first.run_until_complete(task)

@@ -23,7 +23,7 @@ PAGE: Final = 256
 def read_page(
     journal: Path, after: int, folder: FilePath, limit: int = PAGE, patience: float = PATIENCE
 ) -> list[tuple[int, BatchOutcome]]:
-    """Return the next outcomes, each with its edit's number in the journal.
+    """Return a page of outcomes, each with its edit's number in the journal.
 
     Args:
         journal: The path of the journal.
@@ -44,12 +44,12 @@ def read_page(
 
 
 def read_chosen(journal: Path, folder: FilePath, limit: int) -> Generator[BatchOutcome, None, None]:
-    """Yield outcomes for ``report.html``: first edits with errors, then edits without, in the journal's order.
+    """Yield outcomes for ``report.html``: first the edits with errors, then the others, both in the journal's order.
 
     Replaced edits are left out.
 
     Raises:
-        JournalError: If the journal can't be read.
+        JournalError: If the journal is missing or can't be read.
     """
     with _reading(journal) as connection:
         chosen = connection.execute(
