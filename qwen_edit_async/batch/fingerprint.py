@@ -37,7 +37,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 @attrs.frozen
 class ImageHash:
-    """The hash of an image's content, in place of an image that another process holds and sends later.
+    """The hash of an image's content. It stands for an image that another process holds and sends later.
 
     Attributes:
         digest: The hash, from :func:`hash_image`.
@@ -46,8 +46,8 @@ class ImageHash:
     digest: str
 
     def open(self, _mode: str = "rb", /) -> Any:
-        """Raise an error, because another process has the image."""
-        raise OSError("another process has it")
+        """Raise an error, because another process holds the image."""
+        raise OSError("another process holds the image")
 
 
 def stamp(request: EditRequest) -> str:
@@ -67,7 +67,10 @@ def identify(request: EditRequest, folder: str = "") -> str:
 
 
 def identities_of(request: EditRequest) -> tuple[str, str]:
-    """Return the identity of a request, and its identity without the key. This blocks if an image is in memory."""
+    """Return the identity of a request, and the identity that it would have without its key.
+
+    The function blocks only if an image is in memory.
+    """
     content = identify(attrs.evolve(request, key=None) if request.key else request)
     return storable(request.key) if request.key else content, content
 
@@ -88,8 +91,8 @@ def located(request: EditRequest, folder: str) -> EditRequest:
 def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerprint:
     """Return the fingerprint of a request.
 
-    The images of an edit in the journal are read only if the stamp is empty or differs from the journal's. The
-    image files of a new edit with a stamp are hashed when they are sent.
+    ``entry`` is the request's edit in the journal. With an entry, the images are read only if the request's stamp is
+    empty or differs from the entry's. The image files of a new edit with a stamp are hashed when they are sent.
     """
     stamped = stamp(request)
     if entry is None and stamped and not all(map(is_url, request.images)):
@@ -104,7 +107,7 @@ def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerpr
 
 
 def digest_of(request: EditRequest, uploads: Sequence[Upload]) -> str:
-    """Return the hash of a request whose images are files or URLs. Hashes that its uploads have are used again."""
+    """Return the hash of a request whose images are files or URLs. An image is not read if its upload has a hash."""
     each = iter(uploads)
     return content_hash(map_images(lambda image: next(each).digest or hash_image(image), request.images), request)
 
@@ -125,7 +128,8 @@ def _stamp(image: Any) -> str | None:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         return None
-    # Programs can set mtime as they like, so ctime is added: the time of the last change (on Windows, of the creation).
+    # Programs can set mtime to any time, so ctime is added: the time of the file's last change.
+    # On Windows, ctime is the time of the file's creation.
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 

@@ -68,9 +68,9 @@ class JournalSummary:
         highest: The highest known cost of an edit.
         unpriced: Completed edits without a cost.
         doubtful: Pictures that may have been charged although no task id is known.
-        queued: The time that edits waited for a slot of the session.
+        queued: The time that edits waited for a slot of the session and for permission to send.
         running: The time from the service's acceptance of the task to the reply that reported its end.
-        lag: An upper bound of the time from the task's end to the reply that reported it.
+        lag: The longest possible time from the task's end to the reply that reported its end.
         checks_per_edit: The average number of status checks of an edit.
         retries: Submissions, not counting the first of each edit.
         repeats: Submissions that were repeated with consent. Each may have caused a second charge for its edit.
@@ -120,7 +120,7 @@ class BatchReport(JournalSummary):
         rows: Rows or pictures of the input, including bad ones; 0 if the run did not count them.
         stopped: The reason why the run ended early; empty if it did not.
         limit: ``"max_tasks"`` or ``"max_cost"`` if that limit ended the run; raise the limit to go on.
-        error: The error that ended the run because every other edit would also fail with it.
+        error: The error that ended the run, because every other edit would have failed with the same error.
         gallery: The path of ``report.html``; empty if the page was not written.
         gallery_problem: The reason why the page could not be written.
     """
@@ -138,7 +138,7 @@ class BatchReport(JournalSummary):
 
     @property
     def total(self) -> int:
-        """The number of edits in the part of the input that was read."""
+        """The number of edits in the journal that were not replaced, plus refused rows without an edit."""
         return self.saved + self.unfinished + self.failed + self.uncertain + self.refused - self.changed
 
     @property
@@ -210,7 +210,7 @@ class BatchReport(JournalSummary):
         if (known := self.total - self.refused + self.changed) > shown:
             facts["on this page"] = f"{shown} of {counted(known, 'edit')}, those with errors first"
         if self.refused:
-            facts["not on this page"] = f"{self.refused} that were refused: report.json says why"
+            facts["not on this page"] = f"{counted(self.refused, 'refused row')}: report.json says why"
         return facts
 
     def _repr_html_(self) -> str:
@@ -235,7 +235,7 @@ class BatchReport(JournalSummary):
         return facts
 
     def _next(self) -> str:
-        changed = f" with another {self.limit}" if self.limit else ""
+        changed = f" with a higher {self.limit}" if self.limit else ""
         return f"run it again{changed} to go on: no edit that has a task is submitted twice"
 
     def _cost(self) -> str:
@@ -244,7 +244,7 @@ class BatchReport(JournalSummary):
     def _rest(self) -> tuple[tuple[int, str], ...]:
         return (
             (self.short, "with fewer pictures than requested"),
-            (self.damaged, "with a damaged picture: it is kept as it is"),
+            (self.damaged, "with a damaged picture: the file is kept unchanged"),
             (self.planned + self.unread, "not submitted yet"),
             (self.in_flight, "still in flight"),
             (self.unsaved, "completed, but not saved"),

@@ -1,6 +1,6 @@
-"""Runs a command of the command line, reports wrong usage, and returns the exit code.
+"""Runs a ``qwen-edit`` command, reports its errors, and returns the exit code.
 
-A command's module is imported when the command runs.
+A command's module is imported only when the command runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _app = cyclopts.App(
     help_format="plaintext",
     version=__version__,
     suppress_keyboard_interrupt=False,
-    error_console=cast("Any", sys.stderr),  # never used, but the default console imports rich
+    error_console=cast("Any", sys.stderr),  # never used; the default console would import rich
 )
 for _name in COMMANDS:
     _app.command(f"qwen_edit_async.cli.{_name}:{_name}", name=_name)

@@ -1,4 +1,4 @@
-"""Options that commands share. ``--help`` shows their docstrings. Parentheses at the end contain the default."""
+"""Options that commands share. ``--help`` shows their docstrings, which may end with the default in parentheses."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class ConnectionOptions:
         tuple[str, ...],
         Parameter(name=("--allow-result-host", "--allow-result-hosts"), negative=(), show_default=False),
     ] = ()
-    """A host with a private address that may serve results. Can be given several times."""
+    """A host with a private address from which results may be downloaded. Can be given several times."""
 
 
 @Parameter(name="*", group=Group("Submission", sort_key=2))
@@ -87,11 +87,11 @@ class SubmissionOptions:
     strict: Flag = False
     """Refuse text that the service would cut off. In a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
-    """Submit again if the reply to a submission was lost (in a batch: in an earlier run). Both tasks may be charged."""
+    """Submit again after a lost reply. A batch repeats only edits of earlier runs. Both tasks may be charged."""
     envelope: Literal["auto", "flat", "params", "header"] = "auto"
     """The form of the request body for the generation protocol. Auto tries flat and params."""
     emulator: Flag = False
-    """Use the emulator, an embedded service that needs no key. It is not the model."""
+    """Use the emulator, an embedded service that needs no key. It does not run the model."""
 
 
 @Parameter(name="*")
@@ -104,9 +104,9 @@ class BatchOptions:
     recursive: Flag = False
     """Also read subfolders, except hidden folders, system folders and results of other runs."""
     overwrite: Flag = False
-    """Replace existing files that are not results of this batch. By default, an edit that would replace one fails."""
+    """Replace existing files that this batch did not make. By default, an edit that would replace such a file fails."""
     edit_changed: Flag = False
-    """Edit again if the picture, instruction or a parameter has changed. The earlier result keeps its name."""
+    """Edit a row again if its pictures, instruction or parameters have changed. The earlier files keep their names."""
     max_cost: Decimal | None = None
     """Stop submitting before the whole batch could cost more than this amount."""
     max_tasks: int | None = None
@@ -139,7 +139,7 @@ class HubOptions:
     submit_rate: float | None = None
     """Maximum number of submissions per second (default: no limit)."""
     max_cost: Decimal | None = None
-    """Stop submitting before all edits of the folder could cost more than this amount."""
+    """Stop submitting before the folder's edits together could cost more than this amount."""
     max_tasks: int | None = None
     """Stop submitting after this many tasks have been created for the folder."""
 

@@ -24,12 +24,12 @@ def parse_size(text: str) -> Size:
         raise ValueError(f"size must look like 1024*1536, not {text[:40]!r}")
     width, height = int(match[1]), int(match[2])
     if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):
-        raise ValueError(f"each side of size must be within {MIN_SIDE} to {MAX_SIDE} pixels, not {text}")
+        raise ValueError(f"each side of size must be from {MIN_SIDE} to {MAX_SIDE} pixels, not {text}")
     return width, height
 
 
 def round_side(side: float) -> int:
-    """Return the nearest positive multiple of 16. A tie goes to the even multiple, as in the contract: 1032 → 1024."""
+    """Return the nearest positive multiple of 16. As in the contract, a tie goes to the even multiple: 1032 → 1024."""
     return max(round(side / SIDE_MULTIPLE), 1) * SIDE_MULTIPLE
 
 

@@ -49,7 +49,7 @@ class ReplyTimeout:
         self._timeouts.forget(self)
 
     def was_cut(self) -> bool:
-        """Return whether only :meth:`cut` cancelled the task, and undo that cancellation."""
+        """Undo a cancellation by :meth:`cut`. Return whether the task was cancelled by :meth:`cut` alone."""
         return self._is_cut and self._task.uncancel() <= self._cancelling
 
 
@@ -65,7 +65,7 @@ class ReplyTimeouts:
         """Return a time limit for a call of the current asyncio task. The limit has not started yet."""
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("no asyncio task is running: make calls inside one")
+            raise RuntimeError("no asyncio task is running: make calls inside a task")
         return ReplyTimeout(self, task)
 
     def start(self, timeout: ReplyTimeout) -> None:
@@ -82,7 +82,7 @@ class ReplyTimeouts:
         self._timeouts.pop(timeout, None)
 
     def close(self) -> None:
-        """End the reading of all replies, which stay incomplete. Closing aiohttp's session alone would not end it."""
+        """Stop reading all replies, which stay incomplete. Closing aiohttp's session alone would let reads continue."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

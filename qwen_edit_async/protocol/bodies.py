@@ -12,7 +12,7 @@ from qwen_edit_async.models import EditParameters
 if TYPE_CHECKING:
     from cattrs import Converter
 
-# A negative prompt can't contain the JSON text of these values, because JSON escapes the quotes in the prompt.
+# A negative prompt can't imitate these values in the JSON text of a body, because JSON escapes the prompt's quotes.
 IMAGE: Final = {"gap": "image"}
 TEXT: Final = {"gap": "text"}
 """``IMAGE`` and ``TEXT`` mark the gaps in a body for an image and for the instruction."""
@@ -33,7 +33,7 @@ def given_parameters(parameters: EditParameters) -> dict[str, Any]:
 
 
 def split_at_gaps(body: Mapping[str, Any]) -> tuple[bytes, ...]:
-    """Return the JSON text of a body, cut at the gap of each image and at the gap of the instruction, which is last.
+    """Return the JSON text of a body, cut at each gap. The gap for the instruction must be the last.
 
     The text includes the quotes around each image, but not those around the instruction.
     """

@@ -81,7 +81,7 @@ def status_word(document: Mapping[str, Any]) -> str | None:
 def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> TaskSnapshot:
     """Read a task from a reply. Resolve relative URLs of pictures against ``asked_url``, the URL of the request.
 
-    This avoids cattrs, which takes a fifth longer for each status reply (7.4 instead of 6.2 µs).
+    The function does not use cattrs, which takes a fifth longer for each status reply (7.4 instead of 6.2 µs).
     """
     urls = _documented_urls(reply)
     document = reply if urls else task_members(reply)
@@ -124,7 +124,7 @@ def _status_and_failure(
 
 
 def task_members(document: Mapping[str, Any], depth: int = 2) -> Mapping[str, Any]:
-    """Return a reply's members that describe the task, including those of a task nested in a member."""
+    """Return a reply's members. If one of them contains the task, add the task's members, which take precedence."""
     if _ID_NAMES_IN.keys().isdisjoint(document):
         return document
     lacks_word, has_id = word_of(document) is None, first_text(document, ID_NAMES) is not None

@@ -4,7 +4,7 @@ A session has one :class:`Pacer`. "Too many requests" may mean too many running 
 requests in a second. No reply says which, so the pacer learns both limits:
 
 - The number of tasks in flight. Until the first refusal, the limit is 8 or twice the number of running tasks, whichever
-  is greater. So an unknown limit is not tested with hundreds of tasks. A refusal lowers the limit to the number of
+  is greater. So the pacer approaches an unknown limit step by step. A refusal lowers the limit to the number of
   running tasks. After that, a single submission probes for a higher limit from time to time. Probes become rarer when
   they are refused, or when a refusal soon follows a raised limit.
 - The number of requests per second, see :class:`RequestRate`.
@@ -119,12 +119,12 @@ class Pacer:
 
     Attributes:
         max_in_flight: The maximum number of tasks between the start of their submission and their end.
-        submit_rate: The maximum number of submissions per second, including repeated ones. Submissions are then evenly
-            spaced. ``None`` means no limit.
+        submit_rate: The maximum number of submissions per second, including repeated ones. A rate also spaces
+            submissions evenly. ``None`` means no limit.
         limit: The maximum number of tasks in flight, not counting one more that probes for a higher limit.
         in_flight: The number of tasks in flight.
         running: The number of tasks in flight that the service has accepted.
-        resume_at: The end of the pause; nothing is sent before it.
+        resume_at: The end of the latest ``Retry-After`` pause; no request is sent earlier.
         pauses: The total of all pauses in seconds, including the rest of the current one.
         accepted_at: The time when the service last accepted a submission.
         rate: The learned limit of requests per second.
@@ -164,8 +164,8 @@ class Pacer:
     def check_at(self) -> float:
         """The earliest time of the poller's next check. Checks and other requests take turns.
 
-        A due check goes first, because it may find that a task has ended and free a slot. After a check, another
-        request goes first.
+        A due check goes first, because it may find that a task has ended and free a slot. After a check, a request
+        of another kind goes first.
         """
         yields = self.turn_wanted and self._check_went_last
         return self.send_at + (2 * _COURTESY if yields else 0.0)
@@ -181,7 +181,7 @@ class Pacer:
         self._check_went_last = check
 
     def submitted(self, now: float) -> None:
-        """Record that the request just sent is a submission."""
+        """Record that the request sent at ``now`` is a submission."""
         if self.submit_rate is not None:
             self.submit_at = max(self.submit_at, now) + 1 / self.submit_rate
 
@@ -218,8 +218,8 @@ class Pacer:
         """Record that the service accepted a submission, and raise the limit if it proved too low.
 
         ``sent_at`` and ``among`` matter only if replies hold results. ``among`` is the number of tasks in flight at the
-        time ``sent_at``, when the submission was sent. If the service had refused one of these tasks, the refusal would
-        have arrived before this result.
+        time ``sent_at``, when the submission was sent. A refusal of one of these tasks would have arrived before
+        this result, so the service can run them all.
         """
         self.accepted_at = now
         self.running += 1
@@ -247,13 +247,13 @@ class Pacer:
 
         - No rate has been learned yet, or no task runs: lower both limits. A limit that is too low soon rises again.
         - The rate has risen since the last refusal, and the submission was not a probe: lower only the rate.
-        - Otherwise: lower only the number of tasks in flight.
+        - Otherwise: lower only the limit of tasks in flight.
 
         ``draw`` is a random number from 0 to 1. It makes clients of the same account probe at different times.
         """
         running = max(0, self.in_flight - 1) if self.replies_hold_results else self.running
         if sent_at <= self._lowered_at:
-            if self.replies_hold_results:  # the tasks left after the last refusal all run
+            if self.replies_hold_results:  # only the tasks still in flight can be running
                 self.limit = min(self.limit, running)
             return
         probe = running >= self.limit

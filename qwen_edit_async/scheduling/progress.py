@@ -7,7 +7,7 @@ import math
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH = 0.005
-"""The weight of the prior in an estimate. It can be small, because no estimate is used unless progress convinces."""
+"""The weight of the prior in an estimate. It can be small, because no estimate is used until progress is convincing."""
 
 _STRATA_OF_A_HALVING = 3
 
@@ -18,7 +18,7 @@ _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
 """The smallest progress, and the smallest age in seconds, from which to extrapolate."""
 
 _CONVINCING = 6.0
-"""The lead over age, in nats, that progress must exceed to be used. 6 nats are odds of 400 to 1.
+"""The lead over age that progress needs before it is used, in nats. 6 nats are odds of 400 to 1.
 
 The lead measures how much better progress has predicted recent replies than age has. With a lower threshold, progress
 that is half random is used too often. With a higher threshold, honest progress is used too late.
@@ -37,8 +37,8 @@ class ProgressEvidence:
     or random, or runs backward, gains no lead over age.
 
     Args:
-        memory: The number of later ends of tasks after which evidence in an estimate has faded to 1/e of its weight.
-            The comparison with age counts replies instead of ends.
+        memory: The number of ended tasks after which the weight of older evidence has faded to 1/e. The comparison with
+            age counts replies instead of ended tasks.
     """
 
     def __init__(self, memory: float) -> None:
@@ -53,7 +53,7 @@ class ProgressEvidence:
         return self._gain > _CONVINCING
 
     def view(self, age: float, progress: float) -> tuple[Survival, float] | None:
-        """Return the estimate for a task that reached ``progress`` at ``age``, and its unit of time in seconds.
+        """Return the estimate for a task that reached ``progress`` at ``age``, and the estimate's unit in seconds.
 
         The unit is the extrapolated remaining time. Return ``None`` if ``progress`` or ``age`` is too small, or if
         ``progress`` is over 1.

@@ -108,7 +108,7 @@ class BucketPath(os.PathLike[str]):
             OSError: The file does not exist, or can't be read.
         """
         if mode != "rb":
-            raise ValueError(f"a file in a bucket can't be opened with mode {mode!r}: it is read-only")
+            raise ValueError(f"a file in a bucket can't be opened with mode {mode!r}: open it read-only, with 'rb'")
         with self._explained() as obstore:
             return io.BufferedReader(_Reader(self, obstore.open_reader(self._store, self.key)), _READ_BYTES)
 
@@ -137,7 +137,7 @@ class BucketPath(os.PathLike[str]):
     def tag(self) -> str:
         """Return a tag that changes when the file's content changes. The content is not read.
 
-        The store is asked only if the path has no tag yet. The path of a listed file usually has one.
+        The store is asked only if the path has no tag yet. The path of a listed file usually has a tag.
 
         Raises:
             OSError: The file does not exist, or the store does not answer.
@@ -233,7 +233,7 @@ class BucketPart(Part[BucketPath]):
             return attrs.evolve(target, size=size)
 
     def close(self) -> None:
-        """Close the file, and delete the temporary file."""
+        """Close the local file, which also deletes it."""
         with self._lock:
             self._file.close()
 

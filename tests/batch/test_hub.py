@@ -361,7 +361,8 @@ async def test_images_are_loaded_only_for_an_edit_that_is_submitted(job):
         other = EditRequest(ImageHash("another"), "make it snow", key="a")
         assert (await hub.edit(other, load_images=load)).status == "failed"
         assert (names, created(emulator)) == (["a"], 1)
-        assert "another process has it" in (await hub.edit(EditRequest(ImageHash("b"), "make it snow", key="b"))).error
+        outcome = await hub.edit(EditRequest(ImageHash("b"), "make it snow", key="b"))
+        assert "another process holds the image" in outcome.error
 
 
 async def test_a_hub_submits_nothing_more_if_its_callers_can_save_nothing(job, request_of):

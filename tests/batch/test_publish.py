@@ -447,7 +447,7 @@ async def test_damaged_pictures_that_were_kept_are_marked_everywhere(requests, o
         assert (await batch.run(session)).damaged == 1
     assert (report.ok, report.saved, report.damaged) == (True, 2, 1)
     damage = "edit0-0.png is a damaged PNG file: it has data for 50 % of its pixels"
-    assert "\n  1 with a damaged picture: it is kept as it is\n" in report.text()
+    assert "\n  1 with a damaged picture: the file is kept unchanged\n" in report.text()
     assert json.loads((out / "report.json").read_text(encoding="utf-8"))["damaged"] == 1
     assert [outcome.as_row()["damage"] async for outcome in batch.outcomes()] == [damage, None]
     page = page_of(out)

@@ -85,7 +85,7 @@ def test_the_text_says(line):
 
 
 def test_the_text_says_which_limit_is_in_the_way():
-    assert "run it again with another max_cost to go on: " in attrs.evolve(HALF_DONE, limit="max_cost").text()
+    assert "run it again with a higher max_cost to go on: " in attrs.evolve(HALF_DONE, limit="max_cost").text()
 
 
 def test_the_text_names_the_tasks_of_unsaved_edits():
@@ -153,7 +153,7 @@ def test_the_head_of_a_page_tells_the_whole():
     assert facts["cost"] == "0.2856 (+ 1 edit without a price)"
     assert facts["running"] == "half within 20.0 s, 95 % within 30.0 s"
     assert facts["on this page"] == "10 of 17 edits, those with errors first"
-    assert facts["not on this page"] == "1 that were refused: report.json says why"
+    assert facts["not on this page"] == "1 refused row: report.json says why"
 
 
 def test_a_report_adds_what_the_journal_does_not_have():

@@ -313,7 +313,7 @@ def test_a_limit_ends_the_run_and_a_higher_one_continues(photos, batch, capsys, 
     assert words in (text := capsys.readouterr().err)
     assert "2 of 3 edits done" in text
     assert "\n  1 not submitted yet\n" in text
-    assert f"\nrun it again with another {limit} to go on: " in text
+    assert f"\nrun it again with a higher {limit} to go on: " in text
     assert batch(photos) == 0
     assert len(service.tasks) == 3
 

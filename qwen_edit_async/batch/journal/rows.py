@@ -21,7 +21,10 @@ from qwen_edit_async.tasks import shortfall
 
 T = TypeVar("T")
 
-DAMAGED: Final = "it is damaged. Restore a copy: a run in another folder would submit and pay for every edit again"
+DAMAGED: Final = (
+    "it is damaged. Restore a copy of the journal, because a run in another folder would submit and pay for every edit "
+    "again"
+)
 
 _EXPLANATIONS: Final = (
     ("SQLITE_FULL", "the disk is full"),
@@ -114,7 +117,7 @@ def explain(error: sqlite3.Error | UnicodeDecodeError | InvalidEditError, path: 
 
 
 def read_only_address(path: Path) -> str:
-    """Return the URI with which SQLite reads a journal without leaving a file beside it.
+    """Return the URI with which SQLite reads a journal without leaving other files in its folder.
 
     If a run without a write-ahead log died, its last transaction may be unfinished. SQLite must then write to the
     journal, to undo that transaction.
