@@ -51,6 +51,7 @@ class EditTimings:
     Attributes:
         queued: The time spent waiting for a slot and for permission to send.
         submitting: The time from taking the slot to the service's acceptance, including reading, uploading and retries.
+            With ``dashscope``, the time until the accepted request is sent.
         running: The time from the acceptance to the reply that showed the task's end. With ``dashscope``, the duration
             of the accepted call.
         lag: The time from the last check that found the task running to the reply that showed the task's end. Without

@@ -37,8 +37,8 @@ class BatchOutcome:
         notes: Remarks about the edit's pictures, one sentence each.
         damage: The damage of the saved pictures, if there is any.
         attempts: The number of submissions.
-        queued: Seconds that the edit waited for a slot. ``queued``, ``running``, ``lag`` and ``checks`` are known
-            only if the task was submitted and completed in the same run.
+        queued: Seconds that the edit waited for a slot and for permission to send. ``queued``, ``running``, ``lag``
+            and ``checks`` are known only if the task was submitted and completed in the same run.
         running: Seconds from the service's acceptance of the task to the reply that reported its end.
         lag: The longest possible time in seconds between the task's end and the reply that reported it.
         checks: The number of status checks.
