@@ -44,7 +44,7 @@ class Survival:
     With a grid of n steps, a query or a survived stretch costs O(log n). An end costs O(steps in its stretch). Renewing
     the estimate costs O(n), and happens less often as ends accumulate.
 
-    Durations may have any unit. The grid's edges lie between 0.05 and 3600, 8 % apart.
+    Durations may have any unit. After 0, the grid's edges run from 0.05 to just over 3600, 8 % apart.
 
     Args:
         memory: The number of ends after which the weight of older evidence has faded to 1/e.
