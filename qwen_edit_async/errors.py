@@ -89,7 +89,7 @@ class InvalidEditError(QwenEditError, ValueError):
 
     @property
     def summary(self) -> str:
-        """The message without the names of images, followed by the hint. Errors of one kind have the same hint."""
+        """The message without the names of images, followed by the hint, which all errors of one kind share."""
         return f"{super().summary}; {self.hint}" if self.hint else super().summary
 
 
@@ -107,7 +107,7 @@ class APIConnectionError(QwenEditError):
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
-    """Connecting, sending the request or waiting for the reply took longer than the session's ``timeout``."""
+    """Connecting, sending the request or waiting for the reply took too long; see the session's ``timeout``."""
 
 
 class APIStatusError(QwenEditError):
@@ -202,7 +202,7 @@ class RateLimitError(APIStatusError):
 
     @property
     def summary(self) -> str:
-        """The message for an edit that the service rejected until its deadline."""
+        """The hint, or a fixed message if the service rejected the edit until its deadline."""
         return self.hint or "too many requests, until the deadline"
 
 
@@ -225,14 +225,14 @@ class APIResponseError(QwenEditError):
 class SubmitUncertainError(QwenEditError):
     """The request was sent whole, but its reply was lost or unclear. A task may exist and be charged.
 
-    The submission is not repeated, because the protocol has no idempotency key. Look for the task in your account at
-    the service. A session with ``resubmit_uncertain=True`` repeats such submissions, and may pay twice. ``__cause__``
-    is the error that left the submission uncertain.
+    By default, the session does not repeat the submission, because the protocol has no idempotency key. Look for the
+    task in your account at the service. A session with ``resubmit_uncertain=True`` repeats such submissions, and may
+    pay twice. ``__cause__`` is the error that left the submission uncertain, if there is one.
     """
 
     @property
     def summary(self) -> str:
-        """The message, with the reason for the uncertainty if it is known."""
+        """A fixed text followed by ``__cause__``, or the message if there is no cause."""
         return super().summary if self.__cause__ is None else f"a task may exist, and be charged: {self.__cause__}"
 
 

@@ -2,21 +2,22 @@
 
 ::
 
-    batch       EditBatch: the input and the options
-    hub         EditHub: edits on demand               server    a hub over HTTP
-    intake      works through the input of a run       input     the requests of a run, or their source
-    survey      reads the input and the journal before anything is sent
-    run         the state that the edits of one run share
-    row         one edit, from its state in the journal to its saved pictures
-    publish     report.html and report.json      output    the folder of the results
-    fingerprint   hashes of images               counts    finds equal and missing rows of a source
-    worker      blocking calls on one thread     price     the price of a picture
-    journal/    SQLite, the run lock             sources/  folders, tables, data frames
-    ------------------------------------------------------------------------------------------ pure below
-    decide      states, legal moves, and what a run does with an edit
-    identity    the identity of an edit, and the names of its files          signatures   strips presigned URLs
-    plan        BatchPlan        report    BatchReport        outcome    BatchOutcome, BatchProgress
-    budget      the limits on costs, tasks and failures
+    batch        EditBatch: the input and the options
+    hub          EditHub: edits on demand           server     a hub over HTTP
+    intake       the loop over the input of a run   input      the requests of a run, or their source
+    survey       the plan of a run, from the input and the journal
+    run          the state that the edits of one run share
+    row          one edit, from its state in the journal to its saved pictures
+    publish      report.html and report.json        output     the folder of the results
+    fingerprint  hashes of images                   counts     the repeated and missing rows of a source
+    worker       blocking calls on one thread       price      the price of a picture
+    journal/     SQLite, the run lock               sources/   folders, tables, data frames
+    ------------------------------------------------------ modules without I/O
+    decide       the states of an edit, their legal changes, and the next action for an edit
+    identity     the identity of an edit, and the names of its files
+    signatures   presigned URLs without their signatures
+    plan         BatchPlan                          report     BatchReport
+    outcome      BatchOutcome, BatchProgress        budget     the limits on costs, tasks and failures
 """
 
 from qwen_edit_async.batch.batch import EditBatch as EditBatch

@@ -39,13 +39,13 @@ _SPARE_ROWS: Final = 16
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
-    """The options of a batch that concern its runs. :class:`EditBatch` describes the options that are not listed here.
+    """The options of a run. :class:`EditBatch` describes the options that are not listed here.
 
     Attributes:
         saves: Whether runs save the pictures.
         on_demand: Whether callers request edits one by one, as they do from a hub.
         reporting_seconds: The maximum time for writing the reports after an interrupt, even on a slow disk.
-        closing_seconds: The maximum time to wait for pending file work at the end of a run, because a disk may hang.
+        closing_seconds: The maximum time to wait for pending file work at the end of a run, even if a disk hangs.
     """
 
     strict: bool = False
@@ -76,24 +76,25 @@ class Run:
     """One run on a locked folder of results; see :func:`open_run`.
 
     Attributes:
-        session: The session that edits.
+        session: The session that submits the edits.
         output: The folder of the results.
         options: The options.
         journal: The open journal.
         disk: The thread that reads and writes files.
         thumbnails: The thumbnails for ``report.html``.
         budget: The limits, and the costs and tasks so far.
-        progress: Some of the counts so far; :meth:`progress_now` returns all.
+        progress: The progress without ``in_flight``, ``cost`` and ``held``, which :meth:`progress_now` adds.
         error: The error that ended the run, such as a rejected key. All other edits would fail with the same error.
         in_flight: The numbers of the edits that are being submitted or whose tasks are awaited.
-        unanswered: The number of submissions without a reply or without a journalled task id.
+        unanswered: The number of submissions whose reply is awaited, or whose task id is being journalled.
         unwritten: The key and the task id of each edit whose task id could not be journalled.
         refused: The refused rows, grouped by reason.
-        changed: The number of refused rows whose edits the journal's totals already count.
+        changed: The number of refused rows that have an edit in the journal. The journal's totals already count these
+            edits.
         report: The report; ``None`` before the run ends or is interrupted.
         room: The semaphore that limits the number of edits in progress.
         rows: The asyncio tasks of the edits in progress.
-        crash: The first unexpected error of an edit, from the journal or this package.
+        crash: The first exception that one of ``rows`` raised, because the journal or this package failed.
         closed: Whether the run has unlocked the folder.
     """
 
@@ -125,7 +126,7 @@ class Run:
         return attrs.evolve(self.progress, in_flight=len(self.in_flight), cost=self.budget.spent, held=self.budget.held)
 
     async def begin(self) -> None:
-        """Recover from earlier runs: delete part files, mark interrupted submissions as uncertain, and add up costs."""
+        """Delete unfinished files of earlier runs, mark interrupted submissions as uncertain, and add up the costs."""
         journal = self.journal
         await self.disk.call(sweep, self.output.home, [*await journal.do(Store.unsaved), JSON_NAME, PAGE_NAME])
         self.progress.begun = True
@@ -204,7 +205,7 @@ class Run:
                     await self.wait_for_change()
 
     def raise_crash(self) -> None:
-        """Raise the error that ended the run, if there is one. Its notes name the task ids that were not journalled."""
+        """Raise :attr:`crash`, if it is set. Its notes name the task ids that were not journalled."""
         if self.crash is not None:
             for key, task_id in self.unwritten:
                 self.crash.add_note(
@@ -217,7 +218,7 @@ class Run:
 
         Args:
             stopped: The reason why the run ended early; empty if it did not.
-            preview_seconds: Seconds for making thumbnails.
+            preview_seconds: The maximum time for making thumbnails.
         """
         report = self.report = make_report(
             await self.journal.do(Store.summary),
@@ -265,10 +266,10 @@ async def open_run(
     """Lock a folder, and yield a run on it. Call :meth:`Run.begin` before the first edit.
 
     Args:
-        session: The session that edits.
+        session: The session that submits the edits.
         output: The folder of the results.
         options: The options.
-        service: The name of the service that has the tasks; empty for the session's address.
+        service: The service's name in the journal; empty to record the session's address.
 
     Raises:
         JournalError: If the journal can't be opened, or if another run uses it.

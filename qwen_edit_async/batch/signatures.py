@@ -11,7 +11,8 @@ from qwen_edit_async.images.kinds import is_url
 _NAMES: Final = frozenset({"expires", "signature", "key-pair-id", "googleaccessid"})
 _ENDINGS: Final = ("accesskeyid", "-security-token")
 _VENDOR_SIGNATURE: Final = re.compile("(x-[a-z0-9]+-)signature")
-"""The signature parameter of a storage service. Its other parameters, such as ``X-Amz-Date``, share the prefix."""
+"""Matches the signature parameter of a storage service. The service's other signing parameters, such as
+``X-Amz-Date``, have the same prefix."""
 
 _CHANGES_PICTURE: Final = "-process"
 """The ending of a parameter that changes the picture, such as ``x-oss-process``. Such a parameter is kept."""
@@ -26,7 +27,7 @@ _NAMES_BESIDE: Final[Mapping[str, frozenset[str]]] = {
     "ossaccesskeyid": frozenset({"security-token"}),
     "q-signature": frozenset(_TENCENT.split()),
 }
-"""Parameters that belong to a signature only if the URL also has the parameter that is their key in this mapping."""
+"""If a URL has the key as a parameter, the parameters in the value belong to the URL's signature."""
 
 _NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
     ".fbcdn.net": frozenset({"oh", "oe"}),
@@ -34,7 +35,7 @@ _NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
     ".discordapp.com": frozenset({"ex", "is", "hm"}),
     ".discordapp.net": frozenset({"ex", "is", "hm"}),
 }
-"""Parameters that belong to a signature only on hosts whose name ends with their key in this mapping."""
+"""If the name of a URL's host ends with the key, the parameters in the value belong to the URL's signature."""
 
 _PATH: Final = re.compile("[/?#]")
 """Matches the first character after the host and port of a URL."""

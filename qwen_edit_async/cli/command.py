@@ -1,4 +1,4 @@
-"""Runs a command with an event loop and a session, and prints its errors and unfinished tasks."""
+"""Runs a command with an event loop and a session, and prints the command's errors and unfinished tasks."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ class Command:
 
     @property
     def service(self) -> str:
-        """The service's name in journals; empty to record its address.
+        """The service's name in journals. If the name is empty, journals record the service's address.
 
-        The embedded service has a name, because its address changes.
+        The embedded service has a name, because its address changes from run to run.
         """
         is_embedded = self.submission is not None and self.submission.emulator
         return "the embedded service" if is_embedded else ""
@@ -205,7 +205,7 @@ class Command:
 
 @contextlib.asynccontextmanager
 async def showing(session: EditSession, screen: Screen, state: Callable[[], str]) -> AsyncIterator[None]:
-    """While the block runs, show a state on a terminal, and the time when a Retry-After pause ends."""
+    """While the block runs, show on a terminal what ``state`` returns, and when a Retry-After pause ends."""
     from rich.text import Text  # noqa: PLC0415  # slow to import
 
     with screen.console.status("") as line:
@@ -225,7 +225,7 @@ async def showing(session: EditSession, screen: Screen, state: Callable[[], str]
 
 
 async def wait_for(session: EditSession, task: EditTask, command: Command) -> EditResult:
-    """Wait for a task, show its progress, print its notes, and record that its pictures are unsaved."""
+    """Wait for a task and show its progress. Print the result's notes, and record that the pictures are unsaved."""
 
     def state() -> str:
         word, progress = task.snapshot.status_word, task.snapshot.progress

@@ -46,7 +46,7 @@ class Screen:
     """Messages on the standard error stream.
 
     Attributes:
-        console: rich's console. It prints lines above a progress bar.
+        console: The rich console. If a progress bar is shown, the console prints lines above the bar.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class Screen:
 
     @contextmanager
     def warnings_as_notes(self) -> Iterator[None]:
-        """Print the library's warnings as notes while the block runs. Drop Pillow's, because they name no file."""
+        """While the block runs, print the library's warnings as notes. Drop Pillow's warnings: they name no file."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             warnings.simplefilter("always", EditWarning)

@@ -31,14 +31,14 @@ _IDLE_SECONDS = 4.0
 
 _IDLE_SECONDS_OF_SUBMISSIONS = 1.5
 """Seconds after which an idle connection for submissions is closed. Impatient servers close it after 2 s. If
-a server closes the connection during a submission, a task may exist. So this time is shorter than for status checks,
-which can be repeated."""
+a server closes the connection during a submission, a task may exist. Status checks can be repeated, so their
+connections may stay idle longer."""
 
 
 class Transport(Protocol):
     """The HTTP client of a session. Tests can pass the session an implementation without sockets.
 
-    An implementation needs the methods of this example::
+    This example's ``write`` receives the chunks of a submission's body::
 
         class Completes:
             async def open(self) -> None: ...
@@ -64,8 +64,8 @@ class Transport(Protocol):
         """Make one call, without retries.
 
         Raises:
-            APIConnectionError: If no reply came. Its ``request_sent`` says whether the service may have received
-                the whole request.
+            APIConnectionError: If no reply came. The error's ``request_sent`` says whether the service may have
+                received the whole request.
             QwenEditError: If the body could not be sent.
         """
         ...

@@ -75,7 +75,7 @@ class GenerationProtocol(WireProtocol):
         raise APIResponseError("the status reply has no status", body=reply.excerpt(), task_id=task.task_id)
 
     def estimation(self, request: EditRequest) -> Call:
-        """Build the call that returns the cost. Its body is the same as a submission's."""
+        """Build the call that asks for the cost of an edit. The call has the same body as a submission."""
         return attrs.evolve(self.submission(request), path=f"{self.submission_path}/precharge")
 
     def read_estimate(self, reply: Reply) -> Estimate:

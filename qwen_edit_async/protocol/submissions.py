@@ -32,7 +32,7 @@ from qwen_edit_async.protocol.tasks import (
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 _OPEN_STATUSES = frozenset({303, 409, *range(500, 600)}) - {503}
-"""The HTTP errors whose error report may give a task's id as ``id``. With any other status, that ``id`` is ignored."""
+"""The HTTP statuses with which ``id`` in an error report is a task id. With other statuses, that ``id`` is ignored."""
 
 _REPORT_NAMES = ("error", "detail", "status")
 
@@ -92,7 +92,7 @@ def _named_task(document: Mapping[str, Any], http_status: int) -> str | None:
 
 
 def _error_report(members: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the members of all objects in which a reply may report an error, and of the objects nested in these."""
+    """Return the members of all objects in which a reply may report an error, and of the objects nested inside."""
     reports = [each for name in _REPORT_NAMES if isinstance(each := members.get(name), dict)]
     if not reports:  # the most frequent case
         return {}

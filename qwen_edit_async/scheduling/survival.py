@@ -1,8 +1,8 @@
 """The duration of tasks, estimated online from ended and running tasks. Pure: no I/O, no clock.
 
 A piece of evidence is a stretch of a task's life. The task either ran through the whole stretch, or ended somewhere
-inside. The estimate is a hazard (a rate of ends) for each step of a grid of ages: the number of ends in the step,
-divided by the total running time in the step.
+inside. The estimate is a hazard (a rate of ends) for each step of a grid of ages. A step's hazard is the number of
+ends in the step, divided by the total running time in the step.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ _WIDTHS = tuple(end - start for start, end in pairwise(_EDGES))
 _SIZE = len(_WIDTHS)
 
 _UNINFORMED = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES)]
-"""The hazard without evidence: 1/age from age 1 on. A task at age 1 is as likely to end by 2 as one at 10 by 20."""
+"""The hazard without evidence: 1/age from age 1 on. Half of the tasks that reach an age end before twice that age."""
 
 _NEWS_SHARE = 0.3
 _MOST_NEWS = 30.0
-"""The estimate is renewed when the weight of the new evidence (the news) reaches 30, or 1 plus 30 % of the old weight.
-
-The weight of an ended task is 1."""
+"""The estimate is renewed when the news (the new evidence) has enough weight: 1 plus 30 % of the weight of the old
+evidence, but at most 30. An ended task has weight 1."""
 
 _NEWS_IN_A_STRETCH = 0.1
 """The weight of the news that a task still runs. If it were 0, a slower service would be noticed late."""
@@ -39,19 +38,20 @@ class Survival:
     """The estimated distribution of a duration.
 
     The exact time of an end in its stretch is unknown. So the end is divided among the steps of the stretch, in
-    proportion to the estimated probability of an end in each step. This is one step of Turnbull's self-consistency
-    (J. R. Stat. Soc. B 38, 1976). Old evidence fades exponentially.
+    proportion to the estimated probability of an end in each step. This is one iteration of Turnbull's self-consistency
+    algorithm (J. R. Stat. Soc. B 38, 1976). Old evidence fades exponentially.
 
     With a grid of n steps, a query or a survived stretch costs O(log n). An end costs O(steps in its stretch). Renewing
     the estimate costs O(n), and happens less often as ends accumulate.
 
-    Durations may have any unit. The grid's edges lie between 0.05 and 3600, 8 % apart.
+    Durations may have any unit. After 0, the grid's edges run from 0.05 to just over 3600, 8 % apart.
 
     Args:
         memory: The number of ends after which the weight of older evidence has faded to 1/e.
         strength: The weight of the prior, in ended tasks, for each range of ages from x to e·x.
-        prior: A more general estimate, such as that for all tasks, from which this estimate starts. The prior also
-            learns what this estimate learns. The default prior is the hazard 1/age, so checks get rarer as a task ages.
+        prior: A more general estimate from which this estimate starts, such as the estimate for all tasks. The prior
+            also learns what this estimate learns. The default prior is the hazard 1/age, so checks get rarer
+            as a task ages.
 
     Attributes:
         hazard: The estimated hazard for each step of the grid.
@@ -80,8 +80,8 @@ class Survival:
         """Learn that a task ran from age ``start`` at least until age ``end``.
 
         Only the first and the last step of the stretch are marked, so the cost does not depend on the number of steps.
-        :meth:`_take_in_news` adds the steps between. The time before ``start`` and after ``end`` in these
-        two steps is subtracted here.
+        :meth:`_take_in_news` later adds the full width of every step in the stretch. So the time before
+        ``start`` and after ``end`` is subtracted here.
         """
         first = bisect_right(_EDGES, start, 1, _SIZE) - 1
         after = bisect_right(_EDGES, end, 1, _SIZE)
@@ -118,13 +118,16 @@ class Survival:
         return -math.expm1(self._hazard_until(start) - self._hazard_until(end))
 
     def log_likelihood(self, start: float, end: float, *, ended: bool) -> float:
-        """Return the log-likelihood of a task that ran at age ``start`` and, by age ``end``, had ended or had not."""
+        """Return the log-likelihood that a task running at age ``start`` has, or has not, ended by age ``end``."""
         if ended:
             return math.log(max(_LEAST_PROBABILITY, self.probability(start, end)))
         return self._hazard_until(start) - self._hazard_until(end)
 
     def check_age(self, age: float, cost: float) -> float:
-        """Return the best age for the next check of a task running at ``age``. A check is worth a lag of ``cost``."""
+        """Return the best age for the next check of a task running at ``age``.
+
+        A check costs as much as a lag of ``cost``.
+        """
         step = bisect_right(_EDGES, age, 1, _SIZE) - 1
         goal = self._cumulated_roots[step] + self._roots[step] * (age - _EDGES[step]) + math.sqrt(2 * cost)
         step = bisect_right(self._cumulated_roots, goal, 1, _SIZE) - 1

@@ -22,9 +22,9 @@ class SessionParts:
     Attributes:
         service: The service to submit to.
         options: The session's options.
-        gate: Decides when submissions may start and when requests may be sent.
-        poller: Watches the accepted tasks.
-        offloader: Reads and encodes images.
+        gate: The gate that decides when submissions start and requests are sent.
+        poller: The poller of the accepted tasks.
+        offloader: The threads that read and encode images.
         counters: The session's counts.
         report: Called with each event of an edit; ``None`` if the session has no ``on_event``.
     """
