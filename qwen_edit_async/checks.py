@@ -25,5 +25,5 @@ def check_not_negative(value: int, name: str) -> None:
 
 
 def positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
-    """Apply :func:`check_positive`, as a validator of attrs."""
+    """Apply :func:`check_positive` as an attrs validator."""
     check_positive(value, attribute.name)

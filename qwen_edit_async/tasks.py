@@ -69,7 +69,7 @@ class EditTimings:
 
     @property
     def total(self) -> float:
-        """The seconds from the call of the session to the result."""
+        """The seconds from the call of a method such as ``edit()`` to the reply that showed the task's end."""
         return self.queued + self.submitting + self.running
 
 
@@ -79,7 +79,7 @@ class Usage:
 
     Attributes:
         cost: The exact cost in the account's currency; ``None`` if the service does not state it.
-        quantity: Number of billed images.
+        quantity: The number of billed images.
         raw: The unchanged ``usage`` member of the reply.
     """
 

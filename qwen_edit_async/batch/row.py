@@ -108,10 +108,10 @@ class Row:
         self._run.unanswered += 1
 
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
-        """Journal the task's id and any URLs of pictures. If there is certainly no task, undo the journalled intent.
+        """Journal the task's id and any URLs of pictures. If there is certainly no task, undo the intent to submit.
 
-        The edit's coroutine can't do this, because it may have been cancelled before the reply arrived. Some protocols
-        return the URLs only in this reply.
+        The edit's coroutine can't journal the task, because it may have been cancelled before the reply arrived. Some
+        protocols return the URLs only in the reply to the submission.
         """
         if isinstance(fate, TaskSnapshot):
             if self._state is State.SUBMITTING:
@@ -151,7 +151,7 @@ class Row:
         run, key = self._run, self._entry.key
         run.unanswered -= 1
         run.notify()
-        error = JournalError("a step was not written") if written.cancelled() else written.exception()
+        error = JournalError("a step was not written to the journal") if written.cancelled() else written.exception()
         if error is not None:
             run.unwritten.append((key, task_id))
             run.budget.stop(str(error))
@@ -196,7 +196,7 @@ class Row:
             await self._record(State.UNCERTAIN, error)
             return
         budget.rejected(pictures)
-        if not (is_fatal or isinstance(error, _StoppedError)):  # after either, the edit keeps its earlier state
+        if not (is_fatal or isinstance(error, _StoppedError)):  # otherwise, the edit keeps its earlier state
             await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error)
 
     async def _attach(self, task_id: str) -> None:
@@ -244,7 +244,7 @@ class Row:
             await self._save([attrs.evolve(image, previews=None) for image in result.images])
 
     def _cost_of(self, task: EditTask) -> Decimal | None:
-        """Return the cost that the service stated, now or to an earlier run."""
+        """Return the cost that the service stated in this run, or else in an earlier run."""
         stated = task.snapshot.usage.cost if task.status.terminal else None
         return self._entry.cost if stated is None else stated
 

@@ -1,4 +1,4 @@
-"""The gateway's description of its model, which names the protocol and the calls to use."""
+"""Serves the gateway's description of its model. The description names the protocol and the calls to use."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _REQUIRED: Final = {"generation": ["model", "input"], "queue": ["prompt", "image
 
 
 class Models:
-    """Handlers of the calls that describe a model."""
+    """Answers requests for the description of a model."""
 
     def __init__(self, service: Service, results: Results) -> None:
         self._calls = Calls(service, results, "generation", _refusal)
         self._settings = service.settings
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the route of the descriptions."""
+        """Return the route of the model's description."""
         return [web.get(contract.MODEL_CONTRACT_PATH, self._describe)]
 
     async def _describe(self, request: web.Request) -> web.StreamResponse:

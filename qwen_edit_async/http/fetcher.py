@@ -34,7 +34,7 @@ _TEMPORARY_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 
 
 class FetchError(Exception):
-    """The failure of one attempt. If ``expired``, a new URL may help; if ``final``, another attempt would not."""
+    """The failure of one attempt. If ``expired``, a new URL may help. If ``final``, the same URL would fail again."""
 
     def __init__(self, reason: str, *, expired: bool = False, final: bool = False) -> None:
         super().__init__(reason)
@@ -46,7 +46,7 @@ class Fetcher:
     """Requests result URLs and checks the replies. It never has the session's key.
 
     Args:
-        timeouts: The limits for connecting, and for waiting for headers and for each piece of a picture.
+        timeouts: The time limits for the connection, the headers, and each piece of a picture.
         hosts: The hosts that results may come from.
         network: The TLS settings and the proxy.
     """
@@ -115,8 +115,8 @@ class Fetcher:
     @contextlib.asynccontextmanager
     async def _asked(self, url: URL, came_from: URL | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Request a URL without following redirects, because aiohttp would follow them to any host."""
-        # With a proxy, resolved addresses are not checked. The session connects only to the proxy, which the user
-        # chose. The proxy resolves the host's name.
+        # With a proxy, resolved addresses are not checked, because the proxy resolves the host's name. The session
+        # itself connects only to the proxy, which the user chose.
         proxy = self._network.proxy_of(url)
         session = self._trusting if proxy is not None or self._hosts.trusts(url) else self._guarded
         if session is None:
@@ -180,11 +180,12 @@ def _failure_of(error: Exception, target: URL | None, network: Network) -> Fetch
             return FetchError(not_public(target), final=True)
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() if target is not None:
             host, hint = host_of(target)[:MAX_SHOWN], network.unused_proxy(target)
-            # Only certificate errors are quoted. Others name an address, so reports would list each address separately.
+            # Only certificate errors are quoted. The text of other errors has an address, so the same failure would
+            # appear in a report once per address.
             is_flawed = isinstance(error, aiohttp.ClientConnectorCertificateError)
             reason = reason_of(error) if is_flawed else type(error).__name__
             return FetchError(f"its host {host!r} can't be reached ({reason}){hint}")
-        case ValueError():  # raised by aiohttp and yarl; certificate errors were handled above
+        case ValueError():  # raised by aiohttp and yarl; certificate errors are ValueErrors, too, but are handled above
             return FetchError("its URL is not valid", final=True)
         case RuntimeError():  # raised by aiohttp
             return FetchError("the session was closed", final=True)

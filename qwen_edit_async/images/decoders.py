@@ -26,7 +26,7 @@ _MAX_COEFFICIENT_BYTES: Final = 512 * 1024 * 1024
 """The limit on the memory for decoding a JPEG with several scans. It allows 268 million samples."""
 
 _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
-"""Formats whose decoders need 16 bytes per pixel, not 4 to 10. The limit on their pixels is half as high."""
+"""Formats whose decoders need 16 bytes per pixel, so their limit on pixels is halved. Other decoders need 4 to 10."""
 
 _READ_LATE: Final = frozenset({"BMP", "GIF", "TIFF"})
 """Formats that Pillow reads while it decodes them. JPEG and PNG are missing: they have their own ``load_read``."""
@@ -36,7 +36,7 @@ _MAX_PADDED_BYTES: Final = 16 * 1024 * 1024
 """The maximum number of bytes of a damaged picture that :func:`load_despite_damage` reads into memory."""
 
 _FILLER_BYTES: Final = 1024
-"""The number of appended filler bytes. No decoder reads that far ahead."""
+"""The number of filler bytes that :func:`decoded_share` appends. No decoder reads that far ahead."""
 
 _HEADER_BYTES: Final = 64 * 1024
 _READ_COLOURS: Final = re.compile(
@@ -60,7 +60,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
 
         Args:
             end: A position in the file.
-            padding: Bytes to give to the decoder after the bytes before ``end``.
+            padding: Bytes that the decoder gets instead of the file's bytes from ``end`` on.
 
         Raises:
             SampleDecodedError: The decoder accepted all bytes before ``end``, and there is no padding.
@@ -150,7 +150,7 @@ def check_pixels(sides: tuple[int, int], plugin: str = "") -> None:
 
 
 def check_tiles(image: ImageFile.ImageFile) -> None:
-    """Check that the strips or tiles of a TIFF file cover its area. The decoder accepts files that lack some of them.
+    """Check that the strips or tiles of a TIFF file cover its area. The decoder accepts missing strips or tiles.
 
     Raises:
         ImageError: A part of the area is not covered.
@@ -206,7 +206,8 @@ def _open_small(file: IO[bytes], side: int | None) -> ImageFile.ImageFile:
 def decoded_share(file: IO[bytes]) -> float:
     """Return the share of a picture's rows that can be decoded; 0 if the file can't be opened.
 
-    The picture is decoded twice, with different appended bytes and initial shades. A row that differs was not decoded.
+    The picture is decoded twice, with different appended bytes and initial shades. A row that differs between
+    the results was not decoded.
     """
     file.seek(0)
     content = file.read().removesuffix(b"\xff")  # a last 0xFF would be the first half of a JPEG marker

@@ -37,7 +37,7 @@ _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_PADDING: Final = b"\xff\0" * 8
 """Bytes in place of the end marker, for a decoder that reads ahead.
 
-They stand for a row of 1 bits, which is not a valid Huffman code.
+They encode 64 bits that are all 1, which is not a valid Huffman code.
 """
 
 _WEBP_QUALITY: Final = 70
@@ -92,9 +92,9 @@ def check(file: IO[bytes], findings: Findings, *, fit: bool = False) -> Facts | 
 
     Return the file's properties; ``None`` if a warning by Pillow was raised as an exception.
 
-    For a PNG, only the header is decoded. For a JPEG, the tables and the first 8 KiB of pixel data are decoded. This is
-    enough, because a decoder that accepts this part also accepts any data that follows. If a JPEG's end is doubtful,
-    the whole picture is decoded at an eighth of its size. For other formats, the first frame is decoded.
+    For a PNG, only the header is decoded. For a JPEG, the tables and the first 8 KiB of pixel data are decoded. This
+    sample is enough, because a decoder that accepts the sample also accepts any data that follows. If a JPEG's end is
+    doubtful, the whole picture is decoded at an eighth of its size. For other formats, the first frame is decoded.
 
     Raises:
         ImageError: The file can't be decoded, or has too many pixels.
@@ -165,7 +165,7 @@ def fit(file: IO[bytes], size: int, findings: Findings, *, path: str = "", conve
 
 
 def thumbnail(picture: Any, side: int) -> Encoded:
-    """Encode a picture (an image file, a PIL image, an array) as a WebP file with sides of at most ``side`` pixels.
+    """Encode a picture (an image file, a PIL image or an array) as a WebP file with sides of at most ``side`` pixels.
 
     Raises:
         ImageError: The picture can't be decoded, or has too many pixels.
@@ -205,7 +205,7 @@ def _lost_colours(image: ImageFile.ImageFile, file: IO[bytes], findings: Finding
 def _page_notes(image: ImageFile.ImageFile) -> tuple[str, ...]:
     try:
         if isinstance(image, JpegFile):
-            pictures = image._getmp()  # noqa: SLF001  # the public way would reopen the file
+            pictures = image._getmp()  # noqa: SLF001  # the public method would reopen the file
             several = pictures is not None and pictures.get(_MPF_IMAGES, 1) > 1
         else:
             several = image.format != "PSD" and getattr(image, "is_animated", False)  # PSD layers are not frames

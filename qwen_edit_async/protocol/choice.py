@@ -16,18 +16,19 @@ EnvelopeOption = Literal["auto"] | Envelope
 def choose_protocol(
     protocol: object, envelope: object, model: object, from_environment: str | None = None
 ) -> tuple[WireProtocol, WireProtocol | None]:
-    """Return the protocol to use first, and an alternative if a submission is refused as malformed.
+    """Return the protocol to use first, and the alternative for a submission that is refused as malformed.
 
-    Only ``generation`` with the envelope ``auto`` has an alternative, which has the other common envelope.
+    Only ``generation`` with the envelope ``auto`` has an alternative: the same protocol with the other common envelope.
 
     Args:
         protocol: The name of a protocol. The default is ``from_environment``, or ``generation`` if that is empty.
-        envelope: The envelope of the documented protocol. ``auto`` tries the two common envelopes.
+        envelope: The envelope for ``generation``. ``auto`` tries the two common envelopes.
         model: The name of the model. ``None`` means the protocol's default.
         from_environment: The value of the environment variable ``QWEN_EDIT_PROTOCOL``.
 
     Raises:
-        ConfigurationError: The protocol, the envelope or the model is not valid, or the protocol has no envelopes.
+        ConfigurationError: The protocol, the envelope or the model is not valid, or an envelope is given for a
+            protocol without envelopes.
     """
     name = (from_environment or "").strip() or "generation" if protocol is None else protocol
     if not isinstance(name, str) or name not in get_args(ProtocolName):

@@ -24,7 +24,7 @@ Images: TypeAlias = Sequence[ImageInput] | InvalidEditError
 """The images of an edit, or the reason why they can't be sent."""
 
 _DELIVERY_SECONDS: Final = 60.0
-"""The maximum number of seconds that an edit waits for its images, while other edits may wait behind it."""
+"""The maximum number of seconds that an edit waits for its images. Meanwhile, it may hold up other edits."""
 
 
 @attrs.frozen
@@ -106,10 +106,10 @@ class HubActor:
         A new edit that succeeds has the status ``completed``. After :meth:`record`, its status is ``saved``.
 
         The caller sends the images only when they are wanted. So the hub holds few images, and presigned URLs are
-        fresh.
+        created shortly before the submission.
 
         Args:
-            request: The edit. Each image is a URL, a file in a bucket with its tag, or an :class:`ImageHash`.
+            request: The edit. Each image is a URL, a file in a bucket with its version tag, or an :class:`ImageHash`.
             images: The images, or the reason why they can't be sent; ``None`` until they are wanted.
         """
         _, hub = await self._parts()

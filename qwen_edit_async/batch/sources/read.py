@@ -40,7 +40,7 @@ class DataFrameLike(Protocol):
 
 @runtime_checkable
 class DatasetLike(Protocol):
-    """The members by which a dataset of Hugging Face is recognised."""
+    """The members by which a Hugging Face dataset is recognised."""
 
     @property
     def column_names(self) -> Any:
@@ -81,7 +81,7 @@ def is_table(source: Source, base: str = "") -> bool:
 
 
 def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
-    """Return a table's file, or the Parquet files of a folder or a pattern; nothing if the source is not a table."""
+    """Return the file of a table, or its Parquet files in a folder or a pattern. Return nothing for other sources."""
     path = BucketPath.of(source) or Path(base, source)
     has_ending = path.suffix.lower() in _TABLE_ENDINGS
     if isinstance(path, BucketPath):
@@ -99,7 +99,7 @@ def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
 
 
 def _parts(folder: FilePath, names: Iterable[str]) -> Sequence[FilePath]:
-    """Return the paths of Parquet files, or nothing if there are other files. Ignore files such as ``_SUCCESS``."""
+    """Return the paths of Parquet files. Return nothing if there are other files, except files such as ``_SUCCESS``."""
     parts = []
     for name in names:
         path = folder / name
@@ -198,7 +198,7 @@ def _pattern_advice(pattern: str, matches: Callable[[str], Iterable[str]]) -> st
         folder = os.path.dirname(pattern[: found.start()]) or "."
         return (
             f". A pattern can't have braces: give the folder, or a pattern such as {f'{folder}/*'!r}. "
-            "Both skip files that are not pictures"
+            "Files that are not pictures are skipped"
         )
     for folder in map(str, Path(pattern).parents):  # the longest path first
         if glob.has_magic(folder) and Path(folder).exists():

@@ -40,7 +40,7 @@ def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
             cells = next(reader, None)
         except csv.Error as error:
             last = before + reader.line_num
-            if row == header or last != line:  # it is unclear where the next row begins
+            if row == header or last != line:  # the columns, or the start of the next row, are unknown
                 raise ConfigurationError(
                     f"{path}: row {row}, from line {line} to {last}, is not well quoted: {error}"
                 ) from None

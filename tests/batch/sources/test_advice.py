@@ -88,7 +88,7 @@ def test_braces_are_no_part_of_a_pattern(make, refusal, pattern):
     make("photos/a.png")
     assert refusal(pattern).endswith(
         "A pattern can't have braces: give the folder, or a pattern such as 'photos/*'. "
-        "Both skip files that are not pictures"
+        "Files that are not pictures are skipped"
     )
 
 
