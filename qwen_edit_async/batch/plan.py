@@ -35,7 +35,7 @@ class ParameterGroup:
     """Edits with the same parameters, except for their seeds.
 
     Attributes:
-        parameters: The parameters that were given, such as ``"n=2, size=1024*1536"``; may be empty.
+        parameters: The given parameters except the seed, such as ``"n=2, size=1024*1536"``; empty if there are none.
         edits: The number of edits.
         pictures: The number of pictures that the edits make.
     """
@@ -54,17 +54,19 @@ class BatchPlan:
         rows: Rows, pictures or requests that were read, including bad ones.
         submit: Edits that would be submitted, if the budget lasts.
         pictures: Pictures that the submitted edits would make.
-        groups: The edits that would be submitted, grouped by parameters, the largest group first; at most 20 groups.
+        groups: The edits that would be submitted, grouped by parameters, the largest group first. Only the first 20
+            combinations of parameters in the input have a group.
         attach: Edits in flight. The run waits for them even if the input no longer has them.
-        download: Completed edits, and saved edits with missing or damaged files, whose pictures would be downloaded.
+        download: Edits whose pictures would be downloaded: completed edits, and saved edits with missing or damaged
+            files.
         saved: Edits of the input that are done.
         files: The number of files of the saved edits.
         failed: Edits of the input whose task failed. They are not repeated.
         uncertain: Edits of the input that may have a task. They are repeated only with consent.
         problems: Up to 100 of the rows that can't be edited.
         problem_count: The number of rows that can't be edited.
-        problem_groups: The rows that can't be edited, grouped by problem, the largest group first; at most 100 groups,
-            and one group for all other problems.
+        problem_groups: The rows that can't be edited, grouped by problem, the largest group first. If there are more
+            than 100 problems, a last group counts the remaining rows.
         existing: The number of existing files that the run would replace although this batch did not make them.
         existing_example: The name of one such file.
         notes: Remarks about the input.
@@ -176,7 +178,7 @@ class Reasons:
     _groups: dict[str, FailureGroup] = attrs.field(factory=dict)
 
     def add(self, reason: str, key: str, kind: str = "") -> None:
-        """Count a row in the group ``kind``, which is the reason without file names; by default, the reason itself."""
+        """Count a row in the group ``kind`` (by default, ``reason``). A kind is a reason without file names."""
         self.count += 1
         kind = kind or reason
         known = self._groups.get(kind)
@@ -187,7 +189,7 @@ class Reasons:
             self._groups[kind] = FailureGroup(reason=kind, count=known.count + 1, keys=keys)
 
     def all(self) -> tuple[FailureGroup, ...]:
-        """Return the groups, the largest first. A last group counts the rows whose kind has no group."""
+        """Return the groups, the largest first. With more than 100 kinds, a last group counts the other rows."""
         groups = sorted(self._groups.values(), key=lambda group: -group.count)
         others = self.count - sum(group.count for group in groups)
         return (*groups, FailureGroup(reason="other reasons", count=others)) if others else tuple(groups)
@@ -198,8 +200,8 @@ class Tally:
     """Counts the rows of the input for a plan, in bounded memory.
 
     Attributes:
-        counts: The counts, by the names of the plan's fields.
-        existing_example: An existing file that would be replaced.
+        counts: The counts, by the field names of :class:`BatchPlan`.
+        existing_example: The name of an existing file that would be replaced.
     """
 
     counts: Counter[str] = attrs.field(factory=Counter)
@@ -216,7 +218,7 @@ class Tally:
             self._problems.append(RowProblem(where, reason))
 
     def note(self, text: str) -> None:
-        """Keep a remark, unless an equal one is kept already."""
+        """Keep a remark, unless an equal remark is already kept."""
         self._notes[text] = None
 
     def submission(self, parameters: EditParameters) -> None:
@@ -230,7 +232,7 @@ class Tally:
             group[1] += pictures
 
     def plan(self, folder: str, rows: int, journal: JournalSummary) -> BatchPlan:
-        """Return the plan, from the counts, the number of rows that were read, and the journal's totals."""
+        """Make the plan from the counts, the number of rows that were read, and the journal's totals."""
         groups = [ParameterGroup(_describe(kind), *counted) for kind, counted in self._groups.items()]
         counts: dict[str, Any] = self.counts + Counter(attach=journal.in_flight, download=journal.unsaved)
         return BatchPlan(

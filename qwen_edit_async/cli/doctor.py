@@ -18,8 +18,8 @@ _MARKS: Final = {True: "ok", False: "BAD", None: "?"}
 def doctor(*, as_json: AsJSON = False, connection: ConnectionOptions | None = None) -> int:
     """Check the key, the connection and the service's replies. This creates no task and costs nothing.
 
-    The exit code is 0 if nothing is wrong, and 2 for a wrong configuration. It is 3 if the key is missing or refused,
-    or the balance is too low. It is 1 for other problems.
+    The exit code is 0 if nothing is wrong, and 2 if the configuration is wrong. It is 3 if the key is missing or
+    refused, or if the balance is too low. For any other problem, it is 1.
 
     Args:
         as_json: Print the findings as JSON.

@@ -65,7 +65,7 @@ class _Output:
             self._null.close()
 
     def _break(self) -> None:
-        # Closing drops the buffered text. Otherwise, Python would fail to write it at exit, and exit with code 120.
+        # Closing drops the buffered text. Otherwise, Python would fail to write the text at exit, and return code 120.
         with contextlib.suppress(OSError, ValueError):
             self._stream.close()
         self._stream = self._to_null()

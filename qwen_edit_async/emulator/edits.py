@@ -15,7 +15,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageMa
 
 Picture: TypeAlias = Image.Image
 Effect: TypeAlias = Callable[[Picture, random.Random, re.Match[str]], Picture]
-"""A function of the picture, its random source, and the words that requested the effect."""
+"""A function that takes a picture, a random source, and the words that requested the effect."""
 
 _LEVELS = 256
 
@@ -45,7 +45,7 @@ def recognise(instruction: str) -> list[Edit]:
 
 
 def cover(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Return the picture scaled to fill a size, and cropped evenly on both sides."""
+    """Scale a picture to fill a size, and crop the excess evenly on both sides."""
     return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
 
 
@@ -54,7 +54,7 @@ def _grey(picture: Picture) -> Picture:
 
 
 def _scale(picture: Picture, red: float, green: float | None = None, blue: float | None = None) -> Picture:
-    """Multiply each channel by its factor. The factor of red also applies to a channel without a factor."""
+    """Multiply each channel by its factor. A channel without a factor takes the factor of red."""
     factors = (red, red if green is None else green, red if blue is None else blue)
     lut = [min(255, round(value * factor)) for factor in factors for value in range(_LEVELS)]
     return picture.point(lut)

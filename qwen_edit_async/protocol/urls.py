@@ -1,4 +1,4 @@
-"""Reads the URLs in replies, and keeps the spelling of legal characters. Pure."""
+"""Reads the URLs in replies. Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def to_url(text: str) -> URL:
 
 
 def resolve(text: str, base: URL) -> URL:
-    """Read a URL that may be relative to ``base``, as :func:`to_url` does.
+    """Read a URL as :func:`to_url` does, and resolve a relative URL against ``base``.
 
     Raises:
         ValueError: The URL is not valid.
@@ -57,7 +57,7 @@ def expiry_of(text: str) -> datetime | None:
 
 
 def path_below(url: object, base_url: str) -> str | None:
-    """Return the path and query of a URL below ``base_url``, relative to it. Return ``None`` for any other value."""
+    """Return the path and query after ``base_url`` in a URL; ``None`` if ``url`` is not a URL below ``base_url``."""
     if not isinstance(url, str) or not url or not base_url:
         return None
     try:

@@ -36,7 +36,7 @@ from qwen_edit_async.threads import Offloader
 _AT_A_TIME: Final = 16
 """The maximum number of rows of a batch that a worker edits at a time. The worker holds their images in memory.
 
-By default, Ray Data gives a worker at most four batches at a time. With ``map``, Ray Data gives at most 16 rows.
+By default, Ray Data gives a worker at most four batches at a time, or 16 rows with ``map``.
 """
 
 
@@ -62,15 +62,16 @@ class EditedRow(TypedDict):
 class EditRows:
     """Edits rows in a worker, for ``map`` and ``map_batches`` of Ray Data and for ``daft.cls``.
 
-    The columns of a row are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and one per parameter. The
-    columns of :class:`EditedRow` are added. The key identifies the edit. Without a key, the instruction, the parameters
-    and the images' paths or URLs identify it; an image in memory is identified by its content. If an edit goes wrong,
-    its row has an error; no exception is raised. A row that runs again gets the same pictures.
+    The columns of a row are ``image``, ``image2``, ``image3``, ``instruction``, ``key``, ``parameters`` (an object) and
+    one per parameter. ``EditRows`` adds the columns of :class:`EditedRow`. The key identifies the edit. Without a key,
+    the instruction, the parameters and the images' paths or URLs identify it; an image in memory is identified by its
+    content. If an edit goes wrong, its row has an error; no exception is raised. A row that runs again gets the same
+    pictures.
 
-    The worker sends an image to the hub shortly before the edit is submitted. For an image in a bucket, it sends a
-    presigned URL, so the hub needs no credentials for the bucket. The URL is valid for 12 hours, or until temporary
-    credentials expire. The service must fetch the image before then. The worker downloads the pictures without the API
-    key.
+    The worker sends an image to the hub shortly before the edit is submitted. For an image in a bucket, the worker
+    sends a presigned URL, so the hub needs no credentials for the bucket. The URL is valid for 12 hours, or until
+    temporary credentials expire. The service must fetch the image while the URL is valid. The worker downloads the
+    results without the API key.
 
     With Daft, pass the columns to the method ``edit``::
 
@@ -80,9 +81,9 @@ class EditRows:
     Args:
         hub: The hub.
         save_to: The folder for the pictures: a local folder that all workers share, or a folder in a bucket
-            (``s3://bucket/folder``) that they can read and write. An edit is not submitted if another file has the
-            name of its result. A file of this name that appears later is kept, and the edit stays ``completed``. A
-            worker that is killed during a download can leave a hidden file that ends in ``.part``.
+            (``s3://bucket/folder``) that they can read and write. An edit is not submitted if a file with the name of
+            its result exists. A file that gets this name after the submission is kept, and the edit stays
+            ``completed``. A worker that is killed during a download can leave a hidden file that ends in ``.part``.
         trust_env: Whether downloads use the proxies of the worker's environment.
     """
 
@@ -115,14 +116,14 @@ class EditRows:
                 return await self.edit(row)
 
         edited: list[Any] = await asyncio.gather(*map(edit, each))
-        # An Arrow array has a type even if it is empty or all null. So all blocks have the same schema.
+        # An Arrow array has a type even if it is empty or all null. So all blocks of the dataset have one schema.
         text = pa.string()
         kinds = {"status": text, "task_id": text, "files": pa.list_(text), "cost": pa.float64(), "error": text}
         added = {name: pa.array([row[name] for row in edited], kind) for name, kind in kinds.items()}
         return {**rows, **(added if is_batch else {name: column[0] for name, column in added.items()})}
 
     async def edit(self, row: Mapping[str, Any]) -> EditedRow:
-        """Make the edit of a row, and return the added columns."""
+        """Edit a row, and return the columns to add."""
         edited = EditedRow(status="planned", task_id=None, files=[], cost=None, error=None)
         try:
             outcome = await self._edit(*await self._threads.run(self._requests_of, row))
@@ -209,7 +210,10 @@ def _identified(image: Any) -> Any:
 
 
 def _sendable(image: Any, *, inline: bool) -> Any:
-    """Return a URL or pixels unchanged; for any other image, a presigned URL or the content. Blocking."""
+    """Return a URL or pixels unchanged, and the content of any other image. Blocking.
+
+    For an image in a bucket, return a presigned URL instead, unless ``inline`` is true or the bucket can't sign URLs.
+    """
     if is_url(image) or isinstance(image, PillowImage | ArrayLike):
         return image
     if isinstance(image, BucketPath) and not inline and (url := signed_url(image)) is not None:

@@ -1,6 +1,6 @@
 """The meaning of failures, and the delays before another attempt. Pure: no I/O, no clock, no randomness of its own.
 
-A task must not be created twice without the user's consent, and the protocol has no idempotency key. Without that
+A task must not be created twice without the user's consent, and the protocol has no idempotency key. So without
 consent, a submission is retried only if the service certainly did not accept it.
 """
 
@@ -28,7 +28,7 @@ _TEMPORARY_STATUSES = frozenset({200, *range(300, 400), 408, 409, 425})
 """HTTP statuses that may be temporary. A network's sign-in page, for example, redirects for a while."""
 
 LONGEST_PAUSE = 86_400.0
-"""The longest pause in seconds. Quotas are renewed at least daily; a longer pause would stop a session for good."""
+"""The longest Retry-After pause, in seconds. Quotas are renewed at least daily, so a longer pause is never needed."""
 
 
 class CallFailure(enum.Enum):
@@ -105,7 +105,7 @@ class Attempts:
     Attributes:
         max_retries: The maximum number of retries. Attempts refused with 429 do not count.
         resubmit_uncertain: Whether to try again although the service may have accepted an attempt.
-        count: The number of attempts, including the current one.
+        count: The number of attempts, including the current attempt.
         last_error: The failure of the last attempt.
         may_exist: Whether the service may have accepted one of the failed attempts.
     """
@@ -120,7 +120,7 @@ class Attempts:
     def failed(
         self, error: QwenEditError, failure: CallFailure, *, resumes_at: float, deadline: float, deadline_in_line: float
     ) -> NextStep:
-        """Record a failed attempt, and decide about the next step.
+        """Record a failed attempt, and return the next step.
 
         Args:
             error: The failure.
@@ -165,5 +165,5 @@ class RetryPolicy:
             attempt: The number of failed attempts, from 1.
             draw: A random number from 0 to 1.
         """
-        # A larger exponent would overflow. The maximum is reached long before 63.
+        # An exponent over 1023 would overflow. The maximum is reached long before 63.
         return draw * min(self.maximum, self.initial * 2.0 ** min(attempt - 1, 63))

@@ -83,12 +83,12 @@ class OutputImage:
         return expiry_of(self.url)
 
     async def read(self) -> bytes:
-        """Download the picture's file.
+        """Download the picture, and return its bytes.
 
         A PNG is downloaded again if a chunk that its pixels need is missing or damaged. Other damage to a PNG is
-        accepted. A picture in another format is accepted with a logged warning. If such a picture is damaged, it is
-        downloaded again. After the last attempt, it is returned if more than half of it seems usable. Returning a
-        damaged picture issues an :class:`EditWarning`.
+        accepted. A picture in another format is accepted with a logged warning. A damaged picture in another format is
+        downloaded again. After the last attempt, such a picture is returned if more than half of it seems usable.
+        Returning a damaged picture issues an :class:`EditWarning`.
 
         Raises:
             DownloadError: If no usable picture could be downloaded.
@@ -105,7 +105,7 @@ class OutputImage:
     async def save(self, path: AnyPath) -> FilePath: ...
 
     async def save(self, path: AnyPath) -> FilePath:
-        """Download the picture to ``path``. A missing folder is created. The file appears when it is complete.
+        """Download the picture to ``path``. A missing folder is created. The file appears only when it is complete.
 
         A local file of that name is replaced. In a bucket, no file is replaced, unless the path is a
         :class:`BucketPath` with ``replace=True``.
@@ -158,7 +158,8 @@ class OutputImage:
         if self._store is None:
             raise SessionClosedError(
                 f"image {self.index} of task {self.task_id} can't be downloaded, because a copied or unpickled result "
-                f"has no session: use (await session.attach({self.task_id!r})).images[{self.index}] of an open session",
+                "has no session: with an open session, use "
+                f"(await session.attach({self.task_id!r})).images[{self.index}]",
                 task_id=self.task_id,
             )
         return self._store
@@ -276,7 +277,7 @@ def result_or_error(
     Args:
         snapshot: The snapshot.
         timings: The durations of the edit's phases.
-        store: Downloads the pictures.
+        store: The store that downloads the pictures.
         request: The edit's request; ``None`` for an attached task.
         notes: The edit's notes so far.
     """

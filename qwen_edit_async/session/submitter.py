@@ -33,7 +33,7 @@ class Submitter:
     async def submit(
         self, request: EditRequest, limits: Limits, observer: SubmissionObserver | None = None
     ) -> EditTask:
-        """Submit an edit, and return its task as soon as the service has accepted it. Arguments as in :meth:`begin`."""
+        """Submit an edit, and return its task when the service accepts it. For the arguments, see :meth:`begin`."""
         submission = self.begin(request, limits, observer=observer)
         with self.parts.poller.active_calls:
             try:
@@ -57,10 +57,10 @@ class Submitter:
             request: The edit.
             limits: The edit's deadline and number of retries.
             observer: Called before and after each attempt.
-            call_site: The line of the user's code at which warnings point; by default the running line.
+            call_site: The line of the user's code that warnings point at; by default, the line that is running.
 
         Raises:
-            InvalidEditError: If text would be cut off, and the session is strict.
+            InvalidEditError: If the service would ignore the end of a text, and the session is strict.
             SessionClosedError: If the session is closed.
         """
         cut, uploads = request.silently_cut(), url_uploads(request.images)
@@ -98,9 +98,9 @@ class Submitter:
             submission.end_wait()
 
     async def finish_sent(self, grace: float) -> None:
-        """Wait for the replies to submissions that were sent, up to ``grace`` seconds after the last one was given up.
+        """Wait for the replies to sent submissions, until ``grace`` seconds after the last submission was given up.
 
-        If only a part of a reply has arrived by that time, the part is used, because it may contain the task's id.
+        If only part of a reply has arrived by that time, use that part, because it may contain the task's id.
         """
         sent = {task: each for task, each in self._tasks.items() if each is not None and each.sent_whole}
         if not sent:

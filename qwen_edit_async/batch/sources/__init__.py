@@ -1,8 +1,8 @@
 """Reads edits from a source: a folder, a pattern, a picture, a table, a data frame or a dataset.
 
-A source can be read repeatedly. Memory holds at most one page of a table, and no picture files. A
-table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key`` and the parameters of
-:class:`EditParameters`. Other columns go to ``EditRequest.metadata``, and a note names them.
+A source can be read repeatedly. Reading keeps only a few hundred rows of a table in memory, and no picture
+files. A table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key``, ``parameters``
+(an object) and one per parameter. Other columns go to ``EditRequest.metadata``, and a note names them.
 
 ::
 

@@ -11,21 +11,21 @@ from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.kinds import unwrapped
 from qwen_edit_async.models import EditParameters, EditRequest, as_fields, request_from_fields
 
-NO_DEFAULTS = "an EditRequest has its own instruction and parameters: give none for the batch"
+NO_DEFAULTS = "an EditRequest has its own instruction and parameters: give the batch no instruction and no parameters"
 
 
 @attrs.frozen(kw_only=True)
 class SourceItem:
-    """One row of a source: an edit, or the reason why it is not one.
+    """One row of a source: an edit, or the reason why the row can't be edited.
 
     Attributes:
         row: The number of a table row; ``None`` for other sources. In CSV files, the header is row 1, as in a
             spreadsheet. Rows of JSON Lines and Parquet files start at 1. Rows of data frames and datasets start at 0.
         request: The edit.
         identity: The identity of the edit; empty if it is not known yet.
-        problem: The reason why the row is not an edit.
-        place: The name of the item in messages. In a source of several Parquet files, it is the name of the row's
-            file. If it is empty, messages name the row number or the first image.
+        problem: The reason why the row can't be edited.
+        place: The name of the item in messages; in a source of several Parquet files, the name of the row's file. If
+            ``place`` is empty, messages name the row number or the first image.
     """
 
     row: int | None = None
@@ -65,7 +65,7 @@ class Reading:
 
     Attributes:
         defaults: The instruction and the parameters for pictures and rows without them.
-        note: Called with a remark about files or columns that are left out.
+        note: Called with a remark about files that are left out, or about columns that are not used.
         base: The folder from which relative paths start, except paths in a table; empty for the working directory.
         recursive: Whether to read subfolders.
         exclude: The real path, or the URL, of a folder that is not input, such as the folder of the results.
@@ -84,7 +84,7 @@ def request_of(given: Any, defaults: EditDefaults) -> EditRequest:
     """Return the request for an item, which is a request, a mapping of a request's fields, or only images.
 
     Raises:
-        InvalidEditError: If the item is none of these, or if it is a request and there are defaults.
+        InvalidEditError: If the item is none of these, has no instruction, or is a request although there are defaults.
     """
     if isinstance(given, EditRequest):
         if defaults != EditDefaults():
@@ -109,7 +109,7 @@ def item_of(given: object, defaults: EditDefaults, number: int) -> SourceItem:
     place = f"request {number}"
     try:
         request = request_of(given, defaults)
-    except Exception as error:  # noqa: BLE001  # an error of one item must not end the others
+    except Exception as error:  # noqa: BLE001  # an error of one item must not stop the other items
         key = given.get("key") if isinstance(given, Mapping) else None
         return SourceItem(problem=str(error), place=place if key is None else str(key))
     return SourceItem(request=request, place=request.key or place)

@@ -173,7 +173,7 @@ def _check_cells(cells: Mapping[str, Any]) -> None:
             "the column 'image' is empty, though another image is given" if others else "there is no image"
         )
     for name in _TEXTS & cells.keys():
-        # EditRequest allows a lone surrogate, because JSON can hold one. In a table, a lone surrogate is a mistake.
+        # EditRequest allows a lone surrogate, because a JSON body can hold it. In a table, it is most likely a mistake.
         if isinstance(cells[name], str) and _HALF_CHARACTER.search(cells[name]):
             raise InvalidEditError(f"the {name} has half a character (a lone surrogate)")
 
