@@ -6,7 +6,8 @@
 ``qwen_edit_session`` is an open `EditSession` on this emulator, for async tests with anyio's plugin or pytest-asyncio.
 
 The emulator and the session are imported only when a fixture is used. So test suites without these fixtures do not get
-slower. A coverage tool that starts after pytest's plugins misses only the few modules that this plugin imports.
+slower. A coverage tool that starts after pytest has imported its plugins misses only the few modules that this plugin
+imports.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ _POLL_SECONDS = 0.05
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker and, if pytest-asyncio is active, the session fixtures for it."""
+    """Register the marker. If pytest-asyncio is active, also register a session fixture for each loop scope."""
     config.addinivalue_line("markers", f"{_MARKER}(**settings): settings of the qwen_edit_emulator fixture")
     if config.pluginmanager.hasplugin("asyncio"):
         pytest_asyncio = importlib.import_module("pytest_asyncio")
-        holder = ModuleType(_ASYNCIO_FIXTURES)  # pytest finds fixtures in modules and classes
+        holder = ModuleType(_ASYNCIO_FIXTURES)  # pytest looks for fixtures only in modules and classes
         for scope in _LOOP_SCOPES:
             name = _asyncio_fixture(scope)
             vars(holder)[name] = pytest_asyncio.fixture(_session_opener(), loop_scope=scope, name=name)
@@ -66,15 +67,15 @@ def qwen_edit_session(request: pytest.FixtureRequest) -> EditSession:
         session = request.getfixturevalue(_asyncio_fixture(scope))
     else:
         pytest.fail(
-            "qwen_edit_session needs an async test: mark it with pytest.mark.anyio, or with pytest.mark.asyncio and "
-            "pytest-asyncio installed",
+            "qwen_edit_session needs an async test: mark the test with pytest.mark.anyio, or install pytest-asyncio "
+            "and mark the test with pytest.mark.asyncio",
             pytrace=False,
         )
     return session
 
 
 def _session_opener() -> Callable[[EditEmulator], AsyncIterator[EditSession]]:
-    """Return a new function for each fixture, because pytest-asyncio stores a fixture's loop scope on its function."""
+    """Return a new fixture function at each call, because pytest-asyncio stores the loop scope on the function."""
 
     async def open_session(qwen_edit_emulator: EditEmulator) -> AsyncIterator[EditSession]:
         from qwen_edit_async import EditSession, FixedInterval  # noqa: PLC0415 - see the module's docstring

@@ -121,7 +121,7 @@ async def test_edit(qwen_edit_session, qwen_edit_emulator):
 def test_without_an_async_runner_the_session_says_what_it_needs(run):
     result = run("def test_sync(qwen_edit_session): pass", "-p", "no:asyncio")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*qwen_edit_session needs an async test: mark it with pytest.mark.anyio*"])
+    result.stdout.fnmatch_lines(["*qwen_edit_session needs an async test: mark the test with pytest.mark.anyio*"])
 
 
 def test_the_plugin_alone_imports_nothing_of_the_emulator():

@@ -44,11 +44,11 @@ class EditBatch:
 
     An edit is identified by its row's ``key``. Without a key, a folder's picture is identified by its path in the
     folder. Any other row is identified by its instruction, its parameters, and its images' paths or URLs. An image in
-    memory counts by its content, and a presigned URL without its signature. If a row has changed since its edit got a
-    task, the row is refused, or edited again with ``edit_changed``.
+    memory is identified by its content. The signature of a presigned URL is ignored. A row that has changed since its
+    edit got a task is refused by default. With ``edit_changed``, the row is edited again.
 
     Pictures are saved as ``{name}-{index}.png``. The name is made from the key, or else from the first image's
-    name. The suffixes ``-2``, ``-3`` and so on keep names unique. An edit's name never changes.
+    name. The suffixes ``-2``, ``-3`` and so on keep names unique. An edit keeps its name in all runs.
 
     Args:
         requests: The input. To resume a batch, give the same input again. One of:
@@ -57,7 +57,7 @@ class EditBatch:
               pictures are recognised by their names' endings;
             - a table: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` (extra ``parquet``). Its columns are ``image``,
               ``image2``, ``image3``, ``instruction``, ``key`` and one for each parameter. ``image`` is required, and
-              ``instruction`` too if the batch has none. An empty cell or NaN takes the batch's value. Other columns
+              ``instruction`` too if the batch has none. The batch's value replaces an empty cell or NaN. Other columns
               become the request's ``metadata``, and the plan has a note that names them. Relative paths are relative to
               the table's folder. A folder or a pattern with only Parquet files is one table. A table may be in a
               bucket;
@@ -74,16 +74,16 @@ class EditBatch:
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
         recursive: Whether to read subfolders. Hidden folders, system folders, links to folders, and folders with
-            results of other runs are left out. The wildcards of a pattern skip the same folders, but ``*`` follows
-            links. In a bucket, only hidden folders and the results of this batch are left out.
+            results of other runs are left out. The wildcards of a pattern skip the same folders, except that ``*``
+            follows links to folders. In a bucket, only hidden folders and the results of this batch are left out.
         strict: Whether to send nothing if any row is bad or has text that the service would cut off. By default, bad
             rows are reported and skipped. A strict batch needs an input that can be read twice.
         max_cost: The maximum cost of the whole batch, in the account's currency. Unfinished edits count at the highest
             known price. If the service states no costs, the run stops submitting. Until a price above 0 is known, edits
             run one at a time. If edits are free, use ``max_tasks`` instead.
         price: The assumed price of a picture, for :meth:`plan` and ``max_cost``. For ``max_cost``, a higher price that
-            the service states replaces the assumed price. Later runs use the highest stated price. To ask the
-            service for a price, call :meth:`EditSession.estimate`.
+            the service states replaces the assumed price. Later runs use the highest stated price, even if the assumed
+            price is higher. To ask the service for a price, call :meth:`EditSession.estimate`.
         max_tasks: The maximum number of tasks that the whole batch may create.
         stop_after_failures: The number of failures after which a run submits nothing more. Bad rows and images, which
             are never sent, do not count.
@@ -158,9 +158,9 @@ class EditBatch:
         return self._run.report if self._run is not None else None
 
     async def outcomes(self) -> AsyncGenerator[BatchOutcome, None]:
-        """Yield the outcome of each edit of all runs, in the order in which they were planned.
+        """Yield the outcome of each edit of all runs, in the order in which the edits were planned.
 
-        This works at any time, even during a run. At most a few hundred outcomes are in memory.
+        The method can be called at any time, even during a run. At most a few hundred outcomes are in memory.
 
         Raises:
             JournalError: If there is no journal, or it can't be read.
@@ -197,13 +197,13 @@ class EditBatch:
     ) -> BatchReport:
         """Submit, await and save all unfinished edits, and write the reports.
 
-        The run first locks the journal. If the input is a folder, a table or a data frame, the run then reads all of
-        it, to find bad rows before anything is sent.
+        The run first locks the journal. If the input is a folder, a table or a data frame, or if the batch is
+        ``strict``, the run then reads the whole input. So bad rows are found before anything is sent.
 
-        Nothing is submitted while the first pictures are downloaded. If an edit's pictures can't be downloaded, edits
-        run one at a time until an edit is saved. After three edits in a row whose pictures can't be downloaded,
-        submissions wait until an edit in progress is saved. If no edit in progress can be saved, the run ends. The next
-        run starts with the missing downloads.
+        Until the run has saved an edit, nothing is submitted while pictures are downloaded. If an edit's pictures
+        can't be downloaded, edits run one at a time until an edit is saved. After three such edits in a row,
+        submissions wait until an edit in progress is saved. If none of the edits in progress can be saved, the run
+        ends. The next run starts with the missing downloads.
 
         The report lists failed edits. ``report.stopped`` states why a run ended early, such as the budget.
         ``report.error`` is an error that would also stop all other edits, such as an invalid key. Cancelling the run
@@ -229,7 +229,7 @@ class EditBatch:
                 another service or by another version of this package. The error's notes name the tasks that could not
                 be recorded.
             SessionClosedError: If the session is not open.
-            Exception: Any error that the input raises.
+            Exception: Any error that the input raises while it is read.
         """
         session.require_open()
         given = self._input.anew(fit=session.fit)

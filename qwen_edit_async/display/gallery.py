@@ -127,7 +127,7 @@ def _comparison(edit: GalleryEdit) -> str:
         return (
             f'<div class="compare">{before}{after}<span class="divider"></span><span class="side left">before</span>'
             '<span class="side right">after</span><input type="range" min="0" max="100" value="50" step="1" '
-            f'autocomplete="off" aria-label="Share of the picture shown as before: {escape(edit.key)}"></div>'
+            f'autocomplete="off" aria-label="Visible part of the picture before the edit: {escape(edit.key)}"></div>'
         )
     if not before and not after:
         return '<div class="compare"><span class="missing">no preview</span></div>'
@@ -200,7 +200,7 @@ def _plain(value: object) -> object:
 
 
 def _source_hash(text: str) -> str:
-    """Return the expression with which a content security policy allows this inline style or script."""
+    """Return the source expression of a content security policy that allows an inline style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qwen_edit_async.emulator.service import Service
     from qwen_edit_async.emulator.tasks import ProtocolName, TaskRecord
 
-# Base64 makes images a third larger. The rest of the body is small.
+# Base64 makes images a third larger. This limit leaves room for the rest of the body.
 _MAX_BODY_BYTES = MAX_IMAGES * MAX_IMAGE_BYTES * 3 // 2
 _PARSED_ON_LOOP_BYTES = 256 * 1024
 _TOO_MANY_REQUESTS = 429

@@ -24,7 +24,7 @@ _SPECIAL: Final = (
     ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays, deprecated (RFC 7526)
     ipaddress.ip_network("3fff::/20"),  # documentation (RFC 9637); global in older Pythons
 )
-"""Addresses that the standard library calls global, although no result can come from them."""
+"""Addresses that the standard library may call global, although no service should serve results from them."""
 _NUMERIC_LABEL: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
@@ -65,7 +65,7 @@ class ResultHosts:
 def not_public(url: URL) -> str:
     """Return the message for a URL whose host has no public address."""
     host = host_of(url)[:MAX_SHOWN]
-    return f"its host {host!r} has no public address; to allow its results, name it in allow_result_hosts"
+    return f"its host {host!r} has no public address; to allow results from this host, add it to allow_result_hosts"
 
 
 def host_of(url: URL) -> str:
@@ -92,7 +92,7 @@ def is_public(address: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Return whether a host is ``localhost``, a name below it, or an IP address that is not public."""
+    """Return whether a host is ``localhost``, ends with ``.localhost``, or is an IP address that is not public."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -116,7 +116,7 @@ def _status_and_failure(
             status = TaskStatus.COMPLETED
         elif word is not None and (
             failure is not None or has_error({**document, "message": None})
-        ):  # a message alone may say "please wait"
+        ):  # a message alone is not an error: it may say "please wait"
             status = TaskStatus.FAILED
     if status is TaskStatus.FAILED and failure is None and has_error(document):
         failure = TaskFailure(code=error_code_of(document), message=first_text(document, MESSAGE_NAMES) or "")
@@ -170,7 +170,7 @@ def word_of(members: Mapping[str, Any]) -> str | None:
 
 
 def _find_urls(members: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the URLs of the pictures, in any of the known shapes.
+    """Return the URLs of the pictures in a reply of any known shape.
 
     A picture without a URL gives an empty text, so that each picture keeps its position.
     """
@@ -197,7 +197,7 @@ def _urls_in(output: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
 
 
 def _placeholder(item: Any) -> tuple[str, ...]:
-    """Return one empty text in place of a missing picture, and nothing for an item that contains other text."""
+    """Return an empty text for a picture without a URL, and nothing for an item that is or contains other text."""
     is_missing = not item or (isinstance(item, dict | list) and "text" not in item)
     return ("",) if is_missing else ()
 

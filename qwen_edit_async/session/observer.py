@@ -48,7 +48,7 @@ class SubmissionObserver(Protocol):
 
 
 def reporter(on_event: Callable[[EditEvent], object]) -> Callable[[EditEvent], None]:
-    """Return a function that passes events to ``on_event`` and logs the errors that it raises."""
+    """Return a function that passes events to ``on_event``, and logs any error that ``on_event`` raises."""
 
     def report(event: EditEvent) -> None:
         try:
@@ -92,7 +92,10 @@ class CallSite:
     @classmethod
     @contextlib.contextmanager
     def kept(cls) -> Iterator[None]:
-        """Store the running line of the user's code for another thread that runs in a copy of the current context."""
+        """Store the running line of the user's code while the block runs.
+
+        In another thread that runs in a copy of this context, :meth:`of_caller` returns the stored line.
+        """
         token = _kept.set(cls.of_caller())
         try:
             yield

@@ -1,8 +1,8 @@
 """Submits one edit: waits for a slot and for a turn to send, sends the request, and retries if the rules allow.
 
-A submission runs in a background task of the session, so it can outlive its caller. Until the whole request is sent,
-the submission stops as soon as its caller gives up, and creates no task. Afterwards, the session waits for the reply
-and keeps the task's id.
+A submission runs in a background task of the session, so it can outlive its caller. If the caller gives up before the
+whole request is sent, the submission stops at once and creates no task. If the caller gives up later, the session still
+waits for the reply and keeps the task's id.
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ class Submission:
         self._slot = Slot(gate)
         self._deadline = Deadline(self._limits.deadline, gate)
         self._deadline.passed.add_done_callback(self._expire)
-        # With an observer, uncertain edits are not resubmitted here: each submission must fit a bulk run's budget.
+        # An uncertain edit with an observer is not resubmitted here: a bulk run's budget must admit each submission.
         consent = self._parts.options.resubmit_uncertain and self._observer is None
         self._attempts = Attempts(self._limits.max_retries, consent)
 
     @property
     def sent_whole(self) -> bool:
-        """Whether a whole request may have reached the service, which has not replied yet."""
+        """Whether the service may have received a whole request, and has not replied yet."""
         return self._pending is not None and self._pending.sent_whole
 
     def cut_reply_short(self) -> bool:
@@ -225,7 +225,7 @@ class Submission:
                 self.accepted.set_exception(error)
                 self._report_end(error)
             return
-        # Without status checks, the edit ran while the session waited for the reply.
+        # In a protocol without tasks, the edit ran while the session waited for the reply.
         began = now if parts.service.protocol.has_tasks else self._sent_at
         timings = self._timings(began)
         task = EditTask(
@@ -254,7 +254,7 @@ class Submission:
     async def _attempt_accepted_form(self) -> TaskSnapshot:
         """Make an attempt with the form of body that the service accepts.
 
-        While that form is unknown, one submission at a time tries both forms.
+        While it is unknown which of two forms the service accepts, one submission at a time tries both.
         """
         service = self._parts.service
         if service.alternative is not None:
@@ -307,7 +307,7 @@ class Submission:
         except APIStatusError as error:
             if error.task_id is None:
                 if error.status_code in _UNKNOWN_CALL_STATUSES:
-                    error.hint = f"check that base_url (QWEN_EDIT_BASE_URL) has the protocol {protocol.name!r}"
+                    error.hint = f"check that base_url (QWEN_EDIT_BASE_URL) serves the protocol {protocol.name!r}"
                 raise
             self._apply_to_session(error)
             about(error.task_id).warning(

@@ -63,8 +63,8 @@ class TaskPoller(Protocol):
 
     Attributes:
         loop: The session's event loop.
-        active_calls: Counts the session's unfinished calls.
-        cancellations: Asks the service to cancel tasks that were given up.
+        active_calls: The counter of the session's unfinished calls.
+        cancellations: The object that asks the service to cancel given-up tasks.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -105,7 +105,7 @@ class EditTask(ScheduledTask):
         context: The context variables of the caller who submitted or attached the task, for the status checks.
         queued: The seconds that the edit waited for its slot and for permission to send requests.
         submitting: The seconds that the submission took, without ``queued``.
-        outcome: The result or error that awaiting the task gives; ``None`` until the wait has ended.
+        outcome: The result that ``await task`` returns, or the error that it raises; ``None`` until there is one.
         owned: Whether :meth:`cancel` also cancels the task at the service, if the protocol allows that. False for an
             attached task, and if a :class:`SubmissionObserver`, such as a journal, keeps the id for a later session.
     """
@@ -172,8 +172,8 @@ class EditTask(ScheduledTask):
         """A sentence about what happens to the task at the service if the session gives up the task."""
         if self.owned and self._poller.cancellations.possible(self.snapshot):
             return (
-                f"the service is asked to cancel task {self.id}: if it runs on, session.attach({self.id!r}) gets its "
-                "result"
+                f"the service is asked to cancel task {self.id}: if the task runs on, session.attach({self.id!r}) gets "
+                "its result"
             )
         return self._fate_if_left
 
@@ -213,7 +213,7 @@ class EditTask(ScheduledTask):
                 await self._change()
 
     def update(self, snapshot: TaskSnapshot) -> None:
-        """Record a changed status that does not end the wait."""
+        """Record a new snapshot, and wake all waiters. The task has no outcome yet."""
         self.snapshot = snapshot
         self._wake()
 
@@ -265,7 +265,7 @@ def closed_error(task_id: str) -> SessionClosedError:
     """Return the error for a task whose session was closed before the task ended."""
     return SessionClosedError(
         f"the session was closed before task {task_id} ended",
-        hint=f"it may run on: in a new session, session.attach({task_id!r}) gets its result",
+        hint=f"the task may run on: in a new session, session.attach({task_id!r}) gets its result",
         task_id=task_id,
     )
 

@@ -451,7 +451,7 @@ async def test_an_edit_of_model_studio_ends_at_its_deadline_and_is_uncertain():
 async def test_an_address_without_the_protocol_is_named(protocol):
     transport = MemoryService(on_submission=lambda _: Answer(Reply(status=404, body=b"<html>no such page</html>")))
     async with EditSession(KEY, protocol=protocol, transport=transport) as session:
-        with pytest.raises(NotFoundError, match=f"QWEN_EDIT_BASE_URL\\) has the protocol '{protocol}'"):
+        with pytest.raises(NotFoundError, match=f"QWEN_EDIT_BASE_URL\\) serves the protocol '{protocol}'"):
             await session.edit(IMAGE, "snow")
 
 
