@@ -108,7 +108,7 @@ class Submission:
             self.accepted.cancel()
             self._report_end(EditCancelledError("the edit was cancelled before the service accepted it"))
             self._stop_unless_sent()
-            return self._fate if self._counts_as_uncertain else ""
+            return self._fate if self.sent_whole or self._attempts.may_exist else ""
         return self.accepted.result().cancel_unless_awaited() if self.accepted.exception() is None else ""
 
     @property
@@ -126,6 +126,8 @@ class Submission:
     def _refuse(self, error: Exception) -> None:
         """End the edit with an error, before the service has accepted it."""
         self._parts.counters.refused += 1
+        if self._attempts.may_exist and not isinstance(error, SubmitUncertainError):
+            error = _uncertain(error)
         self.accepted.set_exception(error)
         self._report_end(error)
 
@@ -334,7 +336,7 @@ class Submission:
         if failure is CallFailure.THROTTLED and step is NextStep.GIVE_UP:
             error.hint = "the service requests a longer pause than the deadline of the edit allows"
         if step is NextStep.GIVE_UP or self.accepted.done():
-            raise self._final_error(error)
+            raise error
         self._report_retry(error, failure)
         if step is NextStep.REQUEUE:
             self._slot.release()
@@ -371,19 +373,18 @@ class Submission:
         if self.sent_whole:
             return SubmitUncertainError("the deadline passed before the service replied: a task may exist")
         late = DeadlineExceededError("the deadline passed before the edit could be submitted")
-        return self._final_error(self._attempts.last_error or late)
-
-    def _final_error(self, error: QwenEditError) -> QwenEditError:
-        """Return the edit's error, which is :class:`SubmitUncertainError` if any attempt may have created a task."""
-        if not self._attempts.may_exist:
-            return error
-        uncertain = SubmitUncertainError(
-            f"a task may exist and be charged: {error}. Check the account before you submit the edit again. "
-            "resubmit_uncertain=True submits again without a check, and may pay twice"
-        )
-        uncertain.__cause__ = error
-        return uncertain
+        return self._attempts.last_error or late
 
     def _close_images(self) -> None:
         for upload in self._uploads or ():
             upload.close()
+
+
+def _uncertain(error: Exception) -> SubmitUncertainError:
+    """Return the error of an edit that ended with ``error``, after an attempt that may have created a task."""
+    uncertain = SubmitUncertainError(
+        f"a task may exist and be charged: {error}. Check the account before you submit the edit again. "
+        "resubmit_uncertain=True submits again without a check, and may pay twice"
+    )
+    uncertain.__cause__ = error
+    return uncertain
