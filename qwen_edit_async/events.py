@@ -39,10 +39,10 @@ class EditSubmitted(EditEvent):
 class EditThrottled(EditEvent):
     """The service refused a submission or a status check with "too many requests".
 
-    The session repeats the call while the edit's deadline allows.
+    The session repeats the call as long as the edit's deadline allows.
 
     Attributes:
-        error: The error. Its ``retry_after`` is the requested wait in seconds; ``None`` if the service stated none.
+        error: The error. Its ``retry_after`` is the requested wait in seconds; ``None`` if no wait was requested.
     """
 
     error: QwenEditError
@@ -80,7 +80,7 @@ class EditEnded(EditEvent):
 
     Attributes:
         timings: The durations of the phases that the edit went through.
-        cost: The cost that the service stated, in the account's currency; ``None`` if it stated none.
+        cost: The cost that the service stated, in the account's currency; ``None`` if no cost was stated.
         error: The error that ended the edit; ``None`` if there is a result.
     """
 

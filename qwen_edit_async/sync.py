@@ -7,8 +7,8 @@
     with EditSession() as session:
         session.edit("cat.jpg", "make it snow").save("out/")
 
-An open session runs its event loop on its own thread, so any other thread can use the session, even one with a
-running loop. The session's thread also reads the requests of ``edit_many``. Ctrl-C cancels the call that waits. A copy
+An open session runs its event loop on its own thread, so any other thread can use the session, even a thread with a
+running loop. The session's thread also reads the requests of ``edit_many``. Ctrl-C cancels the waiting call. A copy
 made by pickle is a closed session.
 """
 
@@ -39,7 +39,7 @@ class Face:
     """A synchronous wrapper of an async object, with the same constructor, methods and attributes."""
 
     def __init_subclass__(cls, wraps, needs_loop=()):
-        """Add the public async methods of the class ``wraps``, and its other methods that need the loop."""
+        """Add the public async methods of the class ``wraps``, and its methods that ``needs_loop`` names."""
 
         @functools.wraps(wraps.__init__)
         def init(self, *args, **options):
@@ -87,7 +87,7 @@ class EditTask(Face, wraps=aio.EditTask, needs_loop={"cancel", "updates"}):
 
     @on_loop
     async def result(task):  # noqa: N805  # on_loop passes the wrapped task
-        """Wait for the end of the task, and return its result. This raises the same errors as ``await task``."""
+        """Wait for the end of the task, and return its result. The errors are those of ``await task``."""
         return await task
 
 
@@ -120,7 +120,7 @@ class EditSession(Face, wraps=aio.EditSession, needs_loop={"attach", "edit_many"
                 loop.call(self._wrapped.__aexit__, kind)
 
     def __reduce__(self):
-        # The key and the counters are left out, so that `datasets` finds its cached results by a hash of the pickle.
+        # `datasets` finds its cached results by a hash of the pickle. The key and the counters would change this hash.
         protocol = self._wrapped._service.protocol
         return _closed_copy, (self.base_url, protocol.name, getattr(protocol, "model", None))
 

@@ -1,7 +1,7 @@
 """Runs blocking work (reading, decoding and encoding images) on threads, away from the event loop.
 
 The calls use the loop's ``run_in_executor``, because the tests' virtual clock waits for such calls, but not for anyio's
-threads. The calls have their own executor, because the loop's default executor also resolves host names.
+threads. The calls have their own executor, so that they can't delay host name lookups on the loop's default executor.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Verdict(enum.Enum):
 
 
 def _known(price: Decimal | None) -> Decimal | None:
-    """Return the price, or ``None`` for a price of 0, which could not limit the number of edits."""
+    """Treat a price of 0 as unknown, because a price of 0 could not limit the number of edits."""
     return price or None
 
 
@@ -45,7 +45,7 @@ class Budget:
     edits are unfinished, and nothing is submitted while pictures are being saved. After an edit whose pictures could
     not be saved, edits run one at a time until an edit is saved. After three edits in a row whose pictures could not be
     saved, nothing is submitted until an edit is saved. Edits that earlier runs completed count as at most two of these
-    three, so that their lost pictures can't block the batch forever.
+    three. Otherwise, their lost pictures would block every later run.
 
     Attributes:
         max_cost: The maximum cost of the batch, earlier runs included, in the account's currency.
@@ -55,13 +55,13 @@ class Budget:
         slots: The maximum number of unfinished edits. This maximum applies until an edit is saved, and while
             tasks of earlier runs are unfinished.
         on_demand: Whether callers request edits one by one, as they do from a hub. If so, lost pictures and an
-            unreachable service affect single edits, and do not stop the batch.
+            unreachable service can make single edits fail, but do not stop the batch.
         spent: The costs that the service stated.
         tasks: The number of tasks that were, or may have been, created.
         stopped: The reason why nothing more may be submitted; empty if there is none.
         held: The reason why submissions wait until an edit is saved; empty if submissions do not wait.
         fetching: The journal numbers of the completed edits whose pictures are being saved.
-        limit: The limit that a later run must raise, ``max_cost`` or ``max_tasks``; empty if there is none.
+        limit: The name of the limit that stopped the batch, ``max_cost`` or ``max_tasks``; empty if neither did.
         attached: The number of unfinished tasks of earlier runs. These tasks count against ``slots``,
             although none of them holds a slot of the session.
     """
@@ -103,8 +103,8 @@ class Budget:
         """Return whether an edit with this many pictures may be submitted now.
 
         After ``GO``, the edit counts as unfinished until its end is recorded. After ``WAIT``, call this method
-        again when an edit has ended or been saved. ``STOP`` is final, with one exception: a hub whose submissions are
-        ``held`` submits again after an edit is saved.
+        again when another edit has changed its state. ``STOP`` is final, except for a hub whose submissions are
+        ``held``. This hub submits again after an edit is saved.
         """
         if not self.stopped:
             verdict = self._judge(pictures)
@@ -151,7 +151,7 @@ class Budget:
     def ended(
         self, pictures: int, *, chargeable: bool, cost: Decimal | None = None, counted: Decimal | None = None
     ) -> None:
-        """Record that an edit ended without completing.
+        """Record that an edit ended. For a completed edit, call :meth:`completed` instead.
 
         A stated cost is counted as spent, but does not change the known price of a picture. Without a stated cost, a
         ``chargeable`` edit keeps its assumed cost reserved.

@@ -1,7 +1,7 @@
 """Makes blocking calls on one thread. Calls that arrive while the thread is busy are collected and made together.
 
 Switching to a thread and back takes longer than most of these calls, so calls that are made together share one switch.
-The journal also makes each such group in one transaction, because each transaction needs a disk sync.
+The journal also makes all calls of such a group in one transaction, because each transaction needs a disk sync.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Worker:
         executor: An executor with one thread; shut down by :meth:`aclose`.
         call_all: Makes several calls, and returns a result or an exception for each. If ``call_all`` itself raises,
             every call ends with that exception.
-        patience: The seconds to collect calls before they are made together.
+        patience: The seconds to wait for more calls before the collected calls are made.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Worker:
     async def aclose(self, last: Call = lambda: None) -> None:
         """Make all pending calls and the call ``last``, and end the thread.
 
-        The thread gets the calls before this method waits, so cancelling the method does not prevent them.
+        The thread gets the calls before this method waits, so cancelling the method does not prevent the calls.
         """
         self._closed = True
         try:

@@ -10,13 +10,13 @@ import signal
 def cancel_on_termination() -> None:
     """Cancel the running asyncio task on every SIGINT, SIGTERM and SIGHUP. Under ``nohup``, ignore SIGHUP.
 
-    The new SIGINT handler replaces asyncio's own. On a second Ctrl-C, asyncio's handler raises KeyboardInterrupt in
-    whatever code is running. Other code could then wait forever for the interrupted code.
+    The new SIGINT handler replaces asyncio's own. On a second Ctrl-C, asyncio's handler would raise KeyboardInterrupt
+    in whatever code is running. Other code could then wait forever for the interrupted code.
     """
     task = asyncio.current_task()
     if task is None:
         return
-    # Where no handler can be set, the earlier handlers remain. On Windows, the loop raises NotImplementedError.
+    # If no handler can be set, the earlier handlers remain. On Windows, the loop raises NotImplementedError.
     # Outside the main thread, asyncio raises RuntimeError, and uvloop ValueError.
     with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
         loop = asyncio.get_running_loop()

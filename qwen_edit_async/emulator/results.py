@@ -73,7 +73,7 @@ class Results:
         return application
 
     def begin(self, record: TaskRecord, payloads: Sequence[bytes | None]) -> None:
-        """Start to make a task's pictures. `payloads` holds the input images, with None for an image to fetch."""
+        """Start to make a task's pictures. `payloads` holds the input images; None stands for an image to fetch."""
         task = self._service.loop.create_task(self._make(record, payloads))
         self._jobs[record.id] = task
         task.add_done_callback(lambda _: self._jobs.pop(record.id, None))
@@ -110,7 +110,7 @@ class Results:
             )
         except _InputError as error:
             failure = Failure(_DOWNLOAD_FAILED_CODE, str(error))
-        except Exception as error:  # noqa: BLE001 - an engine may raise any error, which must fail only its task
+        except Exception as error:  # noqa: BLE001 - whatever an engine raises, only this task fails
             failure = Failure(_RENDER_FAILED_CODE, f"the engine failed: {error!r}")
         self._service.table.picture_done(record, self._service.now(), failure)
 

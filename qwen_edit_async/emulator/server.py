@@ -56,7 +56,7 @@ class _Runtime:
             undo.push_async_callback(self._stack.aclose)
             spool = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="qwen-edit-emulator-")
             self._stack.push_async_callback(asyncio.to_thread, spool.cleanup)
-            # The loop's default executor is not used, because the code under test needs it to resolve host names.
+            # The loop's default executor stays free, because the code under test resolves host names on it.
             executor = ThreadPoolExecutor(min(os.cpu_count() or 1, 4), thread_name_prefix="qwen-edit-emulator")
             self._stack.push_async_callback(asyncio.to_thread, executor.shutdown, cancel_futures=True)
             self.service.bind(executor)
@@ -143,7 +143,7 @@ class EditEmulator(EmulatorSettings):
         return self._runtime.service.statistics()
 
     def inject(self, *faults: Fault) -> None:
-        """Append faults to the plan. The new faults count only requests from now on."""
+        """Append faults to the plan. The new faults count only requests and tasks from now on."""
         self._runtime.service.faults.add(faults)
 
     async def start(self) -> Self:

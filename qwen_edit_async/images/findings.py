@@ -53,7 +53,7 @@ class Findings:
     doubtful_end: int | None = None
 
     def problem(self, media_type: str, *, fit: bool) -> str:
-        """Return the reason why the file is refused, as the predicate of a sentence, or an empty text."""
+        """Return the reason why the file is refused, as the predicate of a sentence; empty if it is not refused."""
         if self.damage:
             return f"is a damaged {media_type.removeprefix('image/').upper()} file: {self.damage}"
         if self.conversion_reason and not fit:

@@ -6,7 +6,7 @@ requests in a second. No reply says which, so the pacer learns both limits:
 - The number of tasks in flight. Until the first refusal, the limit is 8 or twice the number of running tasks, whichever
   is greater. So the pacer approaches an unknown limit step by step. A refusal lowers the limit to the number of
   running tasks. After that, a single submission probes for a higher limit from time to time. Probes become rarer when
-  they are refused, or when a refusal soon follows a raised limit.
+  the service refuses a probe, or when a refusal undoes a rise of the limit.
 - The number of requests per second, see :class:`RequestRate`.
 
 At most 100 submissions wait for their replies at a time, so that few are uncertain if the network fails.
@@ -15,7 +15,7 @@ In some protocols, the reply to a submission holds the result, so a task runs un
 that the service can run at least as many tasks at a time as were in flight when the submission was sent. In these
 protocols, the limit of 100 does not apply.
 
-A ``Retry-After`` pause holds for all requests. A long pause after a refused probe also delays the next probe. When
+A ``Retry-After`` pause delays all requests. A long pause after a refused probe also delays the next probe. When
 requests have to wait, status checks and other requests take turns.
 """
 
@@ -27,7 +27,7 @@ from collections import deque
 import attrs
 
 _MAX_SUBMITTING = 100  # tasks in flight that the service has not accepted yet; each needs a connection
-_UNPROVEN_LIMIT = 8  # tasks in flight before the service has accepted any
+_UNPROVEN_LIMIT = 8  # tasks in flight before the service has accepted any task
 _FIRST_PROBE = 1.0  # seconds from a refusal to the next probe, doubled with each refused probe
 _LAST_PROBE = 240.0  # the longest time between probes
 _LAST_PROBE_WHEN_IDLE = 30.0  # the longest time between probes while no task runs
@@ -36,7 +36,7 @@ _MOST_PAUSES = 40  # longest wait after a refused probe, in multiples of the pau
 _FIRST_HOLD = 5.0  # seconds between two rises of the rate, doubled with each rise that a refusal undoes
 _LAST_HOLD = 320.0  # the longest time between two rises
 _RAISE = 1.25  # factor by which the rate rises
-_MARGIN = 0.95  # after a refusal, the rate falls to this share of the requests accepted in a second
+_MARGIN = 0.95  # after a refusal, the rate falls to this share of the requests accepted in the last second
 _LOWEST_RATE = 0.2
 _SECOND = 1.0
 _COURTESY = 0.001  # seconds that a request waits to let another request go first
@@ -46,10 +46,10 @@ _COURTESY = 0.001  # seconds that a request waits to let another request go firs
 class RequestRate:
     """The learned limit of requests per second. Before the first refusal, there is no limit.
 
-    A refusal lowers the rate at once, to slightly less than the number of requests accepted in the last second. One
-    refusal never lowers it below half of the current rate or of the highest rate that worked, whichever is lower. After
-    the first refusal, requests are spaced evenly. As long as this spacing delays requests, the rate rises by a quarter
-    from time to time. Rises become rarer when refusals undo them.
+    A refusal lowers the rate at once, to slightly less than the number of requests accepted in the last second. But one
+    refusal never lowers the rate below half of the current rate or half of the highest rate that worked, whichever is
+    lower. After the first refusal, requests are spaced evenly. As long as this spacing delays requests, the rate rises
+    by a quarter from time to time. Rises become rarer when refusals undo them.
 
     A 429 for an unrelated reason also lowers the rate. If a service refuses 2 % of its requests at random, edits take
     about a quarter longer. If it refuses 10 %, edits take several times as long.
@@ -121,11 +121,11 @@ class Pacer:
         max_in_flight: The maximum number of tasks between the start of their submission and their end.
         submit_rate: The maximum number of submissions per second, including repeated ones. A rate also spaces
             submissions evenly. ``None`` means no limit.
-        limit: The maximum number of tasks in flight, not counting one more that probes for a higher limit.
+        limit: The learned maximum number of tasks in flight. One task above the limit may probe for a higher limit.
         in_flight: The number of tasks in flight.
         running: The number of tasks in flight that the service has accepted.
         resume_at: The end of the latest ``Retry-After`` pause; no request is sent earlier.
-        pauses: The total of all pauses in seconds, including the rest of the current one.
+        pauses: The total of all pauses in seconds, including the rest of the current pause.
         accepted_at: The time when the service last accepted a submission.
         rate: The learned limit of requests per second.
         submit_at: The earliest time of the next submission under ``submit_rate``.
@@ -164,15 +164,15 @@ class Pacer:
     def check_at(self) -> float:
         """The earliest time of the poller's next check. Checks and other requests take turns.
 
-        A due check goes first, because it may find that a task has ended and free a slot. After a check, a request
-        of another kind goes first.
+        A due check normally goes first, because it may find that a task has ended, which frees a slot. Right after a
+        check, a request of another kind goes first.
         """
         yields = self.turn_wanted and self._check_went_last
         return self.send_at + (2 * _COURTESY if yields else 0.0)
 
     @property
     def turn_at(self) -> float:
-        """The earliest time of a request that had to wait for its turn."""
+        """The earliest time of a request, other than a check, that had to wait for its turn."""
         return self.send_at + _COURTESY
 
     def sent(self, now: float, *, check: bool = False) -> None:
@@ -217,9 +217,9 @@ class Pacer:
     def accepted(self, now: float, sent_at: float = -math.inf, among: int = 0) -> None:
         """Record that the service accepted a submission, and raise the limit if it proved too low.
 
-        ``sent_at`` and ``among`` matter only if replies hold results. ``among`` is the number of tasks in flight at the
-        time ``sent_at``, when the submission was sent. A refusal of one of these tasks would have arrived before
-        this result, so the service can run them all.
+        The submission was sent at ``sent_at``, when ``among`` tasks were in flight. Both values matter only if replies
+        hold results. A refusal of one of these tasks would have arrived before this result, so the service can run
+        all of them.
         """
         self.accepted_at = now
         self.running += 1
@@ -241,7 +241,7 @@ class Pacer:
         self.rate.let_in(now)
 
     def throttled(self, now: float, sent_at: float, draw: float) -> None:
-        """Lower a limit after "too many requests" in reply to a submission.
+        """Lower one or both limits after "too many requests" in reply to a submission.
 
         The cases are:
 
@@ -266,7 +266,7 @@ class Pacer:
         tried = probe or self._raised
         if tried:
             self._probe_wait = min(_LAST_PROBE, 2 * self._probe_wait)
-        elif now - self._raised_at > self._probe_wait:  # otherwise, the rise may have caused the refusal
+        elif now - self._raised_at > self._probe_wait:  # soon after a rise, the rise may have caused the refusal
             self._probe_wait = _FIRST_PROBE
         self._raised = False
         self._shut_out = not running

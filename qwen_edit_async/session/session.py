@@ -40,25 +40,25 @@ class EditSession:
     tasks or notebook cells of one event loop.
 
     Args:
-        api_key: The key; by default the environment variable ``QWEN_EDIT_API_KEY``. It is only sent to ``base_url``.
+        api_key: The key; by default the environment variable ``QWEN_EDIT_API_KEY``. It is sent only to ``base_url``.
         base_url: The service's address; by default ``QWEN_EDIT_BASE_URL``, or else the protocol's own host.
-        protocol: ``"generation"`` (documented), ``"queue"`` (newer, of the same gateway) or ``"dashscope"`` (Alibaba
+        protocol: ``"generation"`` (documented), ``"queue"`` (newer, on the same gateway) or ``"dashscope"`` (Alibaba
             Model Studio, whose key may be in ``DASHSCOPE_API_KEY``). ``QWEN_EDIT_PROTOCOL`` can set another default.
         model: The service's name for the model. The default depends on the protocol.
-        envelope: The form of a ``"generation"`` body: ``"flat"`` (documented), ``"params"``, ``"header"`` (the model in
-            ``X-Model`` alone), or ``"auto"``, which tries ``"flat"`` and ``"params"`` with the first submission.
+        envelope: The form of a ``"generation"`` body: ``"flat"`` (documented), ``"params"``, ``"header"`` (the model
+            only in ``X-Model``), or ``"auto"``, which tries ``"flat"`` and ``"params"`` with the first submission.
         max_in_flight: The maximum number of tasks in flight, from the start of their submission to their end. If the
             account allows fewer, the session learns that limit and respects it.
         submit_rate: The maximum number of submissions per second, including repeated ones; by default no limit.
         poll_rate: The maximum number of status checks per second; by default no limit. Tasks that are most likely done
             are checked first. With n tasks in flight, a check starts at most about ``5 * n / poll_rate`` s late.
-        polling: Decides when to check a task's status. Each session has its own :class:`Learned` by default.
+        polling: The policy that decides when to check a task. Each session has its own :class:`Learned` by default.
         timeout: Seconds for each of three phases: connecting (at most 10), sending the next piece of an upload, and
             waiting for a reply. Give :class:`Timeouts` to set the phases separately.
-        deadline: Seconds that an edit may take, from taking its slot to its end. Waiting for a rate limit, a
-            pause or another slot does not count while the service accepts other edits. The last check may add 30 s.
+        deadline: Seconds that an edit may take, from taking its slot to its end. Waiting for a rate limit, a pause or
+            a new slot does not count while the service accepts other edits. A last check may add 30 s.
         max_retries: The maximum number of retries after temporary failures. Retries after 429 do not count.
-        resubmit_uncertain: Whether to submit again if a reply was lost or unclear, although both tasks may be charged.
+        resubmit_uncertain: Whether to submit an edit again, and risk a second charge, if a reply was lost or unclear.
         strict: Whether to raise an error, and not only warn, if the service would silently cut off text.
         fit: Whether to turn, shrink and re-encode images that the service would refuse.
         inline: Whether to read images in buckets and send their content. By default, the service fetches them from
@@ -69,11 +69,11 @@ class EditSession:
             It is not used for http on loopback.
         trust_env: Whether to use the environment's proxies and netrc file. Neither is used for http on loopback.
         allow_insecure: Whether the key may be sent over http to another machine.
-        allow_result_hosts: Hosts from which results are downloaded although their addresses are not public. If
+        allow_result_hosts: Hosts from which results are downloaded even if the hosts' addresses are not public. If
             ``base_url`` is localhost or an address that is not public, all hosts are allowed.
         default_headers: Headers to send with each call to the service.
-        on_event: Called with an :class:`EditEvent` when an edit is submitted, throttled or retried, changes or ends. It
-            runs with the context variables of the submitter, and must be quick. Errors that it raises are only logged.
+        on_event: Called with an :class:`EditEvent` when an edit is submitted, throttled or retried, changes its state,
+            or ends. It runs with the submitter's context variables, and must be quick. Its errors are only logged.
         transport: The HTTP client to use instead of the session's own, for tests without sockets.
         random: The source of the jitter between retries, for reproducible tests.
 
@@ -152,7 +152,7 @@ class EditSession:
     async def aclose(self) -> None:
         """Wait for the calls that are still awaited, and close the session. A closed session can be closed again.
 
-        Tasks that nobody awaits are not waited for. They run on at the service, and :attr:`unfinished` has their ids.
+        Closing does not wait for tasks that nobody awaits. They continue at the service; see :attr:`unfinished`.
         """
         await self._state.close(cancel=False)
 
@@ -249,8 +249,8 @@ class EditSession:
     ) -> EditTask:
         """Wait for a slot, submit an edit, and return its task as soon as the service has accepted it.
 
-        Arguments and errors are those of :meth:`edit`, except for errors that occur after the service has accepted the
-        edit. ``observer`` is called for each attempt.
+        Arguments are those of :meth:`edit`. The errors are those of :meth:`edit` that occur before the service accepts
+        the edit. ``observer`` is called for each attempt.
         """
         options: EditKeywords = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
         options |= {"prompt_extend": prompt_extend, "watermark": watermark, "parameters": parameters, "key": key}
@@ -263,9 +263,9 @@ class EditSession:
         instruction: str | None = None,
         **options: Unpack[EditKeywords],
     ) -> Estimate:
-        """Request the price of an edit. The images are sent, but nothing is created or charged.
+        """Request the price of an edit. The images are sent, but no task is created or charged.
 
-        Arguments and errors are those of :meth:`edit`. Two more errors can occur:
+        Arguments and errors are those of :meth:`edit`, with two more errors:
 
         Raises:
             ConfigurationError: If the protocol has no prices. Only ``"generation"`` has them.
@@ -296,7 +296,7 @@ class EditSession:
 
         Args:
             task_id: The id that the service gave to the task.
-            urls: All result URLs in order, with ``""`` for a missing one. Expired URLs are renewed if the protocol can.
+            urls: All result URLs in order; ``""`` for a missing URL. With :attr:`has_tasks`, expired URLs are renewed.
         """
         return pictures_of(check_task_id(task_id), urls, self._state.require_open())
 
@@ -334,10 +334,10 @@ class EditSession:
         return EditStream(EditPipeline(requests, submitter, limits, call_site, window=window, ordered=ordered))
 
     def with_options(self, *, deadline: float | None = None, max_retries: int | None = None) -> Self:
-        """Return this session with other limits: ``await session.with_options(max_retries=0).edit(…)``.
+        """Return a second session with other limits: ``await session.with_options(max_retries=0).edit(…)``.
 
         Both sessions share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing
-        one opens or closes both. Downloads keep the original ``max_retries``. ``None`` keeps a limit.
+        one of them also opens or closes the other. Downloads keep the original ``max_retries``. ``None`` keeps a limit.
 
         Raises:
             ConfigurationError: If an option is wrong.
@@ -367,7 +367,7 @@ class EditSession:
 
     @property
     def reply_grace(self) -> float:
-        """Seconds that the session waits, when it is closed, for the replies to submissions that were sent."""
+        """Seconds that closing the session waits for the replies to submissions that were sent."""
         return self._service.protocol.reply_grace
 
     @property
@@ -388,8 +388,8 @@ class EditSession:
     def unfinished(self) -> tuple[str, ...]:
         """The ids of watched tasks, given-up tasks, and tasks whose results ``edit`` or ``edit_many`` did not deliver.
 
-        A task is given up when it is cancelled, its deadline passes, its checks are refused, or its session or
-        ``edit_many`` loop ends first. The newest 10,000 ids are kept, even after closing. ``attach`` gets the results.
+        A task is given up if it is cancelled, its deadline passes, a check is refused, or its session or ``edit_many``
+        loop ends first. The newest 10,000 unwatched tasks are kept, even after closing. ``attach`` gets the results.
         """
         return self._state.runtime.poller.unfinished if self._state.runtime is not None else ()
 

@@ -47,7 +47,7 @@ def _file_items(path: FilePath, place: str, rows: Rows) -> Iterator[SourceItem]:
             yield from (attrs.evolve(item, place=place) for item in items) if place else items
     except OSError as error:
         raise ConfigurationError(f"{path} can't be read: {error.strerror or error}") from None
-    except ValueError as error:  # PyArrow's own errors are ValueErrors
+    except ValueError as error:  # includes pyarrow.ArrowInvalid
         raise ConfigurationError(f"{path} is not a Parquet file: {error}") from None
 
 
@@ -69,7 +69,7 @@ def frame_items(frame: Any, reading: Reading) -> Iterator[SourceItem]:
 def dataset_items(dataset: Any, reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each row of a Hugging Face dataset. Rows are numbered from 0.
 
-    Image files are sent as they are, without decoding. Image paths are relative to the working directory.
+    Image files in the dataset are not decoded. Image paths are relative to the working directory.
     """
     rows = Rows("", reading)
     names = rows.check_columns("the dataset", dataset.column_names)
@@ -85,7 +85,7 @@ def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, wher
     try:
         for count, cells in enumerate(values, 1):
             yield rows.item(first + count - 1, dict(zip(names, cells, strict=True)))
-    except (OverflowError, ValueError) as error:  # Python can't represent a cell's value, such as a date in year 12000
+    except (OverflowError, ValueError) as error:  # Python can't represent a cell's value, such as the year 12000
         raise ConfigurationError(f"{where} can't be read beyond {counted(count, 'row')}: {error}") from None
 
 
