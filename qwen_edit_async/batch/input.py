@@ -82,7 +82,7 @@ class BatchInput:
                 "requests or images"
             )
         if self.reading.recursive:
-            raise ConfigurationError("recursive is for a folder: leave it out")
+            raise ConfigurationError("recursive is for a folder: leave recursive out")
         if self.reading.defaults == EditDefaults() or not isinstance(self.source, Sequence):
             return
         if any(isinstance(each, EditRequest) for each in self.source):
@@ -129,7 +129,7 @@ class BatchInput:
             yield item
 
     def feed(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
-        """Yield each row with its identity. If the input is a source, call :meth:`survey` first."""
+        """Yield each row with its identity. The caller must read a source with :meth:`survey` first."""
         return self._pages(thread) if self.described else self._requests(thread)
 
     async def _requests(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
@@ -159,8 +159,8 @@ class BatchInput:
         for item in tagged(self._items(source, lambda _: None)):
             left -= 1
             yield item
-        # A table row that became invalid after the survey has lost its identity, but is still there. So a table lacks
-        # rows only if fewer rows were read.
+        # missing() also yields the identity of a table row that became invalid after the survey. Such a row is still
+        # there. So the missing rows of a table are reported only if this reading had fewer rows than the survey.
         if left > 0 or not is_table(source, self.reading.base):
             for identity in self._counts.missing():
                 yield SourceItem(problem="it has disappeared since the run began", place=identity)

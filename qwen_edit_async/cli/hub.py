@@ -33,10 +33,10 @@ def hub(
     """Make edits, until Ctrl-C, for worker processes that share one account.
 
     A worker sends POST /edits with the fields of an edit as JSON (key, image, instruction, any parameter) and with
-    the header "Authorization: Bearer TOKEN". The reply is the outcome. A worker may send an edit again. The edit is not
-    paid for twice, except with --resubmit-uncertain. Results are saved as in a batch, beside a journal. GET
-    /pictures/NAME downloads a picture. Set QWEN_EDIT_HUB_TOKEN to the token that the workers send. The token needs at
-    least 16 characters and must not be an API key.
+    the header "Authorization: Bearer TOKEN". The reply is the outcome. An edit that is sent again is not paid for
+    twice, except with --resubmit-uncertain. The hub saves results and keeps a journal, like a batch. GET /pictures/NAME
+    returns the picture with that file name. Set QWEN_EDIT_HUB_TOKEN to the token that the workers send. The token needs
+    at least 16 characters and must not be an API key.
 
     Args:
         output: The folder for the results and the journal.

@@ -44,7 +44,7 @@ class Bimodal:
 
 @attrs.frozen
 class AfterChecks:
-    """Ends a task at its ``checks``-th status check, whenever that check comes. This makes tests deterministic."""
+    """Ends a running task at its ``checks``-th status check, so tests do not depend on time."""
 
     checks: int = attrs.field(default=1, validator=attrs.validators.ge(1))
 

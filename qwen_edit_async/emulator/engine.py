@@ -57,18 +57,18 @@ class EditJob:
 
 
 class EditEngine(Protocol):
-    """Makes the pictures of a task. To serve a local model through the same API, write your own engine."""
+    """Makes the pictures of a task. To serve a local model through the emulator, write your own engine."""
 
     @property
     def reads_images(self) -> bool:
         """Whether the engine reads the input images.
 
-        If it does not, input images are neither fetched nor decoded, and each download of a picture calls `render`.
+        If not, the emulator neither fetches nor decodes input images, and calls `render` for each download.
         """
         ...
 
     def render(self, job: EditJob) -> list[bytes]:
-        """Return `job.n` PNG files. If the engine reads images, an exception fails the task.
+        """Return `job.n` PNG files. An exception fails the task, or the download that called `render`.
 
         The emulator calls `render` on worker threads, for several tasks at a time.
         """
@@ -156,7 +156,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _vary(picture: Image.Image, random_source: random.Random) -> Image.Image:
-    """Vary the crop, light and colour slightly. Each random source gives another variation."""
+    """Vary the crop, light and colour slightly."""
     margin_x, margin_y = picture.width * 0.03, picture.height * 0.03
     left, top = random_source.uniform(0, margin_x), random_source.uniform(0, margin_y)
     box = (round(left), round(top), round(picture.width - margin_x + left), round(picture.height - margin_y + top))

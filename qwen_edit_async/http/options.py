@@ -36,10 +36,10 @@ class Timeouts:
     Attributes:
         connect: The limit for making the connection.
         send: The limit for sending the next piece of a request's body. A whole upload may take longer.
-        reply: The limit for a whole status check, and for the reply to a submission. In a submission, the limit counts
-            from the end of sending to the end of the reply. If the reply holds the result, the limit counts from the
-            start of the reply; before that, only the edit's deadline limits the wait. In a download, this is the limit
-            for each piece of the picture. A download that takes longer in total must average 1 KiB/s or more.
+        reply: The limit for a whole status check. For a submission, the limit runs from the end of sending to the end
+            of the reply. If the reply holds the result, the limit starts when the reply starts; until then, only the
+            edit's deadline limits the wait. For a download, the limit applies to each piece of the picture. A download
+            that takes longer than this limit must average 1 KiB/s or more.
     """
 
     connect: float = _LONGEST_CONNECT
@@ -61,7 +61,7 @@ def resolve_api_key(api_key: str | None, protocol: WireProtocol, environment: Ma
     """Return the API key from the argument, or else from the environment.
 
     Raises:
-        ConfigurationError: There is no key, or it can't be sent in an HTTP header.
+        ConfigurationError: The key is missing or malformed.
     """
     given = api_key if api_key is not None else key_in_environment(protocol, environment)
     key = given.strip() if isinstance(given, str) else ""
@@ -86,11 +86,13 @@ def resolve_api_key(api_key: str | None, protocol: WireProtocol, environment: Ma
 def resolve_base_url(
     base_url: str | None, from_environment: str | None, protocol: WireProtocol, *, allow_insecure: bool
 ) -> str:
-    """Return the service's address without a trailing slash: the argument, or the environment's, or the protocol's.
+    """Return the service's address from the argument, the environment or the protocol, in this order of precedence.
+
+    The address has no trailing slash.
 
     Raises:
         ConfigurationError: The address is not a plain http(s) URL, belongs to another protocol, or ends with the path
-            of a call. Plain http to another machine also needs ``allow_insecure``.
+            of a call. An http URL of another machine needs ``allow_insecure``.
     """
     url = base_url or from_environment or protocol.default_base_url
     try:
@@ -110,7 +112,7 @@ def resolve_base_url(
     if host.rstrip(".") in protocol.foreign_hosts:
         where = "base_url" if base_url else f"the environment's {BASE_URL_VARIABLE}"
         raise ConfigurationError(
-            f"{where} is the host {host}, which does not have the protocol {protocol.name!r}: change "
+            f"{where} names the host {host}, which does not offer the protocol {protocol.name!r}: change "
             f"the URL or the protocol (the protocol's own address is {protocol.default_base_url})"
         )
     if repeated := _start_at_end_of(parts.path.rstrip("/"), protocol.submission_path):
@@ -159,7 +161,7 @@ def check_proxies(proxies: Mapping[str, str]) -> None:
 
 
 def unused_proxy_hint(base_url: str, proxies: Mapping[str, str]) -> str:
-    """Return a hint if the environment has a proxy for this address that is not used; otherwise an empty string."""
+    """Return a hint if the environment has an unused proxy for the address; otherwise an empty string."""
     name = urlsplit(base_url).scheme
     if not may_be_proxied(base_url):
         return ""
@@ -204,7 +206,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Return the headers to send with each call to the service.
 
     Raises:
-        ConfigurationError: A header would replace a header that each call needs, or is not one line of text.
+        ConfigurationError: A header's name or value is invalid, or each call sets the header itself.
     """
     if not isinstance(headers, Mapping | None):
         raise ConfigurationError(f"default_headers is {type(headers).__name__!r}: give a mapping")
@@ -216,7 +218,9 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         if not _HEADER_NAME.fullmatch(name):
             raise ConfigurationError(f"default_headers has {quoted(name)}: give a valid header name")
         if name.lower() in _OWN_HEADERS:
-            raise ConfigurationError(f"default_headers may not hold {name}: each call sets it (api_key sets the key)")
+            raise ConfigurationError(
+                f"default_headers may not hold {name}: each call sets it (give the key as api_key)"
+            )
     return checked
 
 

@@ -13,7 +13,7 @@ class ReplyTimeout:
     """The time limit of one call's wait for its reply.
 
     Attributes:
-        ends_at: The end of the time limit, in the event loop's seconds; infinity until the limit starts.
+        ends_at: The time at which the limit ends, by the event loop's clock; infinity until the limit starts.
         response: The reply whose body is being read; ``None`` until its head has arrived.
     """
 

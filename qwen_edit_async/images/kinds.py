@@ -28,7 +28,7 @@ class BinaryReader(Protocol):
     """A source of bytes, such as an open binary file."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Read up to ``size`` bytes, all of them by default."""
+        """Read up to ``size`` bytes, or by default all bytes."""
         ...
 
 
@@ -128,7 +128,7 @@ UNCONVERTIBLE: Final = {
     **dict.fromkeys(("CR3", "ORF", "RAF", "RW2"), "a camera raw file"),
     **dict.fromkeys(("EPS", "WMF"), "a drawing without pixels"),  # Pillow needs Ghostscript or Windows to render it
 }
-"""Formats that ``fit`` can't convert, and the description of such a file in messages."""
+"""Formats that ``fit`` can't convert, each with the words that describe such a file in messages."""
 
 _PATTERNS: Final = {
     "DIB": re.compile(rb"[\x28\x6c\x7c]\0{3}.{8}\x01\0[\x01-\x20]\0", re.DOTALL),  # a BMP without its first header
@@ -153,7 +153,7 @@ PICTURE_ENDINGS: Final = frozenset(
 """The usual file name endings of pictures, including formats that need ``fit``."""
 
 _BMP: Final = re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0", re.DOTALL)
-"""Matches the start of a BMP file, up to the size of its second header."""
+"""Matches the first 16 bytes of a BMP file, including the low half of the second header's size."""
 
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII | re.IGNORECASE)
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
@@ -186,7 +186,7 @@ def sniff(head: bytes) -> str | None:
 
 
 def sniff_other(head: bytes, path: str = "") -> str | None:
-    """Return the name of a picture format that the service does not accept; ``None`` for any other file.
+    """Return the name of a file's format if it is a picture format that the service refuses; otherwise ``None``.
 
     The name is Pillow's name of the format, or the name of a camera raw format.
 
@@ -260,7 +260,7 @@ def unwrapped(image: Any) -> Any:
 
 
 def copyable(images: Any) -> Any:
-    """Replace open files with empty bytes in one or several images. Open files can't be pickled or deep-copied."""
+    """Replace each open file with empty bytes, because open files can't be pickled or deep-copied."""
     if isinstance(images, list | tuple):
         return tuple(map(copyable, images))
     return b"" if isinstance(images, BinaryReader) and not isinstance(images, BytesIO) else images
@@ -324,7 +324,7 @@ def check_image(image: object) -> None:
 
 
 def check_format(head: bytes, path: str = "", *, fit: bool = False) -> str | None:
-    """Return the media type of an image file that starts with ``head``, or refuse the file (see contract, *Images*).
+    """Return the media type of an image file that starts with ``head``, or refuse the file (contract, *Images*).
 
     With ``fit``, only files that can't be converted are refused. ``None`` means that the file must be converted.
     """

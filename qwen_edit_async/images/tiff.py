@@ -79,7 +79,7 @@ def check_tiff(file: IO[bytes], size: int) -> Findings:
 
 
 def read_directory(file: IO[bytes], size: int, at: int | None = None) -> Tags:
-    """Return the integer tags that the checks need.
+    """Return the values of the integer tags that the checks need.
 
     The tags come from the directory at the position ``at``, or by default from the first directory.
 
@@ -149,7 +149,7 @@ def _has_sensor_data(file: IO[bytes], size: int, tags: Tags) -> bool:
 
 
 def _unreadable_kind(head: bytes, tags: Tags) -> str:
-    """Return the kind of a TIFF file that decoders misread or show in black and white; empty for other files."""
+    """Return the kind of TIFF if decoders misread it or show it in black and white; otherwise an empty string."""
     if _is_big(head) and not head.startswith(b"II"):
         return "big-endian BigTIFF"
     bits = tags.get(BITS) or (1,)

@@ -1,7 +1,4 @@
-"""The gateway's queue protocol. Pure.
-
-It has a flat JSON body, a separate call for the result, and a call that cancels a task.
-"""
+"""The queue protocol: a flat JSON body, a call for the result, and a call that cancels a task. Pure."""
 
 from __future__ import annotations
 
@@ -129,7 +126,7 @@ def _document_of(reply: Reply, task: TaskSnapshot) -> Mapping[str, Any]:
 
 
 def _status_without_word(document: Mapping[str, Any], reply: Reply, task: TaskSnapshot) -> TaskStatus:
-    """Return the status of a task from a reply without a status word. Replies to a result call never have one."""
+    """Return the status of a task from a reply without a status word. The reply to a result call has no status word."""
     if reply.status == _ACCEPTED:
         return TaskStatus.IN_PROGRESS
     if "outputs" in document or "output" in document:

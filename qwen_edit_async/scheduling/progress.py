@@ -18,7 +18,7 @@ _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
 """The smallest progress, and the smallest age in seconds, from which to extrapolate."""
 
 _CONVINCING = 6.0
-"""The lead over age that progress needs before it is used, in nats. 6 nats are odds of 400 to 1.
+"""Progress is used if its lead over age exceeds this number of nats. 6 nats are odds of 400 to 1.
 
 The lead measures how much better progress has predicted recent replies than age has. With a lower threshold, progress
 that is half random is used too often. With a higher threshold, honest progress is used too late.
@@ -31,14 +31,14 @@ _MOST_GAIN = 20.0
 class ProgressEvidence:
     """Extrapolates how long a task will still run, and learns the ratio of the actual time to the extrapolated time.
 
-    The accuracy depends on the share of the task that remains. So each range of this share (1 to 0.79, 0.79 to 0.63, …)
-    has its own estimate. These estimates also correct progress that is not linear. For each reply, the class compares
-    how well progress and age predicted the reply (Dawid, *The prequential approach*, 1984). Progress that is constant
-    or random, or runs backward, gains no lead over age.
+    The accuracy of the extrapolation depends on the share of the task that remains. So each range of this share (1 to
+    0.79, 0.79 to 0.63, …) has its own estimate. These estimates also correct progress that is not linear. For each
+    reply, the class compares how well progress and age predicted the reply (Dawid, *The prequential approach*, 1984).
+    Progress that is constant or random, or runs backward, gains no lead over age.
 
     Args:
-        memory: The number of ended tasks after which the weight of older evidence has faded to 1/e. The comparison with
-            age counts replies instead of ended tasks.
+        memory: The number of ended tasks after which the weight of older evidence has faded to 1/e. In the
+            comparison with age, replies count instead of ended tasks.
     """
 
     def __init__(self, memory: float) -> None:
@@ -70,7 +70,7 @@ class ProgressEvidence:
     def learn(self, by_age: Survival, age: float, progress: float, until: float, *, ended: bool) -> None:
         """Learn that a task with ``progress`` at ``age`` still ran at age ``until``, or had ended by then.
 
-        ``by_age`` is the estimate from the task's age alone. It must not have learned this fact yet.
+        ``by_age`` is the estimate from the task's age alone. The caller must update ``by_age`` only after this call.
         """
         view = self.view(age, progress)
         if view is None:

@@ -41,6 +41,6 @@ def file_path(path: Any) -> FilePath:
 def new_part(path: FilePath, *, replace: bool = True) -> Part[Any]:
     """Start to write a file. The file gets its final name when it is complete.
 
-    ``replace`` says whether the new file may replace a local file. In a bucket, ``path.replace`` says so.
+    ``replace`` says whether the new file may replace a local file. For a file in a bucket, ``path.replace`` decides.
     """
     return BucketPart(path) if isinstance(path, BucketPath) else PartFile(path, replace=replace)

@@ -235,7 +235,7 @@ def test_the_address_of_another_service_is_a_wrong_configuration(service, examin
     monkeypatch.setenv("QWEN_EDIT_BASE_URL", "https://cloud.vtrix.ai")
     code, found = examine("--protocol", "dashscope")
     assert (code, found["configuration"]["ok"]) == (2, False)
-    assert "QWEN_EDIT_BASE_URL is the host cloud.vtrix.ai" in found["configuration"]["found"]
+    assert "QWEN_EDIT_BASE_URL names the host cloud.vtrix.ai" in found["configuration"]["found"]
 
 
 @pytest.mark.parametrize(

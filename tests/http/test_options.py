@@ -213,7 +213,7 @@ def test_each_protocol_has_its_default_host() -> None:
 )
 def test_the_address_of_another_service_is_refused_before_it_gets_the_key(protocol: WireProtocol, host: str) -> None:
     for given, named, where in ((f"https://{host}/x", None, "base_url"), (None, f"https://{host}", "QWEN_EDIT_BASE")):
-        with pytest.raises(ConfigurationError, match=f"{where}.*does not have the protocol '{protocol.name}'"):
+        with pytest.raises(ConfigurationError, match=f"{where}.*does not offer the protocol '{protocol.name}'"):
             resolve_base_url(given, named, protocol, allow_insecure=True)
 
 
