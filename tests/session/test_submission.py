@@ -24,6 +24,7 @@ from memory_transport import (
     says,
     status,
     timed_out,
+    until,
 )
 
 from qwen_edit_async import (
@@ -127,26 +128,23 @@ async def test_consent_to_submit_again_has_an_end():
     assert len(service.submissions) == 3
 
 
-async def test_an_edit_given_up_between_an_uncertain_attempt_and_its_repetition_may_have_a_task():
-    service = MemoryService(on_submission=in_order(status(504, retry_after=60)))
+@pytest.mark.parametrize("pause", [None, 60], ids=["while it backs off", "while the session pauses"])
+@pytest.mark.parametrize("end", ["cancel", "close"])
+async def test_an_edit_that_ends_between_an_uncertain_attempt_and_its_repetition_is_uncertain(end, pause):
+    service = MemoryService(on_submission=in_order(status(504, retry_after=pause)))
     async with MemorySession(service, resubmit_uncertain=True) as session:
         edit = asyncio.create_task(session.edit(IMAGE, "snow"))
-        await asyncio.sleep(10)
-        edit.cancel()
-        with pytest.raises(asyncio.CancelledError) as caught:
-            await edit
-    assert caught.value.__notes__ == ["an edit was given up after it was sent: a task may exist and be charged"]
-    assert len(service.submissions) == 1
-
-
-async def test_closing_between_an_uncertain_attempt_and_its_repetition_leaves_the_edit_uncertain():
-    service = MemoryService(on_submission=in_order(status(504, retry_after=60)))
-    async with MemorySession(service, resubmit_uncertain=True) as session:
-        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
-        await asyncio.sleep(10)
-        await session.__aexit__(KeyError, KeyError(), None)
-    with pytest.raises(SubmitUncertainError, match="a task may exist and be charged: the session is closed"):
-        await edit
+        await until(lambda: session.statistics().resubmitted == 1)
+        if end == "cancel":
+            edit.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await edit
+            fate = "an edit was given up after it was sent: a task may exist and be charged"
+            assert caught.value.__notes__ == [fate]
+        else:
+            await session.__aexit__(KeyError, KeyError(), None)
+            with pytest.raises(SubmitUncertainError, match="a task may exist and be charged: the session is closed"):
+                await edit
     assert len(service.submissions) == 1
 
 
