@@ -4,7 +4,7 @@ The server uses standard input and output, and offers the tools ``edit_image``, 
 Environment variables limit the server:
 
 - ``QWEN_EDIT_MCP_FOLDER`` is the only folder in which the server reads and writes files.
-- ``QWEN_EDIT_MCP_MAX_COST`` is the most that the server may spend before it exits, in the account's currency.
+- ``QWEN_EDIT_MCP_MAX_COST`` is the most that the server may spend in total until it exits, in the account's currency.
 - ``QWEN_EDIT_MCP_PRICE`` is the price of a picture. It is needed only if the service does not state prices.
 """
 
@@ -58,7 +58,7 @@ class Allowance:
 
     Attributes:
         left: The amount that is neither spent nor reserved.
-        price: The highest known price of a picture; ``None`` until it is known.
+        price: The highest known price of a picture; ``None`` until a price is known.
     """
 
     left: Decimal
@@ -118,8 +118,9 @@ class ServerState:
         """Return a folder of pictures inside the folder of the server.
 
         Raises:
-            ToolError: The path is not a folder, or one of the folder's links leads out of the server's folder. Tables
-                are refused too, because their rows could name any file and any number of pictures.
+            ToolError: The path is not a folder, or one of the folder's links leads out of the server's folder.
+                A folder of Parquet files is refused too, because their rows could name any file and any number of
+                pictures.
         """
         full = self.inside(folder)
         if not full.is_dir() or is_table(full):
@@ -231,7 +232,7 @@ async def _edit(context: Context[ServerState], request: EditRequest, pictures: i
 
 
 async def _result_of(task: EditTask, context: Context[ServerState]) -> EditResult:
-    """Wait for the result of a task. Report each change of its status, with the rising numbers that MCP requires."""
+    """Wait for the result of a task. Report each change of its status. MCP requires rising numbers in the reports."""
     changes, reported = 0, ""
     try:
         async for snapshot in task.updates():
@@ -330,9 +331,9 @@ async def get_task(context: Context[ServerState], task_id: str, output: str = "e
 
 
 async def _report_progress(context: Context[ServerState], batch: EditBatch, ended: anyio.Event) -> None:
-    """Report the progress of a batch each second and at its end.
+    """Report the progress of a batch each second and at the batch's end.
 
-    A report is skipped if no more edits have ended, because MCP requires rising numbers.
+    A report is skipped if no edit has ended since the last report, because MCP requires rising numbers.
     """
     reported = -1
     while True:

@@ -1,4 +1,4 @@
-"""Hashes the images of requests, to identify edits and to notice changes. Blocking."""
+"""Hashes the images of requests, to identify edits and to notice changed images. Blocking."""
 
 from __future__ import annotations
 
@@ -62,14 +62,17 @@ def stamp(request: EditRequest) -> str:
 
 
 def identify(request: EditRequest, folder: str = "") -> str:
-    """Return the identity of a request. If the request has no key, its images in memory are hashed."""
+    """Return the identity of a request; see :func:`identity_of`.
+
+    If the request has no key, its images without a path or URL are hashed.
+    """
     return identity_of(request, _hash_or_nothing, folder)
 
 
 def identities_of(request: EditRequest) -> tuple[str, str]:
     """Return the identity of a request, and the identity that it would have without its key.
 
-    The function blocks only if an image is in memory.
+    The function blocks only if an image has neither a path nor a URL.
     """
     content = identify(attrs.evolve(request, key=None) if request.key else request)
     return storable(request.key) if request.key else content, content
@@ -91,8 +94,9 @@ def located(request: EditRequest, folder: str) -> EditRequest:
 def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerprint:
     """Return the fingerprint of a request.
 
-    ``entry`` is the request's edit in the journal. With an entry, the images are read only if the request's stamp is
-    empty or differs from the entry's. The image files of a new edit with a stamp are hashed when they are sent.
+    ``entry`` is the edit's entry in the journal. The images of an edit with an entry are read only if the request's
+    stamp is empty or differs from the entry's stamp. If a new edit has a stamp, its image files are hashed when they
+    are sent.
     """
     stamped = stamp(request)
     if entry is None and stamped and not all(map(is_url, request.images)):
@@ -128,7 +132,7 @@ def _stamp(image: Any) -> str | None:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         return None
-    # Programs can set mtime to any time, so ctime is added: the time of the file's last change.
+    # Programs can set mtime to any time, but not ctime, so the stamp has both.
     # On Windows, ctime is the time of the file's creation.
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 

@@ -33,14 +33,14 @@ _ThumbnailsOf: TypeAlias = Callable[[Iterable[Any]], Mapping[Any, Thumbnail | No
 
 _UNFINISHED: Final[dict[BatchStatus, str]] = {
     "planned": "not submitted yet",
-    "submitting": "uncertain",  # no submission is under way when the page is written
+    "submitting": "uncertain",  # when the page is written, no reply is awaited any more
     "submitted": "in flight",
     "completed": "completed, but not saved",
     "uncertain": "uncertain",
 }
 
 _TOGETHER: Final = 64
-"""The number of edits whose thumbnails are read in one call. Several threads make the missing thumbnails."""
+"""The number of edits whose thumbnails are requested in one call. Several threads make the missing thumbnails."""
 
 
 class _GivenUpError(Exception):
@@ -68,7 +68,7 @@ def publish(
         folder: The folder of the results, in which both files are written.
         thumbnails: The thumbnails made so far. Missing thumbnails are made.
         limit: The maximum number of edits on the page; edits with errors come first. 0 means no page.
-        preview_seconds: The time limit for making thumbnails. After that, the page shows the picture files instead.
+        preview_seconds: The time limit for making thumbnails. A picture without a thumbnail is shown from its file.
         given_up: Set when nobody waits for the files any more.
     """
     thumbnails.finish()

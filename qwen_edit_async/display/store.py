@@ -58,7 +58,7 @@ class ThumbnailStore:
         return self._find(known) or self._make(image, known)
 
     def get_all(self, images: Iterable[Any], may_make: Callable[[], bool]) -> dict[Any, Thumbnail | None]:
-        """Return the thumbnail of each file, by its path; ``None`` for a file without a thumbnail.
+        """Return a mapping from each file's path to its thumbnail, or to ``None`` if there is no thumbnail.
 
         Args:
             images: Paths of files. Other images, and local paths without a file, are left out.
@@ -115,7 +115,7 @@ class ThumbnailStore:
     def _name_and_stamp(self, image: Any) -> tuple[str, str] | None:
         """Return a file's path, and a stamp of its size and modification time; ``None`` if the image is not a file.
 
-        The stamp of a file in a bucket is empty, because one request per file would take long.
+        The stamp of a file in a bucket is empty, because requesting each file's size and time would take long.
         """
         if (bucket := BucketPath.of(image)) is not None:
             return str(bucket), ""

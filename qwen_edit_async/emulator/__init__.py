@@ -7,11 +7,12 @@ async with EditEmulator(duration=0.2, slots=4) as emulator:
 assert emulator.statistics().tasks_completed == 16
 ```
 
-The emulator implements the service's published contract independently of the client. The two share only the contract's
-constants. The emulator listens on two origins: one for the API, and one for the result pictures. The gateway's queue
-protocol and Alibaba Model Studio's protocol have their own paths on the API origin. The emulator edits real pixels with
-Pillow (``qwen-edit-async[images]``), but it is not the model. `PillowEngine` applies the effects that an instruction
-names, such as snow, and writes any other instruction on the picture. The setting `engine` selects another engine.
+The emulator implements the service's published contract independently of the client. The emulator and the client share
+only the contract's constants. The emulator listens on two origins: one for the API, and one for the result pictures.
+The API origin has separate paths for three protocols: `generation`, `queue` and Alibaba Model Studio's `dashscope`. The
+emulator edits real pixels with Pillow (``qwen-edit-async[images]``), but it is not the model. `PillowEngine` applies
+the effects that an instruction names, such as snow, and writes any other instruction on the picture. The setting
+`engine` selects another engine.
 
 ```
  server        EditEmulator: starts and closes the service
@@ -19,8 +20,8 @@ names, such as snow, and writes any other instruction on the picture. The settin
  calls         code that the protocols share        results    the results origin
  service       state that both origins share        delivery   sends replies, applies faults
  tasks         slots, durations, billing            faults     the fault plan
- validation    the contract's rules                 replies    errors in every shape
- engine        pixels                               edits      effects and the words for them
+ validation    the contract's rules                 replies    HTTP replies and errors
+ engine        makes the pictures                   edits      effects and the words for them
  sizes  durations  settings  statistics             plain values
 ```
 """

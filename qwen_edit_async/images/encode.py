@@ -31,7 +31,7 @@ RAW_CHUNK: Final = 384 * 1024
 
 
 class _Buffer(threading.local):
-    """A thread's buffer for file chunks. Allocating memory for each chunk would take longer than reading it."""
+    """A thread's buffer for file chunks. Allocating memory for a chunk takes longer than reading the chunk."""
 
     def __init__(self) -> None:
         self.view = memoryview(bytearray(RAW_CHUNK))
@@ -47,8 +47,8 @@ class Upload:
     Attributes:
         head: The text before the Base64 data. For a URL, this is the whole text.
         size: The size of the image file in bytes; 0 for a URL.
-        read: Called with a start and a size. Returns these bytes of the image file. The bytes stay valid until the
-            same thread reads again.
+        read: Called with a start and a size. Returns that part of the image file. The returned bytes stay valid until
+            the same thread reads again.
         file: The temporary file that holds the image, if there is one. :meth:`close` deletes it.
         digest: The hash of a local image file before any conversion; empty if it was not requested.
         in_memory: Whether chunks are made without disk access, so that no thread is needed.

@@ -46,7 +46,7 @@ class Verdict:
         kind: The name of the picture's format.
         problem: A clause that says why the file is refused.
         flaw: An unexpected property of an accepted picture, as the predicate of a sentence.
-        damaged: Whether the flaw is damage that can be seen in the picture.
+        damaged: Whether the flaw is damage. Damaged metadata does not count.
         sides: Width and height in pixels; zeros if the check did not read them.
     """
 
@@ -106,8 +106,9 @@ def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
     A damaged picture that is not a PNG is refused, because a second download may give an intact file. With ``lenient``,
     it is accepted if more than half of it can be used.
 
-    A PNG is refused, even with ``lenient``, if a chunk that its pixels need is missing or has a wrong checksum. A PNG
-    with other damage is accepted, because its pixels arrived as the service sent them.
+    ``lenient`` does not matter for a PNG. A PNG is refused if it is cut short before its last row, or if a chunk that
+    its pixels need has a wrong checksum. A PNG with other damage is accepted, because its pixels arrived as the
+    service sent them.
     """
     file.seek(0)
     head = file.read(_HEAD_BYTES)
@@ -152,8 +153,8 @@ def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> st
 def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     """Return the share of a damaged picture that can be used.
 
-    If the file states its size, this is the share of its bytes that are there. For another file, it is the share of
-    the rows that Pillow can decode, or 0 without Pillow.
+    If the file states its size, the share is the received part of the bytes. Otherwise, the share is the part of the
+    rows that Pillow can decode, or 0 without Pillow.
     """
     if stated := _stated_size(file, size, kind):
         return min(1.0, size / stated)
@@ -165,7 +166,8 @@ def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     with_end = io.BytesIO(file.read() + _ENDS["image/jpeg"])
     if kind == "JPEG" and find_damage(with_end, size + 2, "image/jpeg").damage == LACKS_SCANS:
         return 0.0  # some scans are missing, so all rows can be decoded, but they are blurred
-    # If Pillow decodes no row, it may not support the format. Then the whole picture counts, unless it is cut short.
+    # Pillow also decodes no row of a format that it does not support.
+    # A picture without decoded rows counts as whole, unless it is cut short.
     return decoders.decoded_share(file) or float(damage != CUT_SHORT)
 
 

@@ -20,7 +20,7 @@ from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.images.kinds import BinaryReader, base64_start, is_data_uri, is_url
 
 _SPOOL_BYTES: Final = 1024 * 1024
-"""The largest copied or converted image that stays in memory. A larger one is in a temporary file until it is sent."""
+"""The size up to which a copied or converted image stays in memory. A larger image is put in a temporary file."""
 
 _DIGEST_BYTES: Final = 20
 _TEXT_PIECE: Final = 512 * 1024
@@ -46,7 +46,7 @@ def open_image(image: Any, limit: int) -> tuple[IO[bytes], Upload]:
 def open_temporary(file: IO[bytes], size: int) -> tuple[IO[bytes], Upload]:
     """Return a temporary file, positioned at the start, and its upload, as :func:`open_image` does.
 
-    A small file is read into memory and closed.
+    A small file is closed, and its copy in memory is returned instead.
     """
     file.seek(0)
     if size > _SPOOL_BYTES:
@@ -69,7 +69,7 @@ def local_path(image: Any) -> str | None:
 
 
 def check_size(size: int, limit: int = MAX_IMAGE_BYTES) -> None:
-    """Refuse an empty image file, or one over the limit: by default 10 × 1024 × 1024 bytes (contract, *Images*)."""
+    """Refuse an image file that is empty or over the limit: by default 10 × 1024 × 1024 bytes (contract, *Images*)."""
     if size == 0:
         raise ImageError("is empty")
     if size > limit:
@@ -81,12 +81,12 @@ def check_regular(path: str) -> int:
     """Return the size of a local file. Call this before opening a file, because opening a pipe blocks.
 
     Raises:
-        ImageError: The text is not a path, or does not lead to a regular file.
+        ImageError: The path is invalid, or does not lead to a regular file.
         OSError: The file's status can't be read.
     """
     try:
         status = os.stat(path)  # noqa: PTH116  # the path is a str
-    except ValueError:  # it contains NUL, or can't be encoded
+    except ValueError:  # the path contains NUL, or can't be encoded
         raise ImageError("is not a path") from None
     if stat.S_ISDIR(status.st_mode):
         raise ImageError("is a directory: give the files in it")
@@ -122,7 +122,7 @@ def new_digest() -> hashlib.blake2b:
 
 
 def read_piece(reader: Any, size: int) -> bytes:
-    """Read up to ``size`` bytes of a binary file. At its end, return no bytes.
+    """Read up to ``size`` bytes of a binary file. Return empty bytes at the end of the file.
 
     Raises:
         ImageError: The file returns something other than bytes.
@@ -141,7 +141,7 @@ def read_piece(reader: Any, size: int) -> bytes:
 
 
 _INNER: Final = ("fp", "raw", "fileobj", "file")
-"""The attributes in which PIL images, buffers, wrappers and members of archives keep the file that they read."""
+"""The attributes in which PIL images, buffers, file wrappers and archive members keep the file that they read."""
 
 _DEEPEST: Final = 8
 """The longest chain of ``_INNER`` attributes to follow. A mock object has every attribute, so its chain never ends."""
@@ -149,7 +149,7 @@ _DEEPEST: Final = 8
 _locks: dict[int, list[threading.RLock]] = {}
 """The lock of each shared object, by the object's id.
 
-Each list repeats one lock, once for each ``with`` block that holds the lock or waits for it.
+A list contains the same lock once for each ``with`` block that holds the lock or waits for it.
 
 Edits can share an open file, or a picture that Pillow has not loaded yet. Without a lock, two threads that read the
 same object would each get a part of its bytes. Each object has its own lock, so a file that hangs delays only the
@@ -257,7 +257,7 @@ def _copy(image: Any, file: IO[bytes], limit: int) -> int:
             size += file.write(piece)
     if not size:
         raise ImageError(
-            "is empty, or was already read to its end: if edits share the file, give each edit its path or bytes"
+            "is empty, or was already read to its end: if edits share the file, give each edit the file's path or bytes"
         )
     check_size(size, limit)
     return size

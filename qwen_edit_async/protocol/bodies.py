@@ -45,7 +45,7 @@ def split_at_gaps(body: Mapping[str, Any]) -> tuple[bytes, ...]:
 def with_instruction(template: tuple[bytes, ...], instruction: str) -> tuple[bytes, ...]:
     """Fill the gap for the instruction. Return the parts before, between and after the images."""
     *parts, text_opens, rest = template
-    # JSON can escape every instruction to ASCII, even a lone surrogate.
+    # JSON can escape any text to ASCII, even a lone surrogate.
     return (*parts, text_opens + json.dumps(instruction).encode("ascii") + rest)
 
 

@@ -14,7 +14,7 @@ from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import pause_after
 
 _LOGGED_PAUSE: Final = 300.0
-"""Pauses longer than this many seconds are logged, to explain why nothing happens."""
+"""A pause that adds more than this many seconds of waiting is logged, to explain why nothing happens."""
 
 _arrivals = itertools.count()
 
@@ -118,7 +118,7 @@ class Gate:
         return len(self._slots)
 
     async def acquire(self, *, first: bool = False) -> float:
-        """Wait for a slot, and take it. Return the event loop's time when it was taken.
+        """Wait for a slot, and take it. Return the event loop's time at that moment.
 
         Args:
             first: Whether to wait ahead of all other edits, because the edit was refused with 429.
@@ -154,7 +154,7 @@ class Gate:
         self._admit_if_wanted()
 
     def hold_back(self, error: QwenEditError) -> None:
-        """Pause all requests if an error has a ``Retry-After``."""
+        """Pause all requests if an error has a ``Retry-After``; see :func:`pause_after`."""
         seconds, now = pause_after(error), self.loop.time()
         if now + seconds > max(now, self.pacer.resume_at) + _LOGGED_PAUSE:
             log.warning("all requests pause for %.0f s, because the service requested a pause: %s", seconds, error)

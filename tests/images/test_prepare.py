@@ -988,7 +988,7 @@ def closed_file() -> io.BytesIO:
         (NonBlocking(), "read\\(\\) returns 'NoneType'"),
         (Failing(), "can't be read: the store is gone"),
         (closed_file(), "can't be read"),
-        (io.BytesIO(), "already read to its end: if edits share the file, give each edit its path or bytes"),
+        (io.BytesIO(), "already read to its end: if edits share the file, give each edit the file's path or bytes"),
         (io.BytesIO(b"just text"), "not a JPEG"),
     ],
 )

@@ -44,9 +44,9 @@ def read_page(
 
 
 def read_chosen(journal: Path, folder: FilePath, limit: int) -> Generator[BatchOutcome, None, None]:
-    """Yield outcomes for ``report.html``: first the edits with errors, then the others, both in the journal's order.
+    """Yield outcomes for ``report.html``: first the edits with errors, then the others.
 
-    Replaced edits are left out.
+    Each group is in the journal's order. Replaced edits are left out.
 
     Raises:
         JournalError: If the journal is missing or can't be read.

@@ -46,7 +46,7 @@ def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
 
 
 def tagged(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
-    """Yield each edit with tags on its images in buckets. A file's tag changes with its content.
+    """Yield the edits, with a tag on each image in a bucket. A file's tag changes with its content.
 
     Tags are requested for a page of edits at a time.
     """
@@ -83,5 +83,5 @@ def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str
 
 
 def _folder_of(path: BucketPath) -> BucketPath:
-    """Return the folder that contains a picture or the matches of a pattern. Return a folder's path unchanged."""
+    """Return the folder to search. For a picture or a pattern, this is the parent."""
     return path.parent if path.suffix.lower() in PICTURE_ENDINGS or glob.has_magic(path.name) else path
