@@ -1,8 +1,8 @@
-"""Serves an :class:`EditHub` over HTTP to workers in other processes, also on other machines of a private network.
+"""Serves an :class:`EditHub` over HTTP to workers in other processes, on this machine or in its private network.
 
 ::
 
-    POST /edits              takes the fields of a request as JSON, and returns the outcome as JSON
+    POST /edits              takes the fields of an EditRequest as JSON, and returns the outcome as JSON
     GET  /pictures/{name}    returns a saved picture; ``name`` is the last part of its path in the outcome
 
 Each call needs the header ``Authorization: Bearer TOKEN``. For an edit, 200 means that the edit has ended, successfully
@@ -35,7 +35,7 @@ from qwen_edit_async.models import request_from_fields
 from qwen_edit_async.text import quoted
 
 _MAX_BODY_BYTES: Final = 1024 * 1024
-"""The maximum size of a body. The hub holds all bodies in memory, so larger pictures must be sent as paths or URLs."""
+"""The maximum size of a body. Bodies are held in memory, so workers must send larger pictures as paths or URLs."""
 
 _SHUTDOWN_SECONDS: Final = 1.0
 """The maximum time for sending the last replies after the hub has closed."""
@@ -60,7 +60,7 @@ async def serve(
 
     Raises:
         ConfigurationError: If ``listen`` has no port, or its address is neither loopback nor private.
-        OSError: If the hub can't listen there, for example because the port is taken.
+        OSError: If the server can't listen at this address, for example because the port is taken.
     """
     host, port = address_of(listen)
     application = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[_authorized(token)])
@@ -102,7 +102,7 @@ def address_of(listen: str) -> tuple[str, int]:
 
 
 def load_certificate(path: str | os.PathLike[str]) -> ssl.SSLContext:
-    """Return the TLS settings of a server that has this certificate.
+    """Return the TLS settings of a server, with the certificate from a file.
 
     Args:
         path: A PEM file with the certificate, the intermediate certificates, and the private key without a password.

@@ -36,7 +36,7 @@ class ParameterOptions:
     n: Annotated[int | None, Parameter(name=("--n", "-n"))] = None
     """Pictures per edit, 1 to 6 (1)."""
     size: str | None = None
-    """WIDTHxHEIGHT in pixels, each 512 to 2048, rounded to multiples of 16 (the last image's ratio, about 1024x1024)."""  # noqa: E501  # one line of help
+    """WIDTHxHEIGHT in pixels, each 512 to 2048, rounded to multiples of 16 (about 1024x1024, in the last image's ratio)."""  # noqa: E501  # one line of help
     negative_prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """Contents to avoid, at most 500 characters."""
     seed: int | None = None
@@ -59,7 +59,7 @@ class ConnectionOptions:
     protocol: Literal["generation", "queue", "dashscope"] | None = None
     """The service's protocol (QWEN_EDIT_PROTOCOL, or generation)."""
     model: str | None = None
-    """The model's name at the service (default: the protocol's)."""
+    """The model's name at the service (default: depends on the protocol)."""
     deadline: float = 600.0
     """Maximum seconds for an edit."""
     timeout: float = 60.0
@@ -83,13 +83,13 @@ class SubmissionOptions:
     fit: Flag = False
     """Turn, shrink or re-encode pictures that the service would refuse or edit badly."""
     inline: Flag = False
-    """Send the content of pictures in buckets, instead of presigned URLs."""
+    """Read pictures in buckets and send their content, instead of presigned URLs."""
     strict: Flag = False
     """Refuse text that the service would cut off. In a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
-    """Submit again after a lost reply. A batch repeats only edits of earlier runs. Both tasks may be charged."""
+    """Repeat a submission after a lost reply. Both tasks may be charged. A batch repeats only edits of earlier runs."""
     envelope: Literal["auto", "flat", "params", "header"] = "auto"
-    """The form of the request body for the generation protocol. Auto tries flat and params."""
+    """The form of the request body for the generation protocol. Auto tries flat, then params."""
     emulator: Flag = False
     """Use the emulator, an embedded service that needs no key. It does not run the model."""
 

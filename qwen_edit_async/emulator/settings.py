@@ -27,16 +27,17 @@ class EmulatorSettings:
     api_key: str = attrs.field(default="qwen-edit-emulator-key", repr=False, validator=instance_of(str))
     """The key that ``Authorization: Bearer`` must carry."""
     envelope: Envelope = attrs.field(default="flat", validator=in_(("flat", "params", "both", "header")))
-    """The form of JSON body that ``generation`` accepts. ``both``: ``flat`` or ``params``. Other forms get a 400."""
+    """The form of JSON body that ``generation`` accepts. With ``both``, it accepts ``flat`` and ``params``. Other forms
+    get a 400."""
     model_contract: Literal["generation", "queue", "both"] | None = attrs.field(
         default="both", validator=in_(("generation", "queue", "both", None))
     )
-    """The protocols in the gateway's description of the model, or None for a gateway without descriptions. With both,
-    the description recommends generation."""
+    """The protocols in the gateway's description of the model, or None for a gateway without descriptions. With
+    ``both``, the description recommends generation."""
     engine: EditEngine = attrs.field(factory=PillowEngine)
     """The engine that makes the pictures."""
     duration: Duration = attrs.field(factory=LogNormal)
-    """Time that a task runs, without its wait for one of the `slots`. If the engine takes longer, so does the task.
+    """Running time of a task, not counting its wait for a slot. If the engine takes longer, so does the task.
 
     Give seconds, `LogNormal`, `Bimodal`, `AfterChecks`, or a function that takes a `random.Random` and returns seconds.
     """
@@ -61,7 +62,7 @@ class EmulatorSettings:
     faults: FaultPlan = attrs.field(factory=FaultPlan, validator=instance_of(FaultPlan))
     """The faults to inject."""
     seed: int = 0
-    """Seed of the durations, and of the pictures whose requests give no seed. Task ids do not depend on it."""
+    """Seed of the durations, and of pictures whose request gives no seed. Task ids do not depend on this setting."""
     keep_bodies: bool = False
     """Whether `TaskRecord.body` keeps each task's parsed JSON, including images."""
     request_log: int = attrs.field(default=10_000, validator=ge(0))

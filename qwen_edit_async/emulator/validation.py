@@ -1,7 +1,7 @@
 """Checks a submission's JSON body against the contract. Pure.
 
 A value that breaks the contract raises `RejectedError`. Text beyond the service's limits is cut off without an error.
-`Submission` keeps the cut text for assertions in tests.
+`Submission` keeps the text that was cut off, for assertions in tests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qwen_edit_async import contract
 from qwen_edit_async.emulator.sizes import Size, parse_size
 
 Form = Literal["flat", "params", "header", "plain"]
-"""The form of a submission's body: ``plain`` in the queue protocol, else an envelope. Only ``flat`` is documented."""
+"""The form of a submission's body: ``plain`` in the queue protocol, else an envelope."""
 Envelope = Literal["flat", "params", "both", "header"]
 """The envelope that the emulator accepts, or ``both`` for ``flat`` and ``params``."""
 
@@ -117,7 +117,7 @@ def parse_body(
         envelope: The accepted envelope, or ``both``.
         decode: Whether to decode the data URIs and refuse broken Base64.
         model: The name of the model.
-        header_model: The value of the header ``X-Model``, which counts only with the envelope ``header``.
+        header_model: The value of the header ``X-Model``, which is read only if ``envelope`` is ``header``.
 
     Raises:
         RejectedError: The body breaks a rule of the contract. The message names the wrong member.

@@ -200,8 +200,8 @@ def _has_news(writer: ChunkWriter) -> bool:
 
 
 async def _notice_close(writer: ChunkWriter) -> None:
-    """Raise an error if the service has closed the connection. No task can exist before the last chunk is sent."""
-    for _ in range(2):  # in the first pass, the loop notices the close; in the second, it calls the callback
+    """Raise an error if the service has closed the connection. The last chunk is not sent yet, so no task exists."""
+    for _ in range(2):  # the loop notices the close during the first sleep, and tells the transport during the second
         await asyncio.sleep(0)
     if isinstance(writer, StreamWriter) and (writer.transport is None or writer.transport.is_closing()):
         raise APIConnectionError("the service closed the connection before the whole request was sent")

@@ -47,14 +47,14 @@ class Network:
         return self if may_be_proxied(base_url) else attrs.evolve(self, proxy=None, trust_env=False)
 
     def proxy_of(self, url: URL) -> URL | None:
-        """Return the proxy for a result's URL. An https proxy of the environment is ignored, as in API calls."""
+        """Return the proxy for a result's URL. Ignore an environment proxy whose own URL is https, as in API calls."""
         if self.proxy is not None:
             return self.proxy if may_be_proxied(str(url)) else None
         proxy = URL(urllib.request.getproxies().get(url.scheme, "") if self.trust_env else "")
         return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
 
     def unused_proxy(self, url: URL) -> str:
-        """Return a hint if the environment has a proxy for this URL that is not used; otherwise an empty string."""
+        """Return a hint if an environment proxy for this URL is not used; otherwise an empty string."""
         if self.proxy is not None or self.trust_env or urllib.request.proxy_bypass(url.host or ""):
             return ""
         return unused_proxy_hint(str(url), urllib.request.getproxies())
@@ -62,7 +62,7 @@ class Network:
 
 @functools.lru_cache(maxsize=1)
 def _context_of_environment(*_named: str | None) -> ssl.SSLContext:
-    """Return TLS settings with the environment's certificates. aiohttp's own settings miss changes after its import."""
+    """Return TLS settings with the environment's certificates. aiohttp reads these certificates only at its import."""
     return ssl.create_default_context()
 
 
@@ -89,7 +89,7 @@ def resolve_ssl(value: object) -> ssl.SSLContext | None:
 
 
 def resolve_proxy(value: object) -> URL | None:
-    """Return the URL of a proxy. Error messages do not show the URL, because it may hold a password.
+    """Return the URL for the option ``proxy``. Error messages do not show the URL, because it may hold a password.
 
     Raises:
         ConfigurationError: The option is not the URL of an HTTP proxy.

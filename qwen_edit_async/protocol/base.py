@@ -70,7 +70,7 @@ class Reply:
         return self.status in _SUCCESSES
 
     def text(self) -> str:
-        """Decode the body as UTF-8. Replace invalid bytes by U+FFFD."""
+        """Decode the body as UTF-8. Replace invalid bytes with U+FFFD."""
         return self.body.decode("utf-8", "replace")
 
     def excerpt(self) -> str:
@@ -92,7 +92,7 @@ class WireProtocol(abc.ABC):
         key_variables: The environment variables that may hold the API key, in order of precedence.
         has_tasks: Whether a task's status can be checked after its submission.
         reply_grace: Seconds that an ending session or run waits for the replies to its submissions. A protocol
-            whose replies hold results sets a shorter wait, because such replies can take minutes.
+            whose replies hold results sets a shorter wait, because these replies rarely arrive within seconds.
     """
 
     __slots__ = ()

@@ -54,7 +54,7 @@ def start_hub(
         max_cost: See :class:`EditHub`.
         max_tasks: See :class:`EditHub`.
         resubmit_uncertain: See :class:`EditHub`.
-        **session: Other options of :class:`EditSession`, without secrets, because the cluster stores them.
+        **session: Other options of :class:`EditSession`. Give no secrets, because the cluster stores these options.
 
     Raises:
         ConfigurationError: If Ray or the key is missing, an option is wrong, or the running hub has other options.
@@ -72,7 +72,7 @@ def start_hub(
 
 
 def get_hub(name: str = _DEFAULT_NAME) -> Hub:
-    """Return the running hub with a name.
+    """Return the running hub with this name.
 
     Raises:
         ConfigurationError: If there is no such hub in this cluster, or if Ray is missing.
@@ -98,7 +98,7 @@ class Hub:
         return get_hub, (self.name,)
 
     def open(self) -> Any:
-        """Open the hub's session and journal unless they are open, and return the arguments of the actor."""
+        """Open the hub's session and journal unless they are open, and return the actor's arguments."""
         try:
             return _ray().get(self._actor.open.remote())
         except Exception:  # Ray would otherwise restart an actor that can't open its journal or session
@@ -132,5 +132,5 @@ def _ray() -> Any:
     try:
         import ray  # noqa: PLC0415  # Ray is large
     except ImportError:
-        raise ConfigurationError('this needs Ray: pip install "qwen-edit-async[ray]"') from None
+        raise ConfigurationError('the hub of a cluster needs Ray: pip install "qwen-edit-async[ray]"') from None
     return ray

@@ -1,7 +1,8 @@
 """Runs the edits of ``edit_many``.
 
 An :class:`EditPipeline` does the work in background tasks of the session. It pulls requests as the user fetches
-outcomes, and yields outcomes as edits end. Users hold only a stream and its iterator.
+outcomes, and yields outcomes as edits end. Users hold only an :class:`EditStream` and its iterator.
+
 The pipeline stops when the ``async with`` block of the stream ends, or when the iterator is garbage-collected, for
 example after a ``break``.
 """
@@ -75,7 +76,7 @@ class EditOutcome:
         return self._result
 
     def as_row(self) -> dict[str, Any]:
-        """Return the outcome as a row of a table, such as ``pandas.DataFrame([each.as_row() for each in outcomes])``.
+        """Return the outcome as a table row, for ``pandas.DataFrame([outcome.as_row() for outcome in outcomes])``.
 
         All outcomes have the same columns. Times are in seconds, and the cost is a ``Decimal``.
         """
@@ -287,7 +288,7 @@ class _Edit:
     change: asyncio.Future[None] | None = None
 
     def submitted(self, accepted: asyncio.Future[EditTask]) -> None:
-        """Called when the service has accepted or refused the edit. Begins the wait for the task."""
+        """Called when the service has accepted or refused the edit. Starts to watch the task of an accepted edit."""
         if self not in self.pipeline.edits:
             return
         error = accepted.exception()

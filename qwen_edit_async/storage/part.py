@@ -50,7 +50,7 @@ class Part(abc.ABC, Generic[P]):
         If ``target`` is not the planned name and already exists, the file gets the planned name instead.
 
         Raises:
-            OSError: The file can't be written.
+            OSError: The file can't be written, or another file has its final name.
         """
 
     @abc.abstractmethod

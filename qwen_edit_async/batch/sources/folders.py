@@ -1,8 +1,8 @@
 """Finds the pictures in a folder, or the pictures that match a pattern. Blocking.
 
 The first 64 bytes of each file are read, because formats are recognised by content. A file with a picture's extension
-counts as a picture even if the file is empty or damaged, so that the run reports it. Paths are strings, because it is
-slow to create 100,000 :class:`Path` objects.
+counts as a picture even if the file is empty or damaged, so that the run reports the bad picture. Paths are strings,
+because it is slow to create 100,000 :class:`Path` objects.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _File:
         path: Its path.
         below: Its normalized path, relative to the source's folder.
         real: Its real path.
-        is_link: Whether the file, or a folder between it and the source's folder, is a link.
+        is_link: Whether the file is a link, or lies in a linked folder below the source's folder.
     """
 
     path: str
@@ -82,7 +82,9 @@ class Search:
     def items(
         self, paths: Iterable[str | OSError], where: str, folder: str, advice: Callable[[], str] = str
     ) -> Iterator[SourceItem]:
-        """Yield an edit for each picture. An unreadable file counts as a picture; its edit fails later.
+        """Yield an edit or a problem for each picture, and a problem for each folder that can't be read.
+
+        An unreadable file counts as a picture; its edit fails later.
 
         A link to another file of the source is left out, so that adding or moving links does not change the edits. A
         link to a file outside the source is a picture of its own. Only the first of a file's hard links counts.
@@ -170,7 +172,7 @@ class Search:
         """Yield the files and folders that match a pattern, which is relative to the folder ``base``.
 
         ``**`` matches any number of folders, but does not follow links. Wildcards skip hidden folders, system folders
-        and results of other runs, but a pattern can name such a folder.
+        and folders with results of other runs. A pattern that names such a folder includes its files.
         """
         before, *after = _ANY_FOLDERS.split(pattern, maxsplit=1)
         if not after:
@@ -226,7 +228,7 @@ class Search:
     def _walk(
         self, start: str, onerror: Callable[[OSError], None] | None = None, *, recursive: bool
     ) -> Iterator[tuple[str, list[str]]]:
-        """Yield each folder with the names of its files.
+        """Yield a folder, and its subfolders if ``recursive``, each with the names of its files.
 
         Hidden files and folders are left out, because they are usually previews or incomplete downloads.
         """
@@ -264,12 +266,12 @@ def left_out_others(paths: Collection[str]) -> str:
 
 
 def is_picture(path: str) -> bool:
-    """Return whether a file begins like a picture or is named like one. An unreadable file counts as a picture."""
+    """Return whether a file has the content or the extension of a picture. An unreadable file counts as a picture."""
     return _problem(path, fit=True) is not None
 
 
 def _problem(path: str, *, fit: bool) -> str | None:
-    """Return the reason why a picture can't be edited; empty if it can be edited. Return ``None`` for other files."""
+    """Return why a picture can't be edited; empty if no reason is known. Return ``None`` for a file of another kind."""
     try:
         with open(path, "rb", buffering=0) as file:
             head = file.read(HEAD_BYTES)
