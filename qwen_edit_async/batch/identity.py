@@ -34,7 +34,7 @@ def identity_of(request: EditRequest, hash_of: Callable[[object], str], folder: 
 
     Args:
         request: The request.
-        hash_of: Called with each image in memory; returns the hash of its content.
+        hash_of: Called with each image in memory and each data URI; returns the hash of the content.
         folder: The folder of a table. Its path is removed from the images' paths, so identities stay the same when the
             folder is moved.
     """
@@ -51,7 +51,7 @@ def identity_of(request: EditRequest, hash_of: Callable[[object], str], folder: 
 def storable(text: str) -> str:
     """Return the text in a form that UTF-8 can encode.
 
-    Lone surrogates become question marks. A hash at the end then keeps different texts apart.
+    Lone surrogates become question marks. A changed text ends with a hash, so that different texts stay different.
     """
     stored = text.encode("utf-8", "replace").decode("utf-8")
     return text if stored == text else f"{stored}-{_hash(text)[:_IDENTITY_CHARACTERS]}"
@@ -83,7 +83,7 @@ def allot(stem: str, is_taken: Callable[[str], bool], numbers: dict[str, int]) -
 
 
 def folded(name: str) -> str:
-    """Return a name case-folded and in Unicode form NFC, because some file systems ignore case and Unicode form."""
+    """Case-fold a name and convert it to Unicode form NFC, because some file systems ignore case and Unicode form."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 

@@ -1,4 +1,4 @@
-"""Makes the plan of a run. It reads the whole input and the journal, checks image files, and changes no file."""
+"""Plans a run. Planning reads the whole input and the journal, checks image files, and changes no file."""
 
 from __future__ import annotations
 

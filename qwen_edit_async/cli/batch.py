@@ -1,4 +1,4 @@
-"""``qwen-edit batch``: one edit for each picture of a folder or pattern, or for each row of a table."""
+"""``qwen-edit batch`` makes one edit for each picture in a folder, each match of a pattern, or each row of a table."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def batch(
     no edit is paid for twice. report.html shows each picture before and after its edit. report.json is for programs.
 
     Args:
-        source: A folder, a quoted pattern ("photos/*.jpg"), or a table (.csv, .tsv, .jsonl, .parquet, a folder of
-            .parquet files). Any of these may be in a bucket (s3://BUCKET/TABLE.csv). A table's columns are image,
-            image2, image3, instruction, key and one per parameter. Paths in a table are relative to the table. Without
-            --strict, bad rows are left out.
+        source: A folder, a quoted pattern ("photos/*.jpg"), or a table (.csv, .tsv, .jsonl or .parquet, or a folder
+            of .parquet files). Any of these may be in a bucket (s3://BUCKET/TABLE.csv). A table's columns are image,
+            image2, image3, instruction, key and the parameters. Paths in a table are relative to the table's folder.
+            Without --strict, bad rows are left out.
         instruction: The instruction for rows without their own.
         output: The folder for the results, which may be in a bucket: s3://BUCKET/FOLDER, gs://… or az://….
         options: Options for the input, output and limits.

@@ -1,4 +1,4 @@
-"""Holds the state that the API origin and the results origin share, such as tasks and counters. Checks API calls."""
+"""Holds the state that the API origin and the results origin share, such as tasks. Checks the rate and key of calls."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Service:
         self._epoch = time.time() - self._loop.time()
 
     def close(self) -> None:
-        """End the waits of all requests, because the emulator closes."""
+        """End the waits of all requests, so that the emulator can close."""
         self.closing.set()
         for record in self.table.records.values():
             if record.on_change is not None:

@@ -44,7 +44,7 @@ class Failure:
     code: int | str
     message: str
     shape: Literal["contract", "object", "string"] = "contract"
-    """Form of the ``error`` member.
+    """Form of the ``error`` member. In the generation protocol, the forms are as follows.
 
     ``contract``: code and ``error_message``. ``object``: code as text and ``message``. ``string``: only the message.
     """
@@ -61,7 +61,7 @@ class TaskFault:
 
 @attrs.define(eq=False)
 class TaskRecord:
-    """One task. Don't change its fields. Times are on the event loop's clock, in seconds."""
+    """One task. Only the emulator changes its fields. Times are on the event loop's clock, in seconds."""
 
     id: str
     number: int
@@ -78,7 +78,7 @@ class TaskRecord:
     """Seconds that the task runs; None with `AfterChecks`."""
     fault: TaskFault | None = None
     body: object = attrs.field(default=None, repr=False)
-    """The parsed JSON, if ``keep_bodies=True``."""
+    """The request's parsed JSON, if ``keep_bodies=True``."""
     status: Literal["queued", "running", "completed", "failed"] = "queued"
     picture_ready: bool = True
     """False while the task must wait for the engine to make its pictures."""
@@ -93,7 +93,7 @@ class TaskRecord:
     """Time of the first reply that reported the end. In a protocol without status checks, that is the reply to
     the submission."""
     on_change: Callable[[], None] | None = attrs.field(default=None, repr=False)
-    """Called when the task starts or ends, or the emulator closes."""
+    """Called when the task starts, when it ends, and when the emulator closes."""
 
     @property
     def is_finished(self) -> bool:
@@ -177,7 +177,7 @@ class TaskTable:
         )
         self.records[record.id] = record
         if self.balance is not None:
-            self.balance -= cost  # returned if the task fails, because only completed tasks are billed
+            self.balance -= cost  # refunded if the task fails, because only completed tasks are billed
         self.unfinished += 1
         self.peak_unfinished = max(self.peak_unfinished, self.unfinished)
         return record
@@ -197,8 +197,8 @@ class TaskTable:
                 self._finish(record, due)
 
     def picture_done(self, record: TaskRecord, now: float, failure: Failure | None = None) -> None:
-        """Record that the engine has finished a task. If the task was already due, it ends now."""
-        self.advance(now)  # first: if the task were ready, this call would end it at its due time, in the past
+        """Record that the engine has made a task's pictures, or has failed. A task that is already due ends now."""
+        self.advance(now)  # first, because advance() would end a ready task at its due time, in the past
         record.picture_ready = True
         record.failure = record.failure or failure
         is_due = record.duration is not None and self._due_at(record) <= now
@@ -234,7 +234,7 @@ class TaskTable:
         self._finish(record, now)
 
     def next_due(self) -> float | None:
-        """Return the next time when a task may be due, or None if no task has such a time."""
+        """Return the earliest time at which a task may be due, or None if no task has a due time."""
         return self._due[0][0] if self._due else None
 
     def progress(self, record: TaskRecord, now: float) -> float:

@@ -1,4 +1,4 @@
-"""The API key, and its removal from texts that quote it. Pure."""
+"""Holds the API key, and removes the key from texts. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _SHORTEST_TORN = 4
 _SURROGATES = "surrogatepass"
 _BETWEEN = "\0{0,3}"  # UTF-16 and UTF-32 put zeros between ASCII characters
 _TORN = _BETWEEN + r"(?:\\{1,4}(?:[ux][0-9A-Fa-f]{0,3})?|%[0-9A-Fa-f]?|&#?\w*)?\Z"  # an escape may be cut off
-_ENTITY = re.compile(r"&(?:#|\w+;)", re.ASCII)  # a lone ampersand does not match, because most URLs have one
+_ENTITY = re.compile(r"&(?:#|\w+;)", re.ASCII)  # not a lone ampersand: most URLs have one, and a match costs time
 _NAMES = [name for name, text in html5.items() if text.isascii() and name.endswith(";")]
 
 
 class Secret:
-    """ASCII text that its repr hides, so that logs and tracebacks do not show it."""
+    """ASCII text that logs and tracebacks do not show, because the repr hides it."""
 
     __slots__ = ("_pattern", "_text", "_torn", "_whole")
 
@@ -49,7 +49,7 @@ class Secret:
 
     def redact_bytes(self, data: bytes) -> bytes:
         """Remove the secret from undecoded text, even if the secret is escaped for JSON, a URL or HTML."""
-        # Most replies need only `_may_be_in`. It gets text, which Python searches several times faster than bytes.
+        # Most replies need only `_may_be_in`. It searches text, because searching bytes takes several times longer.
         if not self._whole or not self._may_be_in(data.decode("latin-1")):
             return data
         if self._pattern is None:
@@ -62,7 +62,7 @@ class Secret:
         return is_escaped or self._text in text
 
     def redact_torn(self, data: bytes) -> bytes:
-        """Remove the secret from undecoded text that may break off inside of the secret."""
+        """Remove the secret from undecoded text that may break off inside the secret."""
         return re.sub(self._torn, b"***", data) if self._torn else data
 
 

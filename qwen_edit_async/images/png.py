@@ -107,7 +107,7 @@ class _Check:
         self._remark = ""
 
     def read(self, size: int) -> Findings:
-        """Check the file up to its last chunk. Damage after the last row is noted, not raised."""
+        """Check the file up to its last chunk. Damage after the last row is added to the findings, not raised."""
         if (start := self._take(len(_SIGNATURE))) != _SIGNATURE:
             raise DamageError(f"it begins with {start!r}")
         self._read_chunk()
@@ -188,7 +188,10 @@ class _Check:
         self._has_pixels = self._has_pixels or (kind == b"IDAT" and length > 0)
 
     def _colours(self) -> str:
-        """Return the type of the chunk that sets colours other than sRGB, or an empty text. Ignore iCCP chunks."""
+        """Return the type of the chunk that sets colours other than sRGB, or an empty text.
+
+        An iCCP chunk does not count, but it overrides gAMA and cHRM.
+        """
         if self._kept.get(b"cICP", _SRGB_CODE) != _SRGB_CODE:
             return "cICP"
         if self._kept.keys() & {b"iCCP", b"sRGB", b"cICP"}:

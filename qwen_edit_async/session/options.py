@@ -25,7 +25,7 @@ class Limits:
 
     Attributes:
         deadline: The seconds allowed from taking a slot to the end of the edit.
-        max_retries: The maximum number of retries of a submission, or of another call, after temporary failures.
+        max_retries: The maximum number of retries of a call, such as a submission, after temporary failures.
     """
 
     deadline: float

@@ -384,7 +384,7 @@ async def test_a_journal_is_not_used_with_another_service_than_that_which_has_it
             batch = EditBatch(requests(2), out)
             with pytest.raises(JournalError) as refused:
                 await batch.run(other_session)
-        assert f"has tasks of {first.url}, which {emulator.url} does not know; give this run another" in str(
+        assert f"has tasks of {first.url}, but this run uses {emulator.url}; give this run another" in str(
             refused.value
         )
         assert (batch.progress.begun, emulator.statistics().submits) == (False, 0)

@@ -373,13 +373,13 @@ def test_a_folder_of_the_embedded_service_is_refused_for_the_model_and_vice_vers
 ):
     assert batch(photos, "--emulator") == 0
     assert batch(photos) == 1
-    assert f"has tasks of the embedded service, which {service.url} does not know" in capsys.readouterr().err
+    assert f"has tasks of the embedded service, but this run uses {service.url};" in capsys.readouterr().err
     assert not service.tasks
     real = "batch", str(photos), "-i", "snow", "-o", str(tmp_path / "real"), *QUICK
     assert main([*real]) == 0
     capsys.readouterr()
     assert main([*real, "--emulator"]) == 1
-    assert f"has tasks of {service.url}, which the embedded service does not know" in capsys.readouterr().err
+    assert f"has tasks of {service.url}, but this run uses the embedded service;" in capsys.readouterr().err
 
 
 def test_tasks_that_the_journal_could_not_keep_are_named_and_not_submitted_again(

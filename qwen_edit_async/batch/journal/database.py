@@ -83,7 +83,7 @@ _COUNT_DAMAGED: Final = (
     "OR (identity IS NULL) != (state = 'replaced') OR typeof(identity) NOT IN ('text', 'null') "
     "OR typeof(name) != 'text' OR (task_id IS NULL AND state IN ('submitted', 'completed', 'saved'))"
 )
-"""Counts rows with impossible values. SQLite's integrity check can't find them, because SQLite has no checksums."""
+"""Counts rows with impossible values. SQLite's integrity check misses damaged values: SQLite has no checksums."""
 
 _HAS_TASKS: Final = (
     "SELECT EXISTS (SELECT 1 FROM edits WHERE task_id IS NOT NULL OR state IN ('submitting', 'uncertain'))"
@@ -98,7 +98,7 @@ _INTERRUPTED: Final = "the run ended while the edit was being submitted: a task 
 
 
 def is_journal(connection: sqlite3.Connection, path: Path) -> bool:
-    """Return whether a file is a journal of this version; an empty file is not.
+    """Return ``True`` for a journal of this version, and ``False`` for an empty file.
 
     Raises:
         JournalError: If the file belongs to another program, or is a journal of another version.
@@ -123,8 +123,8 @@ class Store:
 
     Args:
         path: The path of the journal.
-        read_only: Whether to open the file for reading only. No file is then created or changed, with one exception:
-            SQLite undoes the unfinished write of a run that died.
+        read_only: Whether to open the file for reading only. The file is then neither created nor changed, with one
+            exception: SQLite undoes the unfinished write of a run that died.
         patience: Seconds to wait for another program that has locked the file.
 
     Raises:
@@ -187,7 +187,7 @@ class Store:
             return
         if known is not None and self._one(_HAS_TASKS):
             raise JournalError(
-                f"the journal {self._path} has tasks of {known['origin']}, which {service} does not know",
+                f"the journal {self._path} has tasks of {known['origin']}, but this run uses {service}",
                 hint="give this run another output folder, or use the service that has these tasks",
             )
         self._connection.execute("INSERT OR REPLACE INTO service VALUES (1, ?)", (service,))
@@ -252,7 +252,7 @@ class Store:
             raise JournalError(f"edit {number} can't become {state.value} from its current state")
 
     def save(self, number: int, paths: Sequence[FilePath], damage: str | None = None) -> None:
-        """Record that an edit's pictures are saved: each file's name and size, and a description of any damage.
+        """Mark an edit as *saved*. Record the names and sizes of its files, and a description of any damage.
 
         Raises:
             JournalError: If the edit can't move to *saved* from its current state.
@@ -284,7 +284,10 @@ class Store:
         ).rowcount
 
     def unfinished(self, after: int, limit: int) -> list[Entry]:
-        """Return a page of edits whose tasks may have pictures left to save, in order of the edits' numbers."""
+        """Return a page of the edits whose tasks may have unsaved pictures.
+
+        The page has the first ``limit`` edits with numbers above ``after``, in order.
+        """
         has_task = "state IN ('submitted', 'completed', 'uncertain') AND task_id IS NOT NULL"
         return self._select(f"{has_task} AND number > ? ORDER BY number LIMIT ?", after, limit)
 
@@ -312,8 +315,7 @@ class Store:
         with suppress(sqlite3.OperationalError):  # some network drives lack the shared memory that WAL needs
             mode = self._one("PRAGMA journal_mode = WAL")
         if mode != "wal":
-            # PERSIST keeps a file beside the journal between transactions. Without this file, readers would treat the
-            # journal as immutable.
+            # PERSIST keeps a second file beside the journal, which tells readers that the journal may change.
             self._one("PRAGMA journal_mode = PERSIST")
             log.warning(
                 "%s: SQLite can't keep a write-ahead log on this file system, so the journal is slower", self._path
@@ -348,7 +350,7 @@ def _move_statement(state: State, columns: tuple[str, ...]) -> str:
     changes = "".join(f", {column} = ?" for column in columns)
     if state is State.SUBMITTING:
         changes += ", attempts = attempts + 1"
-    if "task_id" in columns:  # all ids are kept, because the account still has the earlier tasks
+    if "task_id" in columns:  # earlier ids are kept, because the account still has these tasks
         changes += ", former_task_ids = nullif(trim(coalesce(former_task_ids, '') || ' ' || coalesce(task_id, '')), '')"
     origins = ", ".join(f"'{origin.value}'" for origin in ORIGINS[state])
     return f"UPDATE edits SET state = '{state.value}'{changes} WHERE number = ? AND state IN ({origins})"
