@@ -27,7 +27,7 @@ class LoopThread:
     """An event loop on its own thread. It does not run in a forked process, or in a copy made by pickle.
 
     The class does not use anyio's ``start_blocking_portal``, which joins the thread when an unclosed session is
-    collected. While the interpreter exits, this join would wait forever.
+    garbage-collected. While the interpreter exits, this join would wait forever.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Bulk edits in a notebook: progress that updates in place, and grids of pictures before and after.
+"""Bulk edits in a notebook: progress that updates in place, and grids of before and after pictures.
 
 ::
 
@@ -10,8 +10,8 @@
     outcomes = [outcome async for outcome in track(session.edit_many(requests), total=len(requests), session=session)]
     show(outcomes)
 
-A result shows its pictures once they are saved, read or opened. The module uses IPython's display protocol, so you need
-not install widgets. Outside of notebooks, the module shows nothing.
+A cell that ends with an :class:`EditResult` shows the pictures that were saved, read or opened. The module uses
+IPython's display protocol, so you need not install widgets. Outside of notebooks, the module shows nothing.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ async def _repeat(show: Callable[[], None]) -> None:
 
 
 class Grid:
-    """Edits side by side, before and after, for display in a notebook."""
+    """A grid of edits, each with its pictures before and after, for display in a notebook."""
 
     def __init__(self, views: Iterable[EditView], left_out: int) -> None:
         self._views = tuple(views)
@@ -245,7 +245,7 @@ def show(edits: Iterable[EditOutcome | EditResult], *, limit: int = 24) -> Grid:
 
 
 async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
-    """Return a grid of all edits in a bulk run's journal, for the last line of a cell.
+    """Return a grid of the edits in a bulk run's journal, for the last line of a cell.
 
     Args:
         batch: The bulk run. It need not have run in this kernel, because only its journal and files are read.

@@ -49,8 +49,8 @@ class EditHub:
 
     Use ``async with EditHub(…) as hub:``. Only one hub or bulk run can use a folder at a time. At the end of the block,
     the hub stops the edits in progress, and waits at most 5 s for the ids of tasks that were just submitted. The next
-    hub continues the unfinished tasks. With the protocol ``queue``, tasks that have not begun are cancelled at the
-    service instead.
+    hub continues the unfinished tasks. With the protocol ``queue``, the closing hub asks the service to cancel tasks
+    that have not begun.
 
     Args:
         out_dir: The folder for the pictures and the journal, created if it is missing. It can be the folder of
@@ -61,11 +61,11 @@ class EditHub:
         resubmit_uncertain: Whether a request for an uncertain edit submits it again. The earlier and the new task may
             both be charged.
         deadline: Seconds from taking a slot to the end of an edit; by default the session's ``deadline``.
-        service: The name of the service that has the tasks; the session's address by default. Give a name if this
-            address changes.
-        save: Whether the hub saves the pictures. If not, an edit ends as ``completed``. Its caller downloads
-            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. Only the file
-            names in ``outcome.files`` are then valid, not the folders.
+        service: The journal's name for the service; by default the service's address. Give a name if the address
+            may change.
+        save: Whether the hub saves the pictures. If not, an edit ends as ``completed``. The caller then downloads
+            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. The paths in
+            ``outcome.files`` then have the right file names, but the wrong folder.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -116,7 +116,7 @@ class EditHub:
 
     @property
     def report(self) -> BatchReport | None:
-        """The last report on all edits of the folder; ``None`` before :meth:`write_report` or the hub's end."""
+        """The last report on all edits of the folder, from :meth:`write_report` or the hub's end; ``None`` before."""
         return self._run.report if self._run is not None else None
 
     async def __aenter__(self) -> Self:
@@ -156,10 +156,10 @@ class EditHub:
     async def edit(self, request: RequestInput, *, load_images: ImageLoader | None = None) -> BatchOutcome:
         """Make an edit unless it is finished, and return its outcome.
 
-        If the edit goes wrong, no exception is raised: see ``outcome.status`` and ``outcome.error``. The status is
-        ``saved`` (``completed`` if the hub does not save), ``failed`` or ``uncertain``. Any other status means that the
-        edit has not ended. The error then says why, if that is known, and you can repeat the request. A refused request
-        is also ``failed``, but the edit in the journal stays unchanged.
+        If the edit goes wrong, no exception is raised: see ``outcome.status`` and ``outcome.error``. An edit that has
+        ended is ``saved`` (``completed`` if the hub does not save), ``failed`` or ``uncertain``. With any other status,
+        the edit has not ended. The error then says why, if the reason is known, and you can repeat the request. The
+        outcome of a refused request is also ``failed``, but the edit in the journal stays unchanged.
 
         Args:
             request: The request, or a mapping with its fields. Without a key, the images' paths or URLs, the
@@ -250,7 +250,7 @@ class EditHub:
         load_images: ImageLoader | None,
     ) -> BatchOutcome:
         """Make an edit unless it is finished, and return its outcome."""
-        # Only the end of the run cancels this task. The callers still get the outcome.
+        # Only the end of the run cancels this coroutine. It then goes on, so that the callers get the outcome.
         with contextlib.suppress(asyncio.CancelledError):
             async with run.room, run.row_lock(identity):
                 refused = await take(run, identity, located(request, self._working_folder), load_images=load_images)
@@ -276,7 +276,7 @@ async def _close(run: Run) -> None:
 
 
 def _outcome_of(request: EditRequest, status: BatchStatus, error: str | None = None) -> BatchOutcome:
-    """Return the outcome of an edit that is not in the journal."""
+    """Return an outcome that is made from the request, not from the journal."""
     images = tuple(map(image_locator, request.images))
     return BatchOutcome(
         key=request.key or "", status=status, instruction=request.instruction, images=images, error=error

@@ -227,7 +227,7 @@ async def _redrafted(run: Run, action: Action, entry: Entry, request: EditReques
 
 
 async def _loaded(run: Run, entry: Entry, request: EditRequest, load_images: ImageLoader | None) -> EditRequest:
-    """Check that the run may write the result files, and return the request with its images.
+    """Check that the run may write the result files, and return the request with the images to send.
 
     Raises:
         InvalidEditError: If a result would replace a file that must be kept, or if an image can't be loaded.

@@ -1,4 +1,4 @@
-"""The output of a batch: the folder of the results. It keeps results from replacing other files. Blocking."""
+"""The folder of a batch's results, with checks that keep results from replacing other files. Blocking."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def local_folder(path: AnyPath, here: str, use: str) -> Path:
     Args:
         path: The path as the user gave it.
         here: The folder that a relative path starts from.
-        use: The use of the folder, for the message.
+        use: The use of the folder, for the error message.
 
     Raises:
         ConfigurationError: If the path is not local.
@@ -58,7 +58,10 @@ def output_at(out_dir: AnyPath, journal: str | os.PathLike[str] | None, here: st
         home = local_folder(journal, here, "the journal")
         return BatchOutput(attrs.evolve(folder, replace=overwrite), overwrite, home)
     if journal is not None:
-        raise ConfigurationError("the journal is beside the results, unless they are in a bucket: leave out journal=")
+        raise ConfigurationError(
+            "journal= is only for results in a bucket, because a local folder of results holds its journal: "
+            "leave out journal="
+        )
     return BatchOutput(Path(here, folder), overwrite)
 
 
@@ -68,8 +71,8 @@ class BatchOutput:
 
     Attributes:
         folder: The folder, on this machine or in a bucket.
-        overwrite: Whether results may replace other files. They never replace an image of their edit, or
-            an image that the input folder or table lists.
+        overwrite: Whether results may replace other files. A result never replaces an input image of its own edit,
+            or an image that the input folder or table lists.
         home: The local folder of the journal; by default the folder of the results.
     """
 

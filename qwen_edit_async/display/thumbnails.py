@@ -54,18 +54,15 @@ class Previews:
         self.after: dict[int, Thumbnail] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Inputs may be open files, which can't be copied. A copied result downloads nothing, so it needs no inputs.
+        # Inputs may be open files, which can't be copied. A copied EditResult downloads nothing, so it needs no inputs.
         return self.__dict__ | {"_inputs": ()}
 
     def lacks(self, index: int) -> bool:
-        """Return whether a downloaded output still needs a thumbnail. Only a notebook needs any."""
+        """Return whether a downloaded output still needs a thumbnail. Only a notebook needs thumbnails."""
         return index not in self.after and in_notebook()
 
     def remember(self, index: int, output: Any) -> None:
-        """Make the thumbnail of an output from its path or bytes. The first call also makes the inputs' thumbnails.
-
-        This blocks.
-        """
+        """Make the thumbnail of an output from its path or bytes. The first call also makes the inputs' thumbnails."""
         if self._inputs:
             self.before = tuple(filter(None, map(make_thumbnail, self._inputs)))
             self._inputs = ()
@@ -74,7 +71,7 @@ class Previews:
 
 
 def in_notebook() -> bool:
-    """Return whether this process is the kernel of a notebook. This imports nothing."""
+    """Return whether this process is the kernel of a notebook. This function does not import IPython."""
     get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_shell is not None and getattr(get_shell(), "kernel", None) is not None
 

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from qwen_edit_async.emulator.tasks import TaskRecord
 
 Operation = Literal["submit", "check", "result", "cancel", "precharge", "download"]
-"""A kind of request. ``result`` and ``cancel`` belong to the queue protocol, ``precharge`` to the generation one."""
+"""A kind of request.
+
+``result`` and ``cancel`` belong to the queue protocol, ``precharge`` to the generation protocol.
+"""
 _Occasion: TypeAlias = "Operation | Literal['task']"
 _API: tuple[Operation, ...] = ("submit", "check", "result", "cancel", "precharge")
 _EVERY_REQUEST: tuple[Operation, ...] = (*_API, "download")
@@ -343,7 +346,10 @@ class FaultRun:
                 self._counters[occasion].append(counter)
 
     def on_request(self, operation: Operation, number: int, task: TaskRecord | None) -> RequestAction | None:
-        """Return the action of the fault that applies to a request, or None. `number` is the number of its task."""
+        """Return the action of the fault that applies to a request, or None.
+
+        `number` is the number of the request's task; 0 without a task.
+        """
         action = self._select(operation, number, task)
         return None if isinstance(action, TaskFault) else action
 

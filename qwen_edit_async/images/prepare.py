@@ -117,7 +117,7 @@ def _prepare_image(image: Any, fit: bool, inline: bool, hashed: bool) -> Upload:
     if isinstance(image, BucketPath) and not fit and not inline and (url := signed_url(image)) is not None:
         return url_upload(url)
     pillow = pillow_if_installed()
-    # isinstance() with a protocol is slow, so common kinds are ruled out first.
+    # isinstance() with a typing protocol is slow, so common kinds are ruled out first.
     is_file = isinstance(image, str | bytes | bytearray | memoryview | os.PathLike)
     if not is_file and isinstance(image, PillowImage | ArrayLike):
         if pillow is None:

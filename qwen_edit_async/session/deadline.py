@@ -1,4 +1,4 @@
-"""The deadline of a submission. The time that the submission waits for permission to send does not count."""
+"""The deadline of a submission."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ T = TypeVar("T")
 class Deadline:
     """Limits the time between taking a slot and the acceptance of the edit by the service.
 
-    A turn is the right to send a request. A wait for a turn does not count while the service accepts other edits.
-    During such a wait, the deadline passes if the service accepts no edit for ``seconds``. All times are the event
-    loop's.
+    A turn is the right to send a request. The time of a wait for a turn does not count. But the deadline passes during
+    the wait if the service has accepted no other edit for ``seconds``. All times are on the event loop's clock.
 
     Args:
         seconds: The time limit.
@@ -45,17 +44,17 @@ class Deadline:
 
     @property
     def at_in_line(self) -> float:
-        """The deadline of a wait for a turn. It moves whenever the service accepts another edit."""
+        """The deadline during a wait for a turn. It moves whenever the service accepts another edit."""
         return max(self._first_slot_at, self._gate.pacer.accepted_at) + self._seconds
 
     def start(self, now: float) -> None:
-        """Start the time limit, because the submission has just taken a slot."""
+        """Start or restart the time limit, after the submission has taken a slot."""
         self.counts_from = now
         self._first_slot_at = min(self._first_slot_at, now)
         self._set_timer()
 
     async def wait_in_line(self, wait: Awaitable[T]) -> T:
-        """Wait for a turn, or for a new slot in place of a released slot. The time of the wait does not count."""
+        """Wait for a turn, or for a slot or lock that must come first. The time of the wait does not count."""
         loop = self._gate.loop
         counted = loop.time() - self.counts_from
         self._is_in_line = True
@@ -77,7 +76,7 @@ class Deadline:
         return self.at_in_line if self._is_in_line else self.at
 
     def _set_timer(self) -> None:
-        """Set the timer. If it is already set to an earlier time, leave it: it is set again when it fires."""
+        """Set the timer. A timer that is already set to an earlier time stays, and `_on_timer` sets it again."""
         until = self._until
         if self.passed.done() or (self._timer is not None and self._timer.when() <= until):
             return

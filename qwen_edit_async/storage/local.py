@@ -18,7 +18,7 @@ class PartFile(Part[Path]):
     """A local file that has a temporary name in its final folder until it is complete. A missing folder is created.
 
     Args:
-        target: The planned path.
+        target: The planned final path.
         replace: Whether the file may replace an existing file whose content differs.
 
     Raises:
