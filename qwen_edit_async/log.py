@@ -29,7 +29,7 @@ log.addFilter(_with_task_id)
 
 
 def configure_logging(environment: Mapping[str, str]) -> None:
-    """Log to standard error if ``QWEN_EDIT_LOG`` names a level (``debug``, ``info``, …)."""
+    """Log to standard error if ``QWEN_EDIT_LOG`` is set. Its value is a level (``debug``, ``info``, …)."""
     log.addHandler(logging.NullHandler())
     name = environment.get(LOG_VARIABLE, "").strip()
     if not name:

@@ -21,8 +21,8 @@
 
 An edit is *submitting* from just before its request is sent until the reply is known. A later run that finds this state
 can't know whether a task exists, so it marks the edit *uncertain*. An edit is also uncertain if the service does not
-know its task. Such an edit keeps its task id, and each run checks the task again, because an earlier run may have used
-the key of another account. Consent to repeat an uncertain edit covers one run.
+know its task. Each run checks such a task again, because an earlier check may have used the key of another account.
+Consent to repeat an uncertain edit covers one run.
 
 An edit can be *completed* before the service names its pictures. Each run then checks the task again.
 """
@@ -82,8 +82,8 @@ MOVES: Mapping[State, frozenset[State]] = {
 """The states to which an edit can move from each state.
 
 A move from a state to itself records another attempt or problem. A task id that arrives late moves an uncertain edit
-to *submitted*, and a late rejection moves it to *planned*. If the service knows its task again, the edit moves to the
-task's state.
+to *submitted*, and a late rejection moves it to *planned*. If the service knows the task of an uncertain edit again,
+the edit moves to the task's state.
 """
 
 ORIGINS: Mapping[State, tuple[State, ...]] = {
@@ -103,7 +103,7 @@ class Action(enum.Enum):
     VERIFY = "check its files, and download missing or damaged files again"
     LEAVE = "do nothing"
     RECORD_PROBLEM = "journal why it can't be submitted; the next run tries again"
-    REPORT_PROBLEM = "leave the journal as it is, and report why"
+    REPORT_PROBLEM = "leave the journal as it is, and report the problem"
 
 
 SENDS: Final = frozenset({Action.SUBMIT, Action.REPLACE})
@@ -118,8 +118,8 @@ class Fingerprint:
     """The hashes of a row's current content.
 
     Attributes:
-        digest: The hash of the images' content, the instruction and the parameters; empty if it was not needed, or if
-            an image can't be read.
+        digest: The hash of the images' content, the instruction and the parameters; empty if the images are not read
+            yet, or can't be read.
         stamp: The hash of the request and of its files' paths, sizes and times; empty if an image is neither a URL nor
             a readable local file.
         problem: The error if an image can't be read.
@@ -148,18 +148,18 @@ class Entry:
     """An edit in the journal.
 
     Attributes:
-        number: Its number in the journal.
-        identity: The identity of the row.
-        key: Its key, or else its name; shown to users.
-        name: The stem of its files' names.
+        number: The edit's number in the journal.
+        identity: The identity of the row, from :func:`identity_of`.
+        key: The edit's key, or ``name`` for an edit without a key; shown to users.
+        name: The beginning of the files' names.
         digest: The hash of the row's content; empty until the row's image files are read.
         stamp: The hash of the request and of its files' paths, sizes and times; empty if an image is neither a URL nor
             a readable local file.
-        state: Its state.
+        state: The edit's state.
         pictures: The number of requested pictures.
-        task_id: The id of its task.
-        urls: The URLs of its results, once it is completed; an empty string for a picture without a URL.
-        files: The names and sizes in bytes of its pictures, once they are saved.
+        task_id: The id of the edit's task.
+        urls: The URLs of the pictures, once the edit is completed; an empty string for a picture without a URL.
+        files: The name and the size in bytes of each picture's file, once the pictures are saved.
         repeats: The number of times that the edit was submitted again although a task might exist.
         cost: The cost that the service stated.
     """
@@ -187,7 +187,7 @@ def decide(entry: Entry | None, fingerprint: Fingerprint | None, consent: Consen
 
     Args:
         entry: The edit in the journal; ``None`` for a new edit.
-        fingerprint: The row as it is now; ``None`` for an edit of the journal whose row was not read yet.
+        fingerprint: The row as it is now; ``None`` for a journalled edit whose row has not been read.
         consent: The user's consent.
     """
     if entry is None:
@@ -237,8 +237,8 @@ def _changed(entry: Entry, consent: Consent) -> Action:
     """Return the action for an edit whose row has changed.
 
     An edit without a task is submitted with the changed row. Any other edit is replaced only with consent. An edit in
-    flight is replaced after its task has ended. A completed edit is replaced even if its pictures are not saved: the
-    run has already tried to save them.
+    flight is replaced after its task has ended. A completed edit is replaced even if its pictures are not saved,
+    because the run has already tried to save them.
     """
     match entry.state:
         case State.PLANNED | State.FAILED if entry.task_id is None:

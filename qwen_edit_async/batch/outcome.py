@@ -1,4 +1,4 @@
-"""The progress of a bulk run, and the outcome of each edit. Pure, except that it reads the clock."""
+"""The progress of a bulk run, and the outcome of each edit. Pure, except that :func:`shown` reads the clock."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class BatchOutcome:
         urls: The URLs of the edit's pictures, once the edit is completed; an empty string for a picture without a URL.
         cost: The edit's cost in the account's currency, if the service stated one.
         task_id: The id of the edit's task, if it is known.
-        error: The error, if there is one. Edits that did not fail can also have an error.
+        error: The error, if there is one. An edit that did not fail can also have an error, such as a missed deadline.
         notes: Remarks about the edit's pictures, one sentence each.
-        damage: The damage of the saved pictures, if there is any.
+        damage: A description of the damage to the saved pictures, if there is any.
         attempts: The number of submissions.
         queued: Seconds that the edit waited for a slot and for permission to send. ``queued``, ``running``, ``lag``
             and ``checks`` are known only if the task was submitted and completed in the same run.
         running: Seconds from the service's acceptance of the task to the reply that reported its end.
-        lag: The longest possible time in seconds between the task's end and the reply that reported it.
+        lag: The longest possible time in seconds between the task's end and the reply that reported the end.
         checks: The number of status checks.
     """
 
@@ -86,15 +86,15 @@ class BatchProgress:
     """The progress of a run.
 
     Attributes:
-        saved: The number of saved edits, including those of earlier runs. Rows that are not read yet do not count.
-        found: The number of these edits that earlier runs saved.
+        saved: The number of saved edits. An edit that an earlier run saved counts once its row is read.
+        found: The number of edits in ``saved`` that earlier runs saved.
         pictures: The number of files of the saved edits.
         failed: The number of edits that had an error in this run, and of refused rows.
         in_flight: The number of edits that this run is submitting, or whose tasks it waits for.
         cost: The cost of the whole batch so far.
-        total: The number of rows, pictures or requests in the input, good or bad; ``None`` if they were not counted.
-        held: The reason why nothing is submitted until a completed edit is saved; empty if submissions go on.
-        begun: Whether the run has begun to work on edits, after reading its journal and its input.
+        total: The number of rows, pictures or requests in the input, including invalid ones; ``None`` if not counted.
+        held: The reason why submissions wait until a completed edit is saved; empty if they do not wait.
+        begun: Whether the run has begun to work on edits.
         publishing: Whether the run has begun to write ``report.html`` and ``report.json``.
     """
 

@@ -83,7 +83,7 @@ class Progress:
         return self.done + self.failed
 
     def text(self) -> str:
-        """Return the state in one line."""
+        """Return the state of the run in one line."""
         working = self.seconds - self.paused
         rate = (self.ended - self.found) / working if working > 0 and not self.closing else 0.0
         rest = None if self.total is None else max(self.total - self.ended, 0)
@@ -105,7 +105,7 @@ def edit_html(view: EditView, side: int = THUMBNAIL_SIDE) -> str:
 
     Args:
         view: The edit.
-        side: The longest side of a single picture, in pixels. The sides of several inputs or outputs are half as long.
+        side: The maximum length of a picture's sides, in pixels. Several inputs or outputs are shown at half this size.
     """
     arrow = '<span aria-hidden="true" style="align-self:center">→</span>' if view.before and view.after else ""
     pictures = _pictures(view.before, "before", side) + arrow + _pictures(view.after, "after", side)
@@ -140,7 +140,7 @@ def grid_html(views: Iterable[EditView], *, left_out: int = 0) -> str:
 
 
 def progress_html(progress: Progress, title: str = "") -> str:
-    """Return a progress bar, and the state in one line."""
+    """Return a progress bar, and the state of the run in one line."""
     bar = ""
     if progress.total:
         ended = min(progress.ended, progress.total)
@@ -155,7 +155,7 @@ def report_html(facts: Mapping[str, object], failures: Iterable[str], page: str)
     Args:
         facts: The values of the table, by name.
         failures: One line for each kind of failure.
-        page: The path of ``report.html``; empty if there is none. The link is relative to the working directory.
+        page: The path of ``report.html``; empty if there is none. The page's link is relative to the working directory.
     """
     rows = [(name, escape(value)) for name, value in facts.items()]
     if lines := "<br>".join(map(escape, failures)):
@@ -202,7 +202,7 @@ def _duration(seconds: float) -> str:
 
 
 def local_time_in(seconds: float) -> str:
-    """Return the local time ``seconds`` from now, such as ``14:32``. Add the date if it is not today's."""
+    """Return the local time ``seconds`` from now, such as ``14:32``. Include the date if it is not today."""
     now = datetime.now(UTC).astimezone()
     then = (now + timedelta(seconds=seconds)).astimezone()
     return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%Y-%m-%d %H:%M}"

@@ -24,7 +24,7 @@ class EmulatorStatistics:
     """A snapshot of an emulator's counters."""
 
     submits: int
-    """Submissions that arrived, including those that were refused."""
+    """Submissions that arrived, including rejected ones."""
     checks: int
     """Status checks that arrived."""
     results: int
@@ -32,7 +32,7 @@ class EmulatorStatistics:
     cancels: int
     """Cancellations that arrived (queue protocol)."""
     downloads: int
-    """Downloads of pictures that arrived."""
+    """Requests for pictures."""
     precharges: int
     """Requests for a cost estimate."""
     refused: int
@@ -51,9 +51,9 @@ class EmulatorStatistics:
     charges: Decimal
     """Money charged for completed tasks."""
     balance: Decimal | None
-    """Money left in the account, less the cost of unfinished tasks; None if the account has no limit."""
+    """Money left after the costs of completed and unfinished tasks; None if the account has no limit."""
     keys_at_results: int
-    """Requests to the results origin with an Authorization header. A correct client sends none."""
+    """Requests to the picture server with an Authorization header. A correct client sends none."""
     checks_per_task: tuple[int, ...]
     """Number of answered status checks of each task, in the order of the tasks' creation."""
     lags: tuple[float, ...]

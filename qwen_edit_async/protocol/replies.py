@@ -1,10 +1,10 @@
 """Errors, costs and texts in the service's replies. Pure: no I/O, no clock.
 
-A reply can report an error by its HTTP status, or in members such as ``error`` (text or an object), ``message``,
-``detail`` and ``status`` (an object or a number). An error report may come with HTTP 200, and a proxy may send an HTML
-page.
+A reply can report an error by its HTTP status, or in members of its JSON object: ``error`` (text or an object),
+``message``, ``detail``, ``status`` (an object or a number) and others. An error report may come with HTTP 200, and a
+proxy may send an HTML page.
 
-Members are read one by one, because any member can be missing, or have any type.
+Each member is checked before use, because any member can be missing, or have any type.
 """
 
 from __future__ import annotations
@@ -92,13 +92,13 @@ _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORE
 
 
 def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any]:
-    """Parse a reply's body as a JSON object. A list of one object counts as this object.
+    """Parse a reply's body as a JSON object. If the body is a list of one object, return that object.
 
     Raises:
         APIResponseError: The body is incomplete, or not a JSON object.
     """
     try:
-        # Only UTF-8 is accepted, because an escaped key is redacted only in UTF-8. json would guess the encoding.
+        # json would guess the encoding. Accept only UTF-8, because an escaped API key is redacted only in UTF-8.
         text = reply.body.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogatepass")
         document = json.loads(text) if reply.complete else None
     except (ValueError, RecursionError):
@@ -221,7 +221,7 @@ def cost_of(value: Any) -> Decimal | None:
 
 
 def first_text(document: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    """Return the first of the named members that holds text or an integer, as text."""
+    """Return the value of the first named member that holds text or an integer, as text."""
     for name in names:
         value = document.get(name)
         if type(value) in {str, int} and value != "":
@@ -238,7 +238,7 @@ def as_text(value: Any) -> str:
 
 
 def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None]:
-    """Return the code and the message of an error report. Both are ``None`` if the object is not an error report."""
+    """Return the code and the message of a possible error report. A missing code or message is ``None``."""
     members = [document.get(name) for name in _REPORT_NAMES]
     # Some services always send these members, even without an error.
     reports = [each for each in members if isinstance(each, dict) and any(each.values())]

@@ -14,10 +14,10 @@ from qwen_edit_async.scheduling.progress import ProgressEvidence
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH_OF_IGNORANCE = 0.15
-"""The weight of the initial hazard 1/age, in ended tasks, for each range of ages from x to e·x."""
+"""The initial hazard 1/age counts as this number of ended tasks in each range of ages from x to e·x."""
 
 _STRENGTH_OF_ALL = 2.0
-"""The weight of the estimate for all tasks in the estimate for one kind. A few ended tasks of the kind outweigh it."""
+"""The estimate for one kind of task counts the estimate for all tasks as this number of ended tasks."""
 
 _DEFAULT_KIND = (MIN_N, 0)
 
@@ -33,9 +33,10 @@ class Learned:
     subject to random failure*, Management Science 21, 1974). Keller builds on Barlow, Hunter and Proschan (*Optimum
     checking procedures*, J. SIAM 11, 1963).
 
-    The hazard is estimated as the number of ends divided by the total running time. Running tasks count too (Kaplan and
-    Meier, *Nonparametric estimation from incomplete observations*, 1958). An end between two checks is spread over the
-    time between them (Turnbull, 1976). Old observations fade, so the estimate follows changes of the service.
+    The hazard is estimated as the number of ends divided by the total running time. The running time of unfinished
+    tasks counts too (Kaplan and Meier, *Nonparametric estimation from incomplete observations*, 1958). An end between
+    two checks is spread over the time between them (Turnbull, 1976). Old observations fade, so the estimate follows
+    changes of the service.
 
     A task that a check finds queued has not started. Its age counts from that check.
 
@@ -44,7 +45,7 @@ class Learned:
     with the square root of the age.
 
     If the service reports progress, the policy extrapolates the remaining time at each check. It also learns a second
-    hazard, which measures the time since a check as a multiple of that remaining time. The policy uses the second
+    hazard. The second hazard counts time from the check, in units of that remaining time. The policy uses the second
     hazard while that hazard predicts replies much better than the first (Dawid, *The prequential approach*, 1984).
 
     Several sessions on one event loop can share an instance. It stores no tasks.
@@ -117,7 +118,7 @@ class Learned:
         return self._progress.view(age, task.progress)
 
     def _estimate_of(self, task: PolledTask) -> Survival:
-        """Return the estimate for such tasks. Attached tasks share one estimate, because their age is unknown."""
+        """Return the estimate for the task's kind. Attached tasks share one estimate, because their age is unknown."""
         if task.attached:
             return self._of_unknown_age
         kind = _kind(task.parameters)

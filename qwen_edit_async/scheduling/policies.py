@@ -45,7 +45,7 @@ class PolledTask(Protocol):
 
     @property
     def checked_at(self) -> float:
-        """The time when the last answered check was sent; equals ``since`` before the first check."""
+        """The sending time of the last check that found the task unfinished; ``since`` if there was no such check."""
         ...
 
     @property
@@ -60,7 +60,7 @@ class PolledTask(Protocol):
 
     @property
     def previous_at(self) -> float:
-        """The value of ``checked_at`` before the last answered check. The task was unfinished at both times."""
+        """The value that ``checked_at`` had before its last change; ``since`` if it never changed."""
         ...
 
     @property
@@ -70,7 +70,7 @@ class PolledTask(Protocol):
 
 
 class PollPolicy(Protocol):
-    """Decides when to check a task. All calls come from one event loop, and must not block."""
+    """Decides when to check a task. All methods are called on one event loop, and must not block."""
 
     def next_check(self, task: PolledTask, now: float) -> float:
         """Return the time of the next check, in the event loop's seconds. A time before ``now`` means at once.

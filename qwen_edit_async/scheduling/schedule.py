@@ -38,7 +38,7 @@ LAST_CHECK_RETRY = RetryPolicy(initial=1.0, maximum=4.0)
 """Delays after failed checks once the deadline has passed."""
 
 LAST_CHECK_GRACE = 30.0
-"""Seconds to wait for the reply to the last check. A machine that wakes up may need a while to reconnect."""
+"""Seconds to wait for the reply to the last check. A machine that wakes from sleep may need this time to reconnect."""
 
 _MIN_INTERVAL = 0.01
 _PICTURES_INTERVAL = 1.0
@@ -49,10 +49,10 @@ T = TypeVar("T")
 
 
 class DueHeap(Generic[T]):
-    """A heap of items, ordered by the time at which each is due.
+    """A heap of items, ordered by the time at which each item is due.
 
-    The old time of a discarded or rescheduled item stays in the heap until it is the earliest time or the heap is
-    compacted. A discarded item is freed at once.
+    If an item is discarded or rescheduled, its old time stays in the heap until that time is the earliest, or the heap
+    is compacted. A discarded item is freed at once.
     """
 
     def __init__(self) -> None:
@@ -108,17 +108,18 @@ class ScheduledTask:
         deadline: The time when the last check is due.
         started_at: The earliest possible start: the time of the last check that found the task queued, or else
             ``since``.
-        checked_at: The time when the last answered check was sent; equals ``since`` before the first check.
+        checked_at: The sending time of the last check that found the task unfinished; ``since`` if there was no such
+            check.
         checks: The number of checks answered so far.
         progress: The newest progress that the service reported, 0.0 to 1.0.
-        previous_at: The value of ``checked_at`` before the last answered check.
+        previous_at: The value that ``checked_at`` had before its last change; ``since`` if it never changed.
         previous_progress: The value of ``progress`` at ``previous_at``.
         failures: The number of checks that have failed since the last answered check.
         failed_checks: The number of all failed checks.
         last_failure: The error of the newest failed check.
         gives_up_at: The time to stop waiting for the reply to the last check; infinity until the deadline has passed.
         pictureless_at: The time when the task was first found completed without pictures; infinity if it never was.
-        odd_word: The status word of the newest reply if it is unknown; otherwise an empty string.
+        odd_word: The status word of the newest reply if the word is unknown; otherwise an empty string.
     """
 
     task_id: str
@@ -190,7 +191,8 @@ class PollSchedule(Generic[W]):
         """Stop watching a task, and return whether it was watched."""
         if task not in self._tasks:
             return False
-        self._policy.ended(task, now, completed=completed)  # if this raises, the task must still be in the schedule
+        # Discard the task only afterwards: if the policy raises, the session ends and gives up all scheduled tasks.
+        self._policy.ended(task, now, completed=completed)
         self.discard(task)
         return True
 
@@ -241,7 +243,7 @@ class PollSchedule(Generic[W]):
         return None
 
     def next_event(self, *, checks_from: float = -math.inf) -> float:
-        """Return the time of the next work, or infinity if there is none. No check starts before ``checks_from``."""
+        """Return the time of the next check or deadline; infinity if none. No check starts before ``checks_from``."""
         check, limiter = self._checks.next_due(), self._limiter
         if limiter is not None:
             check = max(limiter.ready_at, -math.inf if limiter else check)

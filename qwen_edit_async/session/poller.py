@@ -158,7 +158,7 @@ class Poller:
         if owned:
             self.cancellations.ask(snapshot)
         way = self.way_back(snapshot.task_id) if owned else "the journal or another observer has the reply"
-        about(snapshot.task_id).warning("a submission that was given up created task %s: %s", snapshot.task_id, way)
+        about(snapshot.task_id).warning("a given-up submission created task %s: %s", snapshot.task_id, way)
 
     def remember_unclaimed(self, task_id: str) -> None:
         """Remember a task whose result nobody fetched."""
@@ -166,13 +166,13 @@ class Poller:
         about(task_id).warning("nobody fetched the result of task %s: %s", task_id, self.way_back(task_id))
 
     async def run(self) -> None:
-        """Check the tasks that are due, and sleep until the next is due. Repeat until cancelled."""
+        """Check the tasks that are due, and sleep until the next task is due. Repeat until cancelled."""
         async with asyncio.TaskGroup() as checks:
             now = self.loop.time()
             while True:
                 while (due := self._take_due(now)) is not None:
                     checks.create_task(self._check(due, now), context=due.context)
-                # A timer may fire slightly before its time. Then its time is used instead of the clock's.
+                # If a timer fires slightly early, use the time for which it was set instead of the clock's.
                 now = max(await self._sleep(self._next_event()), self.loop.time())
 
     def _take_due(self, now: float) -> EditTask | None:

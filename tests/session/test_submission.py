@@ -699,7 +699,7 @@ async def test_a_deadline_while_the_reply_is_pending_is_uncertain_and_the_id_is_
         assert (session.unfinished, session.statistics().uncertain) == ((), 1)
         await asyncio.sleep(30)
         assert session.unfinished == ("task-1",)
-    assert "a submission that was given up created task task-1" in caplog.text
+    assert "a given-up submission created task task-1" in caplog.text
     assert service.aborted == []
 
 
