@@ -3,7 +3,7 @@
 Start with :class:`EditSession`. The names exported here are public, as are the modules ``emulator``, ``notebook``,
 ``ray`` and ``sync``, and the fixtures of ``pytest_plugin``. Any other module may change without notice.
 
-A module imports only from its own line or from lines below it::
+In this table, a module imports only from its own line or from lines below::
 
     cli  notebook  sync  ...       front ends
     batch  emulator                EditBatch and EditHub, the journal, the sources of edits; the emulated service
@@ -14,7 +14,7 @@ A module imports only from its own line or from lines below it::
     events  models  tasks          records of what happened to edits; requests; states of tasks
     images                         the kinds of images, their checks and their encoding
     storage                        local files, and files in buckets
-    errors  contract  ...          the error tree; the documented limits; threads, files, log, text
+    errors  contract  ...          the error tree; the documented limits; threads, file names, log, text
 """
 
 import os as _os

@@ -18,7 +18,7 @@ STATUS_PATH: Final = "/model/v1/generation/task/{task_id}"
 
 QUEUE_PATH: Final = "/model/v1/queue/{model}"
 QUEUE_REQUEST_PATH: Final = QUEUE_PATH + "/requests/{request_id}"
-"""The paths of the queue protocol: for submissions, and for calls about a request. Some of these calls add a suffix."""
+"""The queue protocol's paths for submissions and for calls about a request. Some calls about a request add a suffix."""
 
 CANCELED: Final = "CANCELED"
 """The ``error_type`` of a cancelled task in the queue protocol."""
@@ -40,10 +40,10 @@ MAX_IMAGES: Final = 3
 """A message holds one to three ``{"image": …}`` items and exactly one ``{"text": …}`` item."""
 
 MAX_IMAGE_BYTES: Final = 10 * 1024 * 1024
-"""The largest image file in bytes, before it is encoded as Base64."""
+"""The maximum size of an image file in bytes, before Base64 encoding."""
 
 SAFE_IMAGE_BYTES: Final = 7_500_000
-"""The largest re-encoded image in bytes. Even its Base64 text is smaller than ``MAX_IMAGE_BYTES``."""
+"""The maximum size of a re-encoded image in bytes. Even the image's Base64 text is smaller than ``MAX_IMAGE_BYTES``."""
 
 RECOMMENDED_MIN_SIDE: Final = 384
 RECOMMENDED_MAX_SIDE: Final = 3072
@@ -70,7 +70,7 @@ MAX_SIDE: Final = 2048
 """The range of each side of ``size``, in pixels."""
 
 SIDE_MULTIPLE: Final = 16
-"""The service rounds each output side to the nearest multiple: 1033 to 1040, and 1032, which is halfway, to 1024."""
+"""The service rounds each output side to the nearest multiple: 1033 becomes 1040, and 1032 (halfway) becomes 1024."""
 
 DEFAULT_OUTPUT_PIXELS: Final = 1024 * 1024
 """The approximate number of output pixels if no ``size`` is given. The aspect ratio is that of the last input image."""

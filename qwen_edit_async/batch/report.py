@@ -30,7 +30,7 @@ class FailureGroup:
     """Edits or rows with the same problem.
 
     Attributes:
-        reason: The problem. File names are left out, except in a plan's groups of one row.
+        reason: The problem, usually without file names. A plan keeps the names if the group has only one row.
         count: The number of edits or rows.
         keys: The keys of up to 50 of these edits or rows.
     """
@@ -58,19 +58,19 @@ class JournalSummary:
         failed: Edits whose task failed, and edits that failed before they had a task.
         retryable: Failed edits without a task. The next run tries them again.
         uncertain: Edits that may have a task with an unknown id, and edits whose task the service does not know.
-        replaced: Edits whose row changed and was edited again.
+        replaced: Edits that a new edit replaced, because their row changed.
         pictures: Saved pictures of the edits that are done.
         short: Done edits with fewer pictures than requested.
         damaged: Done edits with a damaged picture, which was kept because it was paid for.
         tasks: Tasks that were or may have been created.
-        cost: The costs that the service stated, including those of failed edits, in the account's currency.
+        cost: The total of the costs that the service stated, in the account's currency. Failed edits are included.
         price: The highest known price of a picture.
         highest: The highest known cost of an edit.
         unpriced: Completed edits without a cost.
         doubtful: Pictures that may have been charged although no task id is known.
         queued: The time that edits waited for a slot of the session and for permission to send.
-        running: The time from the service's acceptance of the task to the reply that reported its end.
-        lag: The longest possible time from the task's end to the reply that reported its end.
+        running: The time from the service's acceptance of the task to the reply that reported the task's end.
+        lag: An upper bound on the time from the task's end to the reply that reported the end.
         checks_per_edit: The average number of status checks of an edit.
         retries: Submissions, not counting the first of each edit.
         repeats: Submissions that were repeated with consent. Each may have caused a second charge for its edit.
@@ -115,7 +115,7 @@ class BatchReport(JournalSummary):
         folder: The folder of the results; empty if the callers of a hub save the results.
         elapsed: Seconds that this run took.
         refused: Rows that this run refused. They are malformed, have changed since an earlier run, have disappeared, or
-            have another request's key.
+            have the key of another request.
         changed: Refused rows that have an edit in the journal. The journal's totals already count these edits.
         rows: Rows or pictures of the input, including bad ones; 0 if the run did not count them.
         stopped: The reason why the run ended early; empty if it did not.
@@ -187,7 +187,7 @@ class BatchReport(JournalSummary):
         return visible("\n".join(lines))
 
     def figures(self) -> list[str]:
-        """Return one line for each known time, and one for the number of checks."""
+        """Return a line for each known time, and a line for the status checks and repeated submissions."""
         lines = [
             f"{name}: half within {value.p50:.1f} s, 95 % within {value.p95:.1f} s"
             for name, value in (("queued", self.queued), ("running", self.running), ("end noticed", self.lag))

@@ -62,7 +62,7 @@ async def deliver(
 
 
 async def _be_slow(service: Service, request: web.Request, reply: Reply, action: Slow) -> web.StreamResponse:
-    """Answer after a delay. Close the connection if the emulator closes during the delay."""
+    """Answer after a delay, at the action's speed. Close the connection if the emulator closes during the delay."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(action.delay):
             await service.closing.wait()

@@ -29,7 +29,7 @@ def parse_size(text: str) -> Size:
 
 
 def round_side(side: float) -> int:
-    """Return the nearest positive multiple of 16. As in the contract, a tie goes to the even multiple: 1032 → 1024."""
+    """Return the nearest positive multiple of 16. A tie goes to the even factor: 1032 becomes 64 × 16."""
     return max(round(side / SIDE_MULTIPLE), 1) * SIDE_MULTIPLE
 
 

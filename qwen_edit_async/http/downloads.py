@@ -35,7 +35,7 @@ Renew: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
 _AT_A_TIME = 16
 
 _PIECE_BYTES = 1792 * 1024
-"""Bytes that are written at a time. Most results fit in one piece, so a single call writes and checks them."""
+"""Bytes to collect before each write. Most results are smaller, so a thread writes and checks them in a single call."""
 
 _Check: TypeAlias = Callable[[IO[bytes], int], Verdict]
 _Receive: TypeAlias = Callable[[AsyncIterator[bytes], _Check], Awaitable[Verdict]]
@@ -109,8 +109,8 @@ class Downloader:
         replace a local file. For a file in a bucket, ``path.replace`` decides.
 
         Returns:
-            The path of the file, and a description of the picture's damage, which is empty if there is none. If the
-            suffix names another format, it is corrected: a JPEG ``a.png`` becomes ``a.jpg``, unless that file exists.
+            The path of the file, and a description of the picture's damage, which is empty if there is none. A
+            suffix of another format is corrected: a JPEG ``a.png`` becomes ``a.jpg``, unless ``a.jpg`` exists.
 
         Raises:
             DownloadError: No usable picture could be downloaded.

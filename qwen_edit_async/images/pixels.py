@@ -88,7 +88,7 @@ def plain(image: Image.Image, turn: int, side: int | None = None) -> Image.Image
         del converted.info["icc_profile"]
     if side is not None:
         converted = shrunk(converted, side)
-    if turn != UPRIGHT and image.format != "TIFF":  # Pillow turns a TIFF image while it loads it
+    if turn != UPRIGHT and image.format != "TIFF":  # Pillow itself turns a TIFF image upright when loading
         converted = converted.transpose(_METHODS[turn])
     return converted
 
@@ -122,7 +122,7 @@ def _check_range(image: Image.Image, tags: Mapping[int, Any]) -> None:
 
 
 def _check_transparent_colour(image: Image.Image) -> None:
-    """Refuse a PNG whose transparent colour has more or fewer bits per sample than the decoded pixels."""
+    """Refuse an image whose transparent colour has more or fewer bits per sample than the decoded pixels."""
     if "transparency" not in image.info or image.mode in {"P", "PA"}:
         return
     tile = getattr(image, "tile", ())
@@ -159,7 +159,7 @@ def _through_profile(image: Image.Image) -> Image.Image | None:
     if not profile:
         return None
     try:
-        from PIL import ImageCms  # noqa: PLC0415  # missing if Pillow was built without LittleCMS
+        from PIL import ImageCms  # noqa: PLC0415  # Pillow may lack this module
     except ImportError:
         return None
     mode = "RGBA" if image.mode == "RGBA" else "RGB"
@@ -167,7 +167,7 @@ def _through_profile(image: Image.Image) -> Image.Image | None:
         converted: Any = ImageCms.profileToProfile(
             image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode=mode
         )
-    except (ImportError, OSError, ImageCms.PyCMSError):  # the module can lack its compiled part
+    except (ImportError, OSError, ImageCms.PyCMSError):  # ImportError: Pillow was built without LittleCMS
         return None
     converted.info.pop("icc_profile", None)
     return cast("Image.Image", converted)

@@ -55,7 +55,7 @@ class Runtime:
 
     Attributes:
         loop: The event loop.
-        crash: The error that ended the background work, and so the session; ``None`` without a crash.
+        crash: The error that crashed the background work and ended the session; ``None`` without a crash.
         counters: The session's counts.
         gate: Decides when submissions may start and when requests may be sent.
         poller: Watches the tasks.
@@ -224,7 +224,9 @@ class Runtime:
             SessionClosedError: If the session was opened before this process forked, or on another event loop.
         """
         if self._process != os.getpid():
-            raise SessionClosedError("this session was opened before the process forked: open one in each process")
+            raise SessionClosedError(
+                "this session was opened before the process forked: open a session in each process"
+            )
         require_loop(self.loop)
 
     def warn_unclosed(self) -> None:
@@ -286,7 +288,7 @@ class Runtime:
         self.poller.give_up_all(error_of_task)
 
     async def _finish(self) -> None:
-        """Wait for the replies to submissions that were sent, then stop the host task."""
+        """Wait for the replies to sent submissions and cancellations, then stop the host task."""
         try:
             await self.submitter.finish_sent(self._service.protocol.reply_grace)
             await self.poller.cancellations.finish()
@@ -330,7 +332,7 @@ def _forget(task: asyncio.Task[None]) -> None:
 
 
 def _sole(error: BaseException) -> BaseException:
-    """Return the first exception inside nested exception groups. Return any other exception unchanged."""
+    """Return the first exception inside nested exception groups. Return an error that is not a group unchanged."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -31,4 +31,4 @@ async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:
             task.exception()  # marks the error as retrieved, so asyncio does not report it
         raise cancelled
     finally:
-        cancelled = None  # its traceback refers to this frame, which would make a reference cycle
+        cancelled = None  # the error's traceback refers to this frame, which would make a reference cycle

@@ -46,10 +46,10 @@ class BucketPath(os.PathLike[str]):
     """A file or a folder in a bucket.
 
     Attributes:
-        root: The URL of the bucket, or of the folder in the bucket at which the user's store begins.
+        root: The URL of the bucket, followed by the prefix of the user's store, if any.
         key: The path below ``root``.
         replace: Whether a write replaces an existing file.
-        size: The size in bytes of a file that this process has written or listed; otherwise -1.
+        size: The file's size in bytes if this process has written or listed the file; otherwise -1.
     """
 
     root: str
@@ -61,7 +61,7 @@ class BucketPath(os.PathLike[str]):
 
     @classmethod
     def of(cls, value: object) -> BucketPath | None:
-        """Return the path for a URL or a tuple ``(store, path)``; ``None`` for any other value."""
+        """Return the path for a URL, a tuple ``(store, path)`` or a ``BucketPath``; ``None`` for any other value."""
         if isinstance(value, str):
             match = _URL.fullmatch(value)
             return None if match is None else cls(f"{match[1].lower()}://{match[2]}", match[3].rstrip("/"))
@@ -219,7 +219,7 @@ class BucketPart(Part[BucketPath]):
         super().__init__(target, tempfile.SpooledTemporaryFile(_SPOOL_BYTES))  # noqa: SIM115  # close() closes it
 
     def commit(self, target: BucketPath) -> BucketPath:
-        """Write the file to the bucket; see :meth:`Part.commit`. An existing file with the same content is kept."""
+        """Write the file to the bucket; see :meth:`Part.commit`. An existing file with the same content is accepted."""
         with self._lock, self._file:
             size = self._file.seek(0, os.SEEK_END)
             if target != self._target and target.exists():
@@ -282,7 +282,7 @@ def with_tags(paths: Iterable[BucketPath]) -> dict[BucketPath, BucketPath]:
 
 
 def _with_tag(path: BucketPath) -> BucketPath:
-    """Return a file with its tag; see :func:`with_tags`."""
+    """Return a path with its tag; see :func:`with_tags`."""
     with contextlib.suppress(OSError, ConfigurationError):
         return attrs.evolve(path, tag=path.tag())
     return path
@@ -290,7 +290,7 @@ def _with_tag(path: BucketPath) -> BucketPath:
 
 def is_pair(value: object) -> TypeGuard[tuple[ObjectStore, str]]:
     """Return whether a value is a tuple ``(store, path)`` with an obstore store."""
-    module = sys.modules.get("obstore.store")  # without this import, no store can exist
+    module = sys.modules.get("obstore.store")  # until this module is imported, no store can exist
     return (
         module is not None
         and isinstance(value, tuple)

@@ -140,7 +140,9 @@ async def test_a_session_that_was_opened_before_a_fork_says_so(monkeypatch, tmp_
                 image.read,
                 session.aclose,
             ):
-                with pytest.raises(SessionClosedError, match="before the process forked: open one in each process"):
+                with pytest.raises(
+                    SessionClosedError, match="before the process forked: open a session in each process"
+                ):
                     await attempt()
         assert not (tmp_path / "out").exists()
         assert (await session.edit(IMAGE, "snow")).task_id == "task-2"

@@ -44,7 +44,7 @@ class Journal:
 
     @classmethod
     async def open(cls, folder: Path, service: str) -> Self:
-        """Lock a folder, and open the journal in it. Create both if they are missing.
+        """Lock a folder, and open the journal in it. Create the folder and the journal if they are missing.
 
         Args:
             folder: The folder.
@@ -88,7 +88,7 @@ class Journal:
         if self._broken is None:
             try:
                 return self._store.transact(calls)
-            except Exception as error:  # noqa: BLE001  # after any error, nothing was written
+            except Exception as error:  # noqa: BLE001  # after any error, the transaction is not committed
                 # Later changes may rely on the lost changes, so nothing more is written. The file stays consistent.
                 self._broken = error if isinstance(error, JournalError) else JournalError(f"journal error: {error!r}")
         return [self._broken.for_task(None) for _ in calls]
