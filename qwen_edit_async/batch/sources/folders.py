@@ -1,8 +1,7 @@
 """Finds the pictures in a folder, or the pictures that match a pattern. Blocking.
 
-The first 64 bytes of each file are read, because formats are recognised by content. A file named like a picture counts
-as a picture even if it is empty or damaged, so that it is reported. Paths are strings, because it is slow to
-create 100,000 :class:`Path` objects.
+A file named like a picture counts as a picture, and is not opened. If it can't be sent, the plan reports why. Any other
+file is recognised by its first 64 bytes. Paths are strings, because it is slow to create 100,000 :class:`Path` objects.
 """
 
 from __future__ import annotations
@@ -22,7 +21,15 @@ from qwen_edit_async.batch.identity import storable
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.sources.item import Reading, SourceItem
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.images.kinds import HEAD_BYTES, PICTURE_ENDINGS, UNCONVERTIBLE, other_advice, sniff, sniff_other
+from qwen_edit_async.images.kinds import (
+    ACCEPTED_ENDINGS,
+    HEAD_BYTES,
+    PICTURE_ENDINGS,
+    UNCONVERTIBLE,
+    other_advice,
+    sniff,
+    sniff_other,
+)
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.text import counted
 
@@ -264,12 +271,18 @@ def left_out_others(paths: Collection[str]) -> str:
 
 
 def is_picture(path: str) -> bool:
-    """Return whether a file begins like a picture or is named like one. An unreadable file counts as a picture."""
+    """Return whether a file is named like a picture or begins like one. An unreadable file counts as a picture."""
     return _problem(path, fit=True) is not None
 
 
 def _problem(path: str, *, fit: bool) -> str | None:
-    """Return the reason why a picture can't be edited; empty if it can be edited. Return ``None`` for other files."""
+    """Return the reason why a picture can't be edited; empty if none is known. Return ``None`` for other files.
+
+    Without ``fit``, a file named like a picture that needs ``fit`` is opened too, because its name may be wrong.
+    """
+    ending = os.path.splitext(path)[1].lower()
+    if ending in (PICTURE_ENDINGS if fit else ACCEPTED_ENDINGS):
+        return ""
     try:
         with open(path, "rb", buffering=0) as file:
             head = file.read(HEAD_BYTES)
@@ -279,4 +292,4 @@ def _problem(path: str, *, fit: bool) -> str | None:
         return ""
     if (other := sniff_other(head, path)) is not None:
         return "" if fit and other not in UNCONVERTIBLE else other_advice(other)
-    return "" if os.path.splitext(path)[1].lower() in PICTURE_ENDINGS else None
+    return "" if ending in PICTURE_ENDINGS else None
