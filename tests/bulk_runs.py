@@ -30,6 +30,7 @@ async def service(
     max_in_flight: int = 8,
     protocol: Any = None,
     on_event: Any = None,
+    fit: bool = False,
     **settings: object,
 ):
     """Start an emulator, and yield it with a session on it."""
@@ -45,6 +46,7 @@ async def service(
             max_retries=0,
             random=NoJitter(),
             on_event=on_event,
+            fit=fit,
         ) as session,
     ):
         yield emulator, session

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import os
 import sqlite3
 import sys
 import types
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,26 @@ async def _nothing_left_on_the_loop() -> AsyncIterator[None]:
     gc.collect()
     left = running_tasks() - tasks, open_files() - files
     assert left == (set(), set())
+
+
+@functools.cache
+def _count_openings() -> Counter[str]:
+    """Count how often each file is opened, from now on: an audit hook can't be removed."""
+    openings = Counter[str]()
+
+    def count(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str):
+            openings[arguments[0]] += 1
+
+    sys.addaudithook(count)
+    return openings
+
+
+@pytest.fixture
+def openings() -> Counter[str]:
+    """How often each file was opened in this test, by its path."""
+    _count_openings().clear()
+    return _count_openings()
 
 
 @pytest.fixture

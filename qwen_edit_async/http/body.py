@@ -7,8 +7,9 @@ at a time. The body can be sent again from the start.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from typing import Final, Protocol
 
 from aiohttp import Payload
@@ -94,8 +95,10 @@ class JSONBody(Payload):
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Return the whole text. Images are read on the calling thread."""
-        chunks = [chunk if isinstance(chunk, bytes) else chunk[0].chunk(chunk[1]) for chunk in self._chunks()]
-        return b"".join(chunks).decode(encoding, errors)
+        texts = (
+            each if isinstance(each, bytes) else b"".join(map(each.chunk, range(each.chunks))) for each in self._pieces
+        )
+        return b"".join(texts).decode(encoding, errors)
 
     async def write(self, writer: ChunkWriter) -> None:
         """Send the whole body, from the start.
@@ -109,7 +112,8 @@ class JSONBody(Payload):
         self.failure = None
         try:
             if self._short is None:
-                await self._write_chunks(writer)
+                async with contextlib.aclosing(self._chunks()) as chunks:
+                    await self._write_chunks(writer, chunks)
             else:
                 await self._write_short(writer, self._short)
         except QwenEditError as error:
@@ -126,14 +130,13 @@ class JSONBody(Payload):
         self.sent_whole = True
         await writer.write(text)
 
-    async def _write_chunks(self, writer: ChunkWriter) -> None:
+    async def _write_chunks(self, writer: ChunkWriter, chunks: AsyncIterable[bytes]) -> None:
         remaining = self._body_size
         pending = bytearray()
-        for chunk in self._chunks():
-            large = chunk if isinstance(chunk, bytes) else await self._make(*chunk)
+        async for large in chunks:
             if len(large) < _GATHERED_BYTES:
                 pending += large
-                large = b""
+                large = b""  # noqa: PLW2901  # the piece is in `pending`
             if pending and (large or len(pending) >= min(_GATHERED_BYTES, remaining)):
                 remaining -= len(pending)
                 await self._hand_over(writer, pending, last=not remaining)
@@ -141,7 +144,7 @@ class JSONBody(Payload):
             if large:  # not copied, because a copy would take as long as the encoding
                 remaining -= len(large)
                 await self._hand_over(writer, large, last=not remaining)
-                large = b""  # free the memory before the next chunk is made
+                large = b""  # noqa: PLW2901  # free the memory before the next chunk is made
 
     async def _hand_over(self, writer: ChunkWriter, chunk: bytes | bytearray, *, last: bool) -> None:
         if last:
@@ -168,13 +171,19 @@ class JSONBody(Payload):
             request_sent=self.sent_whole,
         )
 
-    def _chunks(self) -> Iterator[bytes | tuple[Upload, int]]:
-        """Yield each piece of text as bytes, and each chunk of an image as the image and the chunk's index."""
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield each piece of text, and each chunk of each image. A local file stays open until its last chunk."""
         for piece in self._pieces:
             if isinstance(piece, bytes):
                 yield piece
-            else:
-                yield from ((piece, index) for index in range(piece.chunks))
+                continue
+            image = piece if piece.reopen is None else await self._offloader.run(piece.opened)
+            try:
+                for index in range(image.chunks):
+                    yield await self._make(image, index)
+            finally:
+                if image is not piece:
+                    self._offloader.run_soon(image.close)
 
     async def _make(self, image: Upload, index: int) -> bytes:
         if not image.in_memory:

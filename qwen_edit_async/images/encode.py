@@ -1,22 +1,29 @@
 """Uploads: images as Base64 text in a JSON body, encoded chunk by chunk.
 
-Each attempt to submit reads and encodes every chunk again, so an abandoned attempt can't disturb the next one.
+Each attempt to submit opens local files again, and reads and encodes every chunk again. So an abandoned attempt can't
+disturb the next one.
 """
 
 from __future__ import annotations
 
 import binascii
 import functools
+import io
 import json
 import os
 import threading
 from collections.abc import Callable
-from typing import IO, Final
+from typing import IO, Any, Final, TypeAlias, TypeVar
 
 import attrs
 
 from qwen_edit_async.errors import EditWarning
 from qwen_edit_async.images.findings import ImageError
+
+T = TypeVar("T")
+
+Read: TypeAlias = Callable[[int, int], bytes | memoryview]
+"""A function that is called with a start and a size, and returns these bytes of an image file."""
 
 encode_base64: Callable[[bytes | memoryview], bytes]
 try:
@@ -49,19 +56,26 @@ class Upload:
         size: The size of the image file in bytes; 0 for a URL.
         read: Called with a start and a size. Returns that part of the image file. The returned bytes stay valid until
             the same thread reads again.
-        file: The temporary file that holds the image, if there is one. :meth:`close` deletes it.
+        file: The open file that belongs to the upload, if there is one. :meth:`close` closes it.
+        reopen: Called without arguments. Opens the local file, and returns it with a function that reads from it.
+            ``None`` for any other image.
         digest: The hash of a local image file before any conversion; empty if it was not requested.
         in_memory: Whether chunks are made without disk access, so that no thread is needed.
+        name: The name of the image in messages.
+        position: The position of the image in its request, counted from 1.
         warnings: Warnings that say why the service may edit the image badly.
         notes: Sentences about changes that ``fit`` made, and about parts of the image that the service ignores.
     """
 
     head: bytes = b""
     size: int = 0
-    read: Callable[[int, int], bytes | memoryview] = attrs.field(default=lambda _start, _size: b"", repr=False)
+    read: Read = attrs.field(default=lambda _start, _size: b"", repr=False)
     file: IO[bytes] | None = attrs.field(default=None, repr=False)
+    reopen: Callable[[], tuple[IO[bytes], Read]] | None = attrs.field(default=None, repr=False)
     digest: str = ""
     in_memory: bool = True
+    name: str = ""
+    position: int = 0
     warnings: tuple[EditWarning, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -79,16 +93,34 @@ class Upload:
         """Return a chunk of the text: at most 512 KiB of Base64. The first chunk begins with the head.
 
         Raises:
-            ImageError: The image file has changed since the edit was prepared, or can't be read any more.
+            InvalidEditError: The image file has changed since the edit was prepared, or can't be read any more.
         """
         start = index * RAW_CHUNK
-        text = encode_base64(self.read(start, min(RAW_CHUNK, self.size - start)))
+        text = encode_base64(self._named(self.read, start, min(RAW_CHUNK, self.size - start)))
         return text if index else self.head + text
 
+    def opened(self) -> Upload:
+        """Open a local file, and return an upload that owns the open file. Return any other image unchanged.
+
+        Raises:
+            InvalidEditError: The file can't be read any more.
+        """
+        if self.reopen is None:
+            return self
+        file, read = self._named(self.reopen)
+        return attrs.evolve(self, file=file, read=read)
+
     def close(self) -> None:
-        """Delete the temporary file, if there is one. Afterwards, :meth:`chunk` can't read it."""
+        """Close the file that the upload owns, if there is one. Afterwards, :meth:`chunk` can't read it."""
         if self.file is not None:
             self.file.close()
+
+    def _named(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function. If it raises an :class:`ImageError`, raise an error that names the image."""
+        try:
+            return function(*arguments)
+        except ImageError as error:
+            raise error.named(self.name, self.position) from None
 
 
 def url_upload(url: str) -> Upload:
@@ -102,22 +134,38 @@ def bytes_upload(data: bytes) -> Upload:
 
 
 def path_upload(path: str, status: os.stat_result) -> Upload:
-    """Return the upload of a local file. Each read reopens the file, and fails if the file has changed."""
+    """Return the upload of a local file. Reading fails if the file has changed.
 
-    def read(start: int, size: int) -> memoryview:
-        chunk = _buffer.view[:size]
+    Each read opens the file, unless the upload comes from :meth:`Upload.opened`.
+    """
+
+    def reopen() -> tuple[IO[bytes], Read]:
         try:
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # the path is a str
-                now = os.fstat(file.fileno())
-                file.seek(start)
-                count = file.readinto(chunk)
+            file = io.BufferedReader(io.FileIO(path))  # the buffer of open() can be large on a network drive
         except OSError as error:
             raise ImageError(f"can't be read any more: {error.strerror}") from None
-        if (now.st_size, now.st_mtime_ns, count) != (status.st_size, status.st_mtime_ns, size):
-            raise ImageError("has changed since the edit was prepared: submit the edit again")
-        return chunk
+        return file, functools.partial(_read_unchanged, file, status)
 
-    return Upload(size=status.st_size, read=read, in_memory=False)
+    def read(start: int, size: int) -> bytes | memoryview:
+        file, read_file = reopen()
+        with file:
+            return read_file(start, size)
+
+    return Upload(size=status.st_size, read=read, reopen=reopen, in_memory=False)
+
+
+def _read_unchanged(file: io.BufferedReader[Any], status: os.stat_result, start: int, size: int) -> memoryview:
+    """Read a part of a file, and check the file's size and time. The file has a lock, so any thread may close it."""
+    chunk = _buffer.view[:size]
+    try:
+        file.seek(start)
+        count = file.readinto(chunk)
+        now = os.fstat(file.fileno())
+    except OSError as error:
+        raise ImageError(f"can't be read any more: {error.strerror}") from None
+    if (now.st_size, now.st_mtime_ns, count) != (status.st_size, status.st_mtime_ns, size):
+        raise ImageError("has changed since the edit was prepared: submit the edit again")
+    return chunk
 
 
 def spooled_upload(spooled: IO[bytes], size: int) -> Upload:

@@ -146,10 +146,12 @@ _ENDINGS: Final = {
 }
 """File name endings of formats without a signature at the file's start."""
 
-PICTURE_ENDINGS: Final = frozenset(
+ACCEPTED_ENDINGS: Final = frozenset(
     {".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
-    | {".avif", ".heic", ".heif", ".jp2", ".j2k", ".ico"}
 )
+"""The usual file name endings of pictures in the formats that the service accepts."""
+
+PICTURE_ENDINGS: Final = ACCEPTED_ENDINGS | {".avif", ".heic", ".heif", ".jp2", ".j2k", ".ico"}
 """The usual file name endings of pictures, including formats that need ``fit``."""
 
 _BMP: Final = re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0", re.DOTALL)

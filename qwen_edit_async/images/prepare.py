@@ -79,16 +79,10 @@ def prepare(
 
 def named(upload: Upload, name: str, position: int) -> Upload:
     """Return a copy of an upload whose warnings, notes and errors begin with the image's name."""
-
-    def read(start: int, size: int) -> bytes | memoryview:
-        try:
-            return upload.read(start, size)
-        except ImageError as error:
-            raise error.named(name, position) from None
-
     return attrs.evolve(
         upload,
-        read=upload.read if upload.in_memory else read,
+        name=name,
+        position=position,
         warnings=tuple(EditWarning(f"{name} {warning}", warning.summary) for warning in upload.warnings),
         notes=tuple(f"{name} {note}" for note in upload.notes),
     )

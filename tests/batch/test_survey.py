@@ -7,6 +7,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+from collections.abc import Awaitable
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,9 +15,13 @@ import attrs
 import pandas as pd
 import pytest
 from bulk_runs import PHOTO, OddPath, pictures, service, states, until
+from emulator_calls import encode
+from noise import noise
 from PIL import Image
 
 from qwen_edit_async import (
+    BatchPlan,
+    BatchReport,
     ConfigurationError,
     EditBatch,
     EditParameters,
@@ -31,6 +36,7 @@ from qwen_edit_async.batch.journal.database import APPLICATION_ID, VERSION, Stor
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.emulator import Fault
+from qwen_edit_async.images.encode import RAW_CHUNK
 
 pytestmark = pytest.mark.anyio
 
@@ -121,21 +127,39 @@ async def test_files_with_the_names_of_pictures_are_problems(photos, out, fit):
     ]
 
 
+@pytest.mark.parametrize("name", ["odd.avif", "odd.jpg"])
 @pytest.mark.parametrize("what", ["folder", "pattern", "picture"])
-async def test_pictures_that_only_fit_can_make_ready_are_edited_with_it_and_listed_without(photos, out, what):
-    odd = photos / "odd.jpg"
+async def test_pictures_that_only_fit_can_make_ready_are_edited_with_it_and_listed_without(photos, out, what, name):
+    odd = photos / name
     Image.new("RGB", (400, 400)).save(odd, "AVIF")
-    batch = EditBatch(
-        {"folder": photos, "pattern": str(photos / "*.jpg"), "picture": odd}[what], out, instruction="snow"
-    )
+    batch = EditBatch({"folder": photos, "pattern": str(photos / "o*"), "picture": odd}[what], out, instruction="snow")
     fitting, plain = await batch.plan(fit=True), await batch.plan()
     assert fitting.problem_count == 0
     assert plain.submit == fitting.submit - 1
     ((where, problem),) = problems(plain)
+    image = "" if name == "odd.avif" else f"image 1 ({odd}) "  # a file with this name is an edit until it is opened
     assert (where, problem) == (
         str(odd),
-        "is in AVIF format, which the service refuses: convert it, or let the session do so with fit=True",
+        f"{image}is in AVIF format, which the service refuses: convert it, or let the session do so with fit=True",
     )
+
+
+@pytest.mark.parametrize("fit", [False, True])
+async def test_a_file_is_opened_once_to_plan_once_to_hash_and_check_and_once_to_send(photos, out, openings, fit):
+    small, large = photos / "a.png", photos / "b.png"
+    large.write_bytes(encode(noise(400, 400, "RGB")))
+    assert large.stat().st_size > RAW_CHUNK
+
+    async def openings_of(work: Awaitable[BatchPlan | BatchReport]) -> list[int]:
+        openings.clear()
+        assert (await work).ok
+        return [openings[str(path)] for path in (small, large)]
+
+    batch = EditBatch(photos, out, instruction="snow", gallery_limit=0)
+    assert await openings_of(batch.plan(fit=fit)) == [1, 1]
+    async with service(fit=fit) as (_, session):
+        assert await openings_of(batch.run(session)) == [2, 3]
+        assert await openings_of(batch.run(session)) == [0, 0]
 
 
 @pytest.mark.parametrize("what", ["folder", "pattern", "picture", "request"])

@@ -106,10 +106,10 @@ def test_bad_rows_count_as_failed_and_do_not_stop_the_others(table, batch, out, 
 
 
 def test_pictures_that_only_fit_can_make_ready_count_as_failed_without_it(photos, batch, out, capsys, service):
-    Image.new("RGB", (400, 400)).save(photos / "odd.jpg", "AVIF")
+    Image.new("RGB", (400, 400)).save(photos / "odd.avif", "AVIF")
     assert batch(photos, "--dry-run") == 1
     assert batch(photos) == 1
-    assert "odd.jpg is in AVIF format, which the service refuses" in capsys.readouterr().err.replace(":", "")
+    assert "odd.avif is in AVIF format, which the service refuses" in capsys.readouterr().err.replace(":", "")
     assert batch(photos, "--fit", "--dry-run") == 0
     assert batch(photos, "--fit") == 0
     assert (out / "odd-0.png").exists()

@@ -17,6 +17,7 @@ import aiohttp
 import attrs
 import pytest
 from aiohttp import web
+from bulk_runs import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -191,13 +192,56 @@ async def test_others_run_between_the_chunks_of_an_image_in_memory(make_body) ->
 async def test_files_are_read_on_a_thread(make_body, tmp_path) -> None:
     image, threads = file_image(tmp_path / "a", bytes(300_000)), []
 
-    def watched(start: int, size: int) -> bytes:
-        threads.append(threading.current_thread())
-        return image.read(start, size)
+    def watched():
+        file, read = image.reopen()
 
-    await make_body(attrs.evolve(image, read=watched)).write(Writer())
-    assert threads
+        def watched_read(start: int, size: int) -> bytes:
+            threads.append(threading.current_thread())
+            return read(start, size)
+
+        threads.append(threading.current_thread())
+        return file, watched_read
+
+    await make_body(attrs.evolve(image, reopen=watched)).write(Writer())
+    assert len(threads) == 2  # one call opens the file, and one reads it
     assert threading.current_thread() not in threads
+
+
+async def test_each_attempt_opens_a_file_once_and_closes_it(make_body, tmp_path, offloader, openings) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    body = make_body(file_image(paths[0], bytes(5 * RAW_CHUNK)), file_image(paths[1], bytes(RAW_CHUNK)))
+    openings.clear()
+    for attempt in (1, 2):
+        await body.write(Writer())
+        assert [openings[str(path)] for path in paths] == [attempt, attempt]
+    await offloader.aclose()
+    assert open_files().isdisjoint(map(str, paths))
+
+
+@pytest.mark.parametrize("during", ["opening", "reading"])
+async def test_a_file_is_closed_if_its_attempt_is_cancelled_meanwhile(make_body, tmp_path, offloader, during) -> None:
+    path, begun, proceed = tmp_path / "a", threading.Event(), threading.Event()
+    image = file_image(path, bytes(3 * RAW_CHUNK))
+
+    def wait(*_) -> None:
+        begun.set()
+        proceed.wait()
+
+    def reopen():
+        file, read = image.reopen()
+        if during == "opening":
+            wait()
+        return file, lambda *arguments: wait() or read(*arguments)
+
+    attempt = asyncio.create_task(make_body(attrs.evolve(image, reopen=reopen)).write(Writer()))
+    await asyncio.to_thread(begun.wait)
+    assert str(path) in open_files()
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    proceed.set()
+    await offloader.aclose()
+    assert str(path) not in open_files()
 
 
 async def test_sent_whole_turns_true_just_before_the_last_chunk(make_body) -> None:
@@ -254,6 +298,22 @@ async def test_a_file_that_changes_while_it_is_sent_ends_the_sending(make_body, 
     assert len(writer.taken) < body.size
 
 
+@pytest.mark.may_block("the test replaces the file")
+async def test_a_file_that_is_replaced_while_it_is_sent_is_sent_as_it_was(make_body, tmp_path) -> None:
+    data, path, other = random.Random(7).randbytes(3 * RAW_CHUNK), tmp_path / "a.jpg", tmp_path / "other"
+    body = make_body(file_image(path, data))
+
+    def replace() -> None:
+        other.write_bytes(b"another picture")
+        other.replace(path)
+
+    writer = Writer(replace)
+    await body.write(writer)
+    assert json.loads(writer.taken)["a"] == ["data:image/jpeg;base64," + base64.b64encode(data).decode()]
+    with pytest.raises(InvalidEditError, match="has changed since"):
+        await body.write(Writer())
+
+
 async def test_the_failure_of_an_attempt_is_forgotten_by_the_next(make_body, tmp_path) -> None:
     path = tmp_path / "a.jpg"
     image = file_image(path, bytes(RAW_CHUNK))
@@ -276,7 +336,7 @@ async def test_a_cancelled_attempt_leaves_no_file_open_and_can_be_repeated(make_
     with pytest.raises(asyncio.CancelledError):
         await attempt
     assert (body.sent_whole, body.failure) == (False, None)
-    assert str(path) not in open_files()
+    await until(lambda: str(path) not in open_files())  # a thread closes it
     again = Writer()
     await body.write(again)
     assert len(again.taken) == body.size

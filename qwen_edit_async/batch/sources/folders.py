@@ -1,8 +1,8 @@
 """Finds the pictures in a folder, or the pictures that match a pattern. Blocking.
 
-The first 64 bytes of each file are read, because formats are recognised by content. A file with a picture's extension
-counts as a picture even if the file is empty or damaged, so that the run reports the bad picture. Paths are strings,
-because it is slow to create 100,000 :class:`Path` objects.
+A file with a picture's extension counts as a picture, and is not opened. If it can't be sent, the plan reports why. Any
+other file is recognised by its first 64 bytes. Paths are strings, because it is slow to create 100,000 :class:`Path`
+objects.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from qwen_edit_async.batch.identity import storable
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.sources.item import Reading, SourceItem
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.images.kinds import HEAD_BYTES, PICTURE_ENDINGS, UNCONVERTIBLE, other_advice, sniff, sniff_other
+from qwen_edit_async.images.kinds import (
+    ACCEPTED_ENDINGS,
+    HEAD_BYTES,
+    PICTURE_ENDINGS,
+    UNCONVERTIBLE,
+    other_advice,
+    sniff,
+    sniff_other,
+)
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.text import counted
 
@@ -266,12 +274,18 @@ def left_out_others(paths: Collection[str]) -> str:
 
 
 def is_picture(path: str) -> bool:
-    """Return whether a file has the content or the extension of a picture. An unreadable file counts as a picture."""
+    """Return whether a file has the extension or the content of a picture. An unreadable file counts as a picture."""
     return _problem(path, fit=True) is not None
 
 
 def _problem(path: str, *, fit: bool) -> str | None:
-    """Return why a picture can't be edited; empty if no reason is known. Return ``None`` for a file of another kind."""
+    """Return why a picture can't be edited; empty if no reason is known. Return ``None`` for a file of another kind.
+
+    Without ``fit``, a file named like a picture that needs ``fit`` is opened too, because its name may be wrong.
+    """
+    ending = os.path.splitext(path)[1].lower()
+    if ending in (PICTURE_ENDINGS if fit else ACCEPTED_ENDINGS):
+        return ""
     try:
         with open(path, "rb", buffering=0) as file:
             head = file.read(HEAD_BYTES)
@@ -281,4 +295,4 @@ def _problem(path: str, *, fit: bool) -> str | None:
         return ""
     if (other := sniff_other(head, path)) is not None:
         return "" if fit and other not in UNCONVERTIBLE else other_advice(other)
-    return "" if os.path.splitext(path)[1].lower() in PICTURE_ENDINGS else None
+    return "" if ending in PICTURE_ENDINGS else None
