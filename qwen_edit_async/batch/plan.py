@@ -32,7 +32,7 @@ class RowProblem:
 
 @attrs.frozen
 class ParameterGroup:
-    """Edits with the same parameters, except for their seeds.
+    """Edits with the same parameters. Their seeds may differ.
 
     Attributes:
         parameters: The given parameters except the seed, such as ``"n=2, size=1024*1536"``; empty if there are none.
@@ -59,16 +59,16 @@ class BatchPlan:
         attach: Edits in flight. The run waits for them even if the input no longer has them.
         download: Edits whose pictures would be downloaded: completed edits, and saved edits with missing or damaged
             files.
-        saved: Edits of the input that are done.
+        saved: Edits of the input that are done, with all their files intact.
         files: The number of files of the saved edits.
         failed: Edits of the input whose task failed. They are not repeated.
-        uncertain: Edits of the input that may have a task. They are repeated only with consent.
+        uncertain: Edits of the input for which a task may exist. They are repeated only with consent.
         problems: Up to 100 of the rows that can't be edited.
         problem_count: The number of rows that can't be edited.
-        problem_groups: The rows that can't be edited, grouped by problem, the largest group first. If there are more
-            than 100 problems, a last group counts the remaining rows.
+        problem_groups: The rows that can't be edited, grouped by kind of problem, the largest group first. If there are
+            more than 100 kinds, a last group counts the remaining rows.
         existing: The number of existing files that the run would replace although this batch did not make them.
-        existing_example: The name of one such file.
+        existing_example: The name of one of the files that ``existing`` counts.
         notes: Remarks about the input.
         spent: The cost of the batch so far.
         tasks: Tasks that were or may have been created so far.
@@ -178,7 +178,7 @@ class Reasons:
     _groups: dict[str, FailureGroup] = attrs.field(factory=dict)
 
     def add(self, reason: str, key: str, kind: str = "") -> None:
-        """Count a row in the group ``kind`` (by default, ``reason``). A kind is a reason without file names."""
+        """Count a row in the group ``kind``, a reason without file names; by default, in the group ``reason``."""
         self.count += 1
         kind = kind or reason
         known = self._groups.get(kind)
@@ -200,7 +200,7 @@ class Tally:
     """Counts the rows of the input for a plan, in bounded memory.
 
     Attributes:
-        counts: The counts, by the field names of :class:`BatchPlan`.
+        counts: The counts, keyed by the names of :class:`BatchPlan`'s fields.
         existing_example: The name of an existing file that would be replaced.
     """
 

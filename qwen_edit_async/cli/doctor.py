@@ -16,7 +16,7 @@ _MARKS: Final = {True: "ok", False: "BAD", None: "?"}
 
 
 def doctor(*, as_json: AsJSON = False, connection: ConnectionOptions | None = None) -> int:
-    """Check the key, the connection and the service's replies. This creates no task and costs nothing.
+    """Check the key, the connection and the service's replies. The checks create no task and cost nothing.
 
     The exit code is 0 if nothing is wrong, and 2 if the configuration is wrong. It is 3 if the key is missing or
     refused, or if the balance is too low. For any other problem, it is 1.

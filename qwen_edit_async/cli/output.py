@@ -27,7 +27,7 @@ def unbreakable_output() -> Iterator[None]:
 
 
 class _Output:
-    """A text stream that writes to the null device after an error.
+    """A text stream that writes to the null device after a write error.
 
     Args:
         stream: The real stream, or ``None`` if the process was started without one.
@@ -65,7 +65,7 @@ class _Output:
             self._null.close()
 
     def _break(self) -> None:
-        # Closing drops the buffered text. Otherwise, Python would fail to write the text at exit, and return code 120.
+        # Closing drops the buffered text. If Python failed to write that text at exit, the exit code would be 120.
         with contextlib.suppress(OSError, ValueError):
             self._stream.close()
         self._stream = self._to_null()

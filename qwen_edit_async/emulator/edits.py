@@ -110,7 +110,7 @@ def _cartoon(picture: Picture) -> Picture:
     flat = ImageOps.posterize(ImageOps.scale(picture, 0.5).filter(ImageFilter.MedianFilter(7)), 3)
     flat = ImageEnhance.Color(flat.resize(picture.size, Image.Resampling.BICUBIC)).enhance(1.5)
     outline = picture.convert("L").filter(ImageFilter.GaussianBlur(2)).filter(ImageFilter.FIND_EDGES)
-    ink = ImageOps.invert(outline).point([0 if v < 226 else 255 for v in range(256)])  # noqa: PLR2004 - edge threshold by eye
+    ink = ImageOps.invert(outline).point([0 if v < 226 else 255 for v in range(256)])  # noqa: PLR2004 - edge threshold chosen by eye
     return ImageChops.multiply(_scale(flat, 1.12), ink.filter(ImageFilter.GaussianBlur(1)).convert("RGB"))
 
 
@@ -133,7 +133,7 @@ def _pixelate(picture: Picture) -> Picture:
 
 def _night(picture: Picture, random_source: random.Random) -> Picture:
     dark = _scale(ImageEnhance.Color(ImageOps.autocontrast(picture, cutoff=1)).enhance(0.45), 0.28, 0.35, 0.58)
-    lights = _scale(picture.point([0 if v < 205 else (v - 205) * 5 for v in range(256)] * 3), 1.0, 0.85, 0.5)  # noqa: PLR2004 - by eye
+    lights = _scale(picture.point([0 if v < 205 else (v - 205) * 5 for v in range(256)] * 3), 1.0, 0.85, 0.5)  # noqa: PLR2004 - chosen by eye
     glow = lights.filter(ImageFilter.GaussianBlur(max(picture.size) / 60))
     scene = ImageChops.add(dark, _scale(glow, 0.55))
     stars = Image.new("L", picture.size)

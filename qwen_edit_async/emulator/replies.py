@@ -1,4 +1,4 @@
-"""HTTP replies, and errors in the shapes of all protocols. Pure."""
+"""HTTP replies, and HTTP errors in the shapes of all protocols. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import attrs
 
 ErrorShape = Literal["contract", "object", "string", "message", "detail", "status", "dashscope", "html", "empty"]
-"""The known forms of an HTTP error from the service, or from a proxy in front of the service."""
+"""The known shapes of an HTTP error from the service, or from a proxy in front of the service."""
 
 _JSON = "application/json"
 _HTML = "<!DOCTYPE html><html><head><title>{status}</title></head><body><h1>{status} {message}</h1></body></html>"

@@ -17,7 +17,7 @@ _UP_TO_HOST: Final = re.compile(r"(?:[^:/?#]+:)?//[^/?#]*")
 
 
 def to_url(text: str) -> URL:
-    """Read a URL without changing its spelling, because a signature may cover it. Escape only illegal characters.
+    """Parse a URL, and escape only illegal characters. Legal characters stay unchanged: a signature may cover them.
 
     Raises:
         ValueError: The URL is not valid.
@@ -30,7 +30,7 @@ def to_url(text: str) -> URL:
 
 
 def resolve(text: str, base: URL) -> URL:
-    """Read a URL as :func:`to_url` does, and resolve a relative URL against ``base``.
+    """Parse a URL as :func:`to_url` does, and resolve a relative URL against ``base``.
 
     Raises:
         ValueError: The URL is not valid.
@@ -57,7 +57,7 @@ def expiry_of(text: str) -> datetime | None:
 
 
 def path_below(url: object, base_url: str) -> str | None:
-    """Return the path and query after ``base_url`` in a URL; ``None`` if ``url`` is not a URL below ``base_url``."""
+    """Return the rest of ``url`` after ``base_url``; ``None`` if ``url`` is not a URL below ``base_url``."""
     if not isinstance(url, str) or not url or not base_url:
         return None
     try:

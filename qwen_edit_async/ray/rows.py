@@ -34,7 +34,7 @@ from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 from qwen_edit_async.threads import Offloader
 
 _AT_A_TIME: Final = 16
-"""The maximum number of rows of a batch that a worker edits at a time. The worker holds their images in memory.
+"""A worker edits at most this many rows of a batch at a time. It holds the images of these rows in memory.
 
 By default, Ray Data gives a worker at most four batches at a time, or 16 rows with ``map``.
 """
@@ -44,8 +44,8 @@ class EditedRow(TypedDict):
     """The columns that an edit adds to its row.
 
     Attributes:
-        status: ``saved``, ``failed`` or ``uncertain``. Any other status means that the pictures are not saved yet: run
-            the row again.
+        status: ``saved``, ``failed`` or ``uncertain``. Any other status means that the edit is not finished: run the
+            row again.
         task_id: The service's id for the task.
         files: The paths of the pictures.
         cost: The cost in the account's currency, if the service stated one.
@@ -63,10 +63,10 @@ class EditRows:
     """Edits rows in a worker, for ``map`` and ``map_batches`` of Ray Data and for ``daft.cls``.
 
     The columns of a row are ``image``, ``image2``, ``image3``, ``instruction``, ``key``, ``parameters`` (an object) and
-    one per parameter. ``EditRows`` adds the columns of :class:`EditedRow`. The key identifies the edit. Without a key,
-    the instruction, the parameters and the images' paths or URLs identify it; an image in memory is identified by its
-    content. If an edit goes wrong, its row has an error; no exception is raised. A row that runs again gets the same
-    pictures.
+    one column per parameter. ``EditRows`` adds the columns of :class:`EditedRow`. The key identifies the edit. Without
+    a key, the instruction, the parameters and the images' paths or URLs identify the edit. An image in memory is
+    identified by its content. If an edit goes wrong, its row gets an error, and no exception is raised. A row that runs
+    again gets the same pictures.
 
     The worker sends an image to the hub shortly before the edit is submitted. For an image in a bucket, the worker
     sends a presigned URL, so the hub needs no credentials for the bucket. The URL is valid for 12 hours, or until
@@ -82,7 +82,7 @@ class EditRows:
         hub: The hub.
         save_to: The folder for the pictures: a local folder that all workers share, or a folder in a bucket
             (``s3://bucket/folder``) that they can read and write. An edit is not submitted if a file with the name of
-            its result exists. A file that gets this name after the submission is kept, and the edit stays
+            its result exists. A file that gets this name after the submission is not replaced, and the edit stays
             ``completed``. A worker that is killed during a download can leave a hidden file that ends in ``.part``.
         trust_env: Whether downloads use the proxies of the worker's environment.
     """
@@ -101,7 +101,7 @@ class EditRows:
         Raises:
             ConfigurationError: If the batch is not in NumPy format.
         """
-        import pyarrow as pa  # noqa: PLC0415  # Ray Data requires it
+        import pyarrow as pa  # noqa: PLC0415  # Ray Data installs PyArrow
 
         if not isinstance(rows, Mapping):
             raise ConfigurationError('a batch is not in NumPy format: use map_batches(…, batch_format="numpy")')
@@ -116,7 +116,7 @@ class EditRows:
                 return await self.edit(row)
 
         edited: list[Any] = await asyncio.gather(*map(edit, each))
-        # An Arrow array has a type even if it is empty or all null. So all blocks of the dataset have one schema.
+        # An Arrow array has a type even if it is empty or all null. So all blocks of the dataset have the same schema.
         text = pa.string()
         kinds = {"status": text, "task_id": text, "files": pa.list_(text), "cost": pa.float64(), "error": text}
         added = {name: pa.array([row[name] for row in edited], kind) for name, kind in kinds.items()}

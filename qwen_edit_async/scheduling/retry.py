@@ -25,7 +25,7 @@ from qwen_edit_async.errors import (
 
 _SERVICE_UNAVAILABLE = 503
 _TEMPORARY_STATUSES = frozenset({200, *range(300, 400), 408, 409, 425})
-"""HTTP statuses that may be temporary. A network's sign-in page, for example, redirects for a while."""
+"""HTTP statuses of failures that may be temporary. For example, a network's sign-in page redirects for a while."""
 
 LONGEST_PAUSE = 86_400.0
 """The longest Retry-After pause, in seconds. Quotas are renewed at least daily, so a longer pause is never needed."""
@@ -84,7 +84,7 @@ def judge_check(error: QwenEditError, *, in_grace: bool, attached: bool = False)
 
 
 def pause_after(error: QwenEditError) -> float:
-    """Return the seconds to pause all requests: the ``Retry-After`` of an overloaded service, or else 0."""
+    """Return how many seconds all requests must pause: the ``Retry-After`` of an overloaded service, or else 0."""
     if not isinstance(error, RateLimitError | InternalServerError):
         return 0.0
     return min(error.retry_after or 0.0, LONGEST_PAUSE)
@@ -106,7 +106,7 @@ class Attempts:
         max_retries: The maximum number of retries. Attempts refused with 429 do not count.
         resubmit_uncertain: Whether to try again although the service may have accepted an attempt.
         count: The number of attempts, including the current attempt.
-        last_error: The failure of the last attempt.
+        last_error: The error of the last failed attempt.
         may_exist: Whether the service may have accepted one of the failed attempts.
     """
 
@@ -165,5 +165,5 @@ class RetryPolicy:
             attempt: The number of failed attempts, from 1.
             draw: A random number from 0 to 1.
         """
-        # An exponent over 1023 would overflow. The maximum is reached long before 63.
+        # An exponent over 1023 would overflow. The delay reaches its maximum long before the exponent 63.
         return draw * min(self.maximum, self.initial * 2.0 ** min(attempt - 1, 63))

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class ResultStore(Protocol):
-    """Downloads result pictures. An open session implements this protocol."""
+    """Downloads result pictures. The runtime of an open session implements this protocol."""
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download the picture, and return its bytes."""
@@ -62,8 +62,8 @@ class OutputImage:
     """One result picture, downloaded on request. Its documented format is PNG.
 
     Its URL expires, usually after 24 hours. A later download first gets a new URL from the task's status, except with
-    the protocol ``dashscope``, which has no tasks. An output image can be pickled and deep-copied, but the copy has no
-    session: ``session.attach(task_id)`` gets the result again.
+    the protocol ``dashscope``, which has no tasks. An output image can be pickled and deep-copied. The copy has no
+    session, so it can't be downloaded. ``session.attach(task_id)`` gets the result again.
 
     Attributes:
         url: The URL of the picture. The download needs no key.
@@ -86,9 +86,9 @@ class OutputImage:
         """Download the picture, and return its bytes.
 
         A PNG is downloaded again if a chunk that its pixels need is missing or damaged. Other damage to a PNG is
-        accepted. A picture in another format is accepted with a logged warning. A damaged picture in another format is
-        downloaded again. After the last attempt, such a picture is returned if more than half of it seems usable.
-        Returning a damaged picture issues an :class:`EditWarning`.
+        accepted. An intact picture in another format is accepted with a logged warning. A damaged picture in another
+        format is downloaded again. After the last attempt, it is returned if more than half of it seems usable. A
+        damaged picture that is returned causes an :class:`EditWarning`.
 
         Raises:
             DownloadError: If no usable picture could be downloaded.
@@ -115,8 +115,8 @@ class OutputImage:
                 an obstore store.
 
         Returns:
-            The file's path. If the picture is not a PNG, the file gets the suffix of the picture's format, unless a
-            file of that name exists.
+            The file's path. If ``path`` has the suffix of another picture format, the suffix is corrected, unless a
+            file with the corrected name exists.
 
         Raises:
             ConfigurationError: If results can't be written to ``path``, for example to an http URL.
@@ -134,7 +134,7 @@ class OutputImage:
         return saved, damage
 
     async def open(self) -> Image:
-        """Download the picture and decode it. This needs the ``images`` extra.
+        """Download the picture and decode it. Decoding needs the ``images`` extra.
 
         Damaged parts of the picture are black or gray.
 

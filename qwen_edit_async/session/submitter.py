@@ -33,7 +33,7 @@ class Submitter:
     async def submit(
         self, request: EditRequest, limits: Limits, observer: SubmissionObserver | None = None
     ) -> EditTask:
-        """Submit an edit, and return its task when the service accepts it. For the arguments, see :meth:`begin`."""
+        """Submit an edit, and return its task once the edit is accepted. For the arguments, see :meth:`begin`."""
         submission = self.begin(request, limits, observer=observer)
         with self.parts.poller.active_calls:
             try:
@@ -98,7 +98,7 @@ class Submitter:
             submission.end_wait()
 
     async def finish_sent(self, grace: float) -> None:
-        """Wait for the replies to sent submissions, until ``grace`` seconds after the last submission was given up.
+        """Wait for the replies to sent submissions. Stop ``grace`` seconds after the last submission was given up.
 
         If only part of a reply has arrived by that time, use that part, because it may contain the task's id.
         """

@@ -24,8 +24,8 @@ class SourceItem:
         request: The edit.
         identity: The identity of the edit; empty if it is not known yet.
         problem: The reason why the row can't be edited.
-        place: The name of the item in messages; in a source of several Parquet files, the name of the row's file. If
-            ``place`` is empty, messages name the row number or the first image.
+        place: The name of the item in messages. For a row of one of several Parquet files, ``place`` is the file's
+            name. If ``place`` is empty, messages name the row number or the first image.
     """
 
     row: int | None = None
@@ -35,7 +35,7 @@ class SourceItem:
     place: str = ""
 
     def refused(self, problem: str) -> SourceItem:
-        """Return the row with a problem in place of its edit."""
+        """Return the row with a problem instead of its edit."""
         return attrs.evolve(self, request=None, identity="", problem=problem)
 
     @property
@@ -48,7 +48,7 @@ class SourceItem:
 
 @attrs.frozen
 class EditDefaults:
-    """The instruction and the parameters for rows without them.
+    """The default instruction and the default parameters of rows.
 
     Attributes:
         instruction: The instruction.
@@ -64,7 +64,7 @@ class Reading:
     """Options for reading a source.
 
     Attributes:
-        defaults: The instruction and the parameters for pictures and rows without them.
+        defaults: The default instruction and the default parameters of pictures and rows.
         note: Called with a remark about files that are left out, or about columns that are not used.
         base: The folder from which relative paths start, except paths in a table; empty for the working directory.
         recursive: Whether to read subfolders.
@@ -98,7 +98,7 @@ def request_of(given: Any, defaults: EditDefaults) -> EditRequest:
         return request_from_fields(fields)
     if defaults.instruction is None:
         raise InvalidEditError(
-            f"an item is {type(given).__name__!r}, and there is no instruction for it: "
+            f"an item has the type {type(given).__name__!r}, and there is no instruction for it: "
             "give instruction= for all images, or give EditRequests or mappings of their fields"
         )
     return EditRequest(given, defaults.instruction, defaults.parameters)

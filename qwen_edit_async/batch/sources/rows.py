@@ -39,7 +39,7 @@ _LISTED_CHARACTERS: Final = 200
 _TYPO_SIMILARITY: Final = 0.8
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _NOTHING: Final = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null", "nat"})
-"""Words by which spreadsheets and data frames mark an empty cell. A key may be one of these words."""
+"""Words by which spreadsheets and data frames mark an empty cell. In the column ``key``, such a word is a key."""
 
 
 @attrs.define(eq=False)
@@ -47,9 +47,9 @@ class Rows:
     """Turns the rows of a table into edits.
 
     Attributes:
-        folder: The folder from which relative paths start, perhaps in a bucket; empty for the working directory.
+        folder: The folder, possibly in a bucket, from which relative paths start; empty for the working directory.
         reading: The options for reading the table.
-        typed: Whether cells have types, as in JSON. Without types, text such as ``"3"`` may be a number.
+        typed: Whether to keep the types of cells, as for JSON. Otherwise, text such as ``"3"`` may become a number.
     """
 
     folder: str | os.PathLike[str]
@@ -143,7 +143,7 @@ def column_name(name: object) -> str:
 
 
 def cell_value(name: str, value: Any) -> Any:
-    """Return the value of a cell as a Python object, without blanks around it; ``None`` for an empty cell."""
+    """Return the value of a cell as a Python object; ``None`` for an empty cell. Blanks around text are removed."""
     if isinstance(value, str):
         value = value.strip()
         return None if value.lower() in _NOTHING and (not value or name != "key") else value
@@ -173,7 +173,7 @@ def _check_cells(cells: Mapping[str, Any]) -> None:
             "the column 'image' is empty, though another image is given" if others else "there is no image"
         )
     for name in _TEXTS & cells.keys():
-        # EditRequest allows a lone surrogate, because a JSON body can hold it. In a table, it is most likely a mistake.
+        # EditRequest allows lone surrogates, because a JSON body can hold them. In a table, they are likely a mistake.
         if isinstance(cells[name], str) and _HALF_CHARACTER.search(cells[name]):
             raise InvalidEditError(f"the {name} has half a character (a lone surrogate)")
 

@@ -671,7 +671,7 @@ def test_a_request_is_taken_as_it_is_and_images_need_an_instruction():
     with pytest.raises(InvalidEditError, match="has its own instruction"):
         request_of(request, SNOW)
     with pytest.raises(
-        InvalidEditError, match="an item is 'str', and there is no instruction for it: give instruction="
+        InvalidEditError, match="an item has the type 'str', and there is no instruction for it: give instruction="
     ):
         request_of("a.jpg", EditDefaults())
 
