@@ -44,7 +44,7 @@ class QwenEditError(Exception):
     Args:
         message: The problem, and the place where it was found.
         hint: The remedy.
-        summary: The message without the names of particular images and tasks.
+        summary: The message without image names and task ids.
         task_id: The id of the task that the error is about.
 
     Attributes:
@@ -65,7 +65,7 @@ class QwenEditError(Exception):
 
     @property
     def summary(self) -> str:
-        """The message without the hint and the names of images and tasks, so that errors of one kind can be counted."""
+        """The message without the hint, image names and task ids, so that errors of one kind have the same summary."""
         if self._summary:
             return self._summary
         text = super().__str__() or type(self).__name__
@@ -89,7 +89,7 @@ class InvalidEditError(QwenEditError, ValueError):
 
     @property
     def summary(self) -> str:
-        """The message without the names of images, followed by the hint, which all errors of one kind share."""
+        """The message without image names, followed by the hint. All errors of one kind have the same hint."""
         return f"{super().summary}; {self.hint}" if self.hint else super().summary
 
 
@@ -115,7 +115,7 @@ class APIStatusError(QwenEditError):
 
     Attributes:
         status_code: The HTTP status. It can be 200, because some gateways send errors with that status.
-        code: The service's error code, as an integer if it looks like one.
+        code: The service's error code. A code that consists of digits is an integer.
         message: The service's error message.
         request_id: The id that the service gave to the request. The service's support may ask for it.
         retry_after: The seconds that the service asks the client to wait before the next request.
@@ -198,11 +198,11 @@ class NotFoundError(APIStatusError):
 
 
 class RateLimitError(APIStatusError):
-    """The service replied "too many requests" (429, or code 1002). An edit is retried while its deadline allows."""
+    """The service replied "too many requests" (429, or code 1002). The session retries an edit until its deadline."""
 
     @property
     def summary(self) -> str:
-        """The hint, or a fixed message if the service rejected the edit until its deadline."""
+        """The hint, or a fixed message if there is no hint."""
         return self.hint or "too many requests, until the deadline"
 
 
@@ -240,8 +240,8 @@ class EditFailedError(QwenEditError):
     """The task failed at the service.
 
     Attributes:
-        code: The service's error code, as an integer if it looks like one. 110001 stands for content moderation, and
-            190000 for an input image that the service could not download.
+        code: The service's error code. A code that consists of digits is an integer. 110001 stands for content
+            moderation, and 190000 for an input image that the service could not download.
         message: The service's error message.
         error_type: The kind of failure, such as ``CONTENT_BLOCKED``; empty if the service does not name it.
         provider_error: The error text of the provider that ran the model for the service; may be empty.
@@ -276,7 +276,7 @@ class EditFailedError(QwenEditError):
 
 
 class EditCancelledError(QwenEditError):
-    """The edit was cancelled, usually with ``EditTask.cancel()``. Its task is charged unless the service cancels it."""
+    """The edit was cancelled, usually with ``EditTask.cancel()``. A task is charged unless the service cancels it."""
 
 
 class DeadlineExceededError(QwenEditError, TimeoutError):
@@ -290,10 +290,10 @@ class DeadlineExceededError(QwenEditError, TimeoutError):
 class DownloadError(QwenEditError):
     """The task is completed, but a picture could not be downloaded or decoded.
 
-    ``session.attach(task_id)`` gets the task's result again, with new URLs.
+    If the protocol has status checks, ``session.attach(task_id)`` gets the task's result again, with new URLs.
 
     Attributes:
-        url: The URL that was tried last, or an empty string. It needs no key, and it expires.
+        url: The URL that was tried last, or an empty string. The URL needs no key, and expires.
     """
 
     def __init__(self, message: str, *, hint: str = "", task_id: str | None = None, url: str = "") -> None:
@@ -313,7 +313,7 @@ class SessionClosedError(QwenEditError):
 
 
 def summary_of(error: Exception) -> str:
-    """Return the summary of an error of any kind, cut off if it is long."""
+    """Return the summary of any exception, cut off after 200 characters."""
     if isinstance(error, QwenEditError):
         text = error.summary
     elif isinstance(error, OSError) and error.strerror:
@@ -327,7 +327,7 @@ class EditWarning(UserWarning):
     """The result of an edit may disappoint, for example because the instruction is too long or a picture is damaged.
 
     Attributes:
-        summary: The reason without the names of images, so that warnings of one kind can be counted.
+        summary: The reason without image names, so that warnings of one kind have the same summary.
     """
 
     def __init__(self, message: str, summary: str = "") -> None:

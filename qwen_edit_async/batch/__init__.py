@@ -2,9 +2,9 @@
 
 ::
 
-    batch        EditBatch: the input and the options
+    batch        EditBatch: bulk runs
     hub          EditHub: edits on demand           server     a hub over HTTP
-    intake       the loop over the input of a run   input      the requests of a run, or their source
+    intake       the loop over the edits of a run   input      the input of a run: requests or a source
     survey       the plan of a run, from the input and the journal
     run          the state that the edits of one run share
     row          one edit, from its state in the journal to its saved pictures
@@ -13,7 +13,7 @@
     worker       blocking calls on one thread       price      the price of a picture
     journal/     SQLite, the run lock               sources/   folders, tables, data frames
     ------------------------------------------------------ modules without I/O
-    decide       the states of an edit, their legal changes, and the next action for an edit
+    decide       the states of an edit, the moves between states, and the next action for an edit
     identity     the identity of an edit, and the names of its files
     signatures   presigned URLs without their signatures
     plan         BatchPlan                          report     BatchReport

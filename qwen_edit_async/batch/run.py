@@ -85,7 +85,7 @@ class Run:
         budget: The limits, and the costs and tasks so far.
         progress: The progress without ``in_flight``, ``cost`` and ``held``, which :meth:`progress_now` adds.
         error: The error that ended the run, such as a rejected key. All other edits would fail with the same error.
-        in_flight: The numbers of the edits that are being submitted or whose tasks are awaited.
+        in_flight: The journal numbers of the edits that are being submitted or whose tasks are awaited.
         unanswered: The number of submissions whose reply is awaited, or whose task id is being journalled.
         unwritten: The key and the task id of each edit whose task id could not be journalled.
         refused: The refused rows, grouped by reason.
@@ -186,7 +186,7 @@ class Run:
     def _row_ended(self, row: asyncio.Task[Any]) -> None:
         self.rows.discard(row)
         if not row.cancelled() and (error := row.exception()) is not None:
-            # The journal or this package failed. All edits end, because the journal may not record their next steps.
+            # The journal or this package failed. Cancel all other edits, as the journal might miss their next steps.
             self.crash = self.crash or error
             self.budget.stop(str(error))
             self.notify()
@@ -205,7 +205,7 @@ class Run:
                     await self.wait_for_change()
 
     def raise_crash(self) -> None:
-        """Raise :attr:`crash`, if it is set. Its notes name the task ids that were not journalled."""
+        """Raise :attr:`crash`, if it is set, with a note for each task id that was not journalled."""
         if self.crash is not None:
             for key, task_id in self.unwritten:
                 self.crash.add_note(

@@ -11,8 +11,8 @@ from qwen_edit_async.images.kinds import is_url
 _NAMES: Final = frozenset({"expires", "signature", "key-pair-id", "googleaccessid"})
 _ENDINGS: Final = ("accesskeyid", "-security-token")
 _VENDOR_SIGNATURE: Final = re.compile("(x-[a-z0-9]+-)signature")
-"""Matches the signature parameter of a storage service. The service's other signing parameters, such as
-``X-Amz-Date``, have the same prefix."""
+"""Matches the name of a storage service's signature parameter, such as ``x-amz-signature``. The names of the service's
+other signing parameters, such as ``x-amz-date``, start with the same prefix."""
 
 _CHANGES_PICTURE: Final = "-process"
 """The ending of a parameter that changes the picture, such as ``x-oss-process``. Such a parameter is kept."""
@@ -27,7 +27,7 @@ _NAMES_BESIDE: Final[Mapping[str, frozenset[str]]] = {
     "ossaccesskeyid": frozenset({"security-token"}),
     "q-signature": frozenset(_TENCENT.split()),
 }
-"""If a URL has the key as a parameter, the parameters in the value belong to the URL's signature."""
+"""Each key is a parameter. If a URL has this parameter, the parameters in the value belong to the signature."""
 
 _NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
     ".fbcdn.net": frozenset({"oh", "oe"}),
@@ -35,14 +35,14 @@ _NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
     ".discordapp.com": frozenset({"ex", "is", "hm"}),
     ".discordapp.net": frozenset({"ex", "is", "hm"}),
 }
-"""If the name of a URL's host ends with the key, the parameters in the value belong to the URL's signature."""
+"""Each key is the end of a host name. At such a host, the parameters in the value belong to a URL's signature."""
 
 _PATH: Final = re.compile("[/?#]")
 """Matches the first character after the host and port of a URL."""
 
 
 def unsigned(text: str) -> str:
-    """Return a URL without its signature and with a lower-case host. Return any other text unchanged."""
+    """Return a URL without its signature, and with its scheme and host in lower case. Return other text unchanged."""
     if not is_url(text):
         return text
     text, host = _with_lower_host(text)

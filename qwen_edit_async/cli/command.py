@@ -51,7 +51,7 @@ class Command:
         submission: Options for submissions; ``None`` for a command that submits nothing.
         max_in_flight: The maximum number of tasks in flight.
         output: The folder for results.
-        as_json: Whether errors are printed as JSON.
+        as_json: Whether the result or the error is printed as JSON.
         unsaved: Ids of completed tasks whose pictures are not all saved yet.
         submit_rate: The maximum number of submissions per second; ``None`` for no limit.
         journalled: Whether a journal records the tasks' ids, so that the command need not print them.
@@ -84,7 +84,7 @@ class Command:
     def __call__(self, work: Work) -> int:
         """Open a session, do the work, close the session, and return the exit code.
 
-        SIGINT, SIGTERM and SIGHUP cancel the work.
+        SIGINT, SIGTERM and SIGHUP cancel the work. Under ``nohup``, SIGHUP does not.
         """
         try:
             _check_output(self.output)
@@ -205,7 +205,7 @@ class Command:
 
 @contextlib.asynccontextmanager
 async def showing(session: EditSession, screen: Screen, state: Callable[[], str]) -> AsyncIterator[None]:
-    """While the block runs, show on a terminal what ``state`` returns, and when a Retry-After pause ends."""
+    """On a terminal, show the text from ``state`` and the end of any Retry-After pause while the block runs."""
     from rich.text import Text  # noqa: PLC0415  # slow to import
 
     with screen.console.status("") as line:
@@ -250,7 +250,7 @@ async def save(result: EditResult, command: Command, stem: str | None = None) ->
 
 
 def _check_output(folder: FilePath) -> None:
-    """Create a missing local folder, and check that it is writable, before any edit is paid for."""
+    """Create a local folder if it is missing, and check that it is writable, before any edit is paid for."""
     if isinstance(folder, BucketPath):
         return
     try:

@@ -50,7 +50,7 @@ class Screen:
     """
 
     def __init__(self) -> None:
-        # Imported early, because a later import would block the event loop.
+        # Import rich.progress now, because a later import would block the event loop.
         import rich.progress  # noqa: F401, PLC0415  # slow to import
         from rich.console import Console  # noqa: PLC0415  # slow to import
 
@@ -68,7 +68,7 @@ class Screen:
         self._kinds: dict[str, int] = {}
 
     def line(self, text: str, style: str | None = None, *, whole: bool = False) -> None:
-        """Print a line. Replace the names of Python options in its text with shell options.
+        """Print a line. Replace Python options in the text with shell options.
 
         On a terminal, wrap the line between words, unless ``whole`` keeps it in one piece for users to copy.
         """
@@ -83,7 +83,7 @@ class Screen:
         self.line(f"warning: {text}", "yellow")
 
     def note(self, text: str, kind: str = "") -> None:
-        """Print a note once, and only the first few notes of a kind. :meth:`close` prints how many were omitted."""
+        """Print a note once, and at most three notes of a kind. :meth:`close` prints the number of omitted notes."""
         if text in self._notes:
             return
         self._notes.add(text)
@@ -100,7 +100,7 @@ class Screen:
 
     @contextmanager
     def warnings_as_notes(self) -> Iterator[None]:
-        """While the block runs, print the library's warnings as notes. Drop Pillow's warnings: they name no file."""
+        """While the block runs, print this package's warnings as notes. Hide Pillow's warnings, which name no file."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             warnings.simplefilter("always", EditWarning)
@@ -121,7 +121,7 @@ class ProgressBar:
 
     Args:
         screen: The screen to draw on.
-        state: Returns the progress, given the seconds since the start.
+        state: Called with the seconds since the start. Returns the progress.
         clock: Returns the time in seconds.
     """
 

@@ -23,7 +23,7 @@ def emulator(
     requests_per_second: int | None = None,
     envelope: Literal["flat", "params", "both", "header"] = "flat",
 ) -> int:
-    """Run the emulator, which imitates the service, on this machine until Ctrl-C.
+    """Run an emulator of the service on this machine until Ctrl-C.
 
     The emulator follows the service's documented contract. It edits pictures with simple effects, without the model.
 

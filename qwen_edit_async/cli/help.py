@@ -1,4 +1,4 @@
-"""The list of commands and the top-level help. The module imports nothing slow."""
+"""The list of commands and the top-level help. This module imports nothing slow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 COMMANDS: Final = {
     "edit": "Edit one to three pictures together.",
     "batch": "Edit many pictures.",
-    "hub": "Make edits, until Ctrl-C, for worker processes that share one account.",
+    "hub": "Make edits for worker processes that share one account, until Ctrl-C.",
     "status": "Print the state of a task. The exit code is 1 if the task failed.",
     "fetch": "Wait for a task that was submitted earlier, and save its pictures.",
     "doctor": "Check the key, the connection and the service's replies. The checks create no task and cost nothing.",
@@ -41,7 +41,7 @@ Exit codes
        in a dry run: a row is bad
   2    wrong usage, or a bad row with --strict; nothing was sent
   3    the key is missing or refused, or the balance is too low
-  130  interrupted; the command edit prints running tasks, batch records them"""
+  130  interrupted; the command edit prints running tasks, and batch records them"""
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:

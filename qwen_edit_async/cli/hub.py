@@ -30,7 +30,7 @@ def hub(
     submission: SubmissionOptions | None = None,
     connection: ConnectionOptions | None = None,
 ) -> int:
-    """Make edits, until Ctrl-C, for worker processes that share one account.
+    """Make edits for worker processes that share one account, until Ctrl-C.
 
     A worker sends POST /edits with the fields of an edit as JSON (key, image, instruction, any parameter) and with
     the header "Authorization: Bearer TOKEN". The reply is the outcome. An edit that is sent again is not paid for

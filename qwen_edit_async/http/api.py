@@ -27,11 +27,11 @@ from qwen_edit_async.version import __version__
 _MAX_REPLY_BYTES = 1024 * 1024
 
 _IDLE_SECONDS = 4.0
-"""Seconds after which an idle connection for calls without a body is closed. Common servers close it after 5 s."""
+"""Seconds after which an idle connection for calls without a body is closed. Many servers close idle ones after 5 s."""
 
 _IDLE_SECONDS_OF_SUBMISSIONS = 1.5
-"""Seconds after which an idle connection for submissions is closed. Impatient servers close it after 2 s. If
-a server closes the connection during a submission, a task may exist. Status checks can be repeated, so their
+"""Seconds after which an idle connection for submissions is closed. Some servers close idle connections after
+2 s. If a server closes the connection during a submission, a task may exist. Status checks can be repeated, so their
 connections may stay idle longer."""
 
 
@@ -57,7 +57,7 @@ class Transport(Protocol):
     """
 
     async def open(self) -> None:
-        """Prepare for sending. Called on the session's event loop."""
+        """Prepare for sending. The session calls this method on its event loop."""
         ...
 
     async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
@@ -100,7 +100,7 @@ class AiohttpTransport:
         self._reply_timeouts = ReplyTimeouts(timeouts.reply)
 
     async def open(self) -> None:
-        """Create the connection pools. They have no limits, because the session limits its submissions and checks.
+        """Create the connection pools. The pools have no limits, because the session limits its submissions and checks.
 
         Raises:
             ConfigurationError: If the environment names a proxy that can't be used.
@@ -166,7 +166,7 @@ class AiohttpTransport:
         return self._reply(timeout.response, url, content, complete=complete)
 
     def _reply(self, response: aiohttp.ClientResponse, url: str, content: bytearray, *, complete: bool) -> Reply:
-        """Return the reply without the key. An incomplete reply is returned too: it may contain a task id."""
+        """Return the reply without the key. Return even an incomplete reply, because it may contain a task id."""
         redact = self._api_key.redact_bytes if complete else self._api_key.redact_torn
         headers = response.headers
         return Reply(
@@ -221,7 +221,7 @@ async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """Return the reason for a failed call. Most errors' texts are left out, because they can quote headers."""
+    """Return the reason for a failed call. Leave out the texts of most errors, because such texts can quote headers."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         flaw = getattr(error.certificate_error, "verify_message", "") or type(error.certificate_error).__name__
         return f"its certificate is not valid: {flaw.rstrip('.')}"

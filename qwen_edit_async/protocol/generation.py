@@ -63,7 +63,7 @@ class GenerationProtocol(WireProtocol):
         return read_submission(reply)
 
     def read_status(self, reply: Reply, task: TaskSnapshot) -> TaskSnapshot:
-        """Read the task's status, and its failure or its pictures and usage (contract, *The status reply*)."""
+        """Read the task's status, failure, pictures and usage (contract, *The status reply*)."""
         if not reply.ok:
             raise error_from_reply(reply, task_id=task.task_id)
         document = load_object(reply, task_id=task.task_id)
@@ -79,7 +79,7 @@ class GenerationProtocol(WireProtocol):
         return attrs.evolve(self.submission(request), path=f"{self.submission_path}/precharge")
 
     def read_estimate(self, reply: Reply) -> Estimate:
-        """Read ``data.cost``. Without a cost, raise an error with the service's reason."""
+        """Read ``data.cost``. If it is missing, raise an error with the service's reason."""
         if not reply.ok:
             error = error_from_reply(reply)
             if reply.status in _NO_SUCH_CALL:
@@ -97,7 +97,7 @@ class GenerationProtocol(WireProtocol):
         return super().read_estimate(reply)
 
     def alternative(self) -> GenerationProtocol | None:
-        """Return this protocol with the other common envelope, ``flat`` or ``params``; ``None`` for ``header``."""
+        """Return this protocol with ``params`` instead of ``flat``, or the reverse; ``None`` for ``header``."""
         if self.envelope == "header":
             return None
         return attrs.evolve(self, envelope="params" if self.envelope == "flat" else "flat")

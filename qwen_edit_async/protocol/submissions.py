@@ -92,7 +92,7 @@ def _named_task(document: Mapping[str, Any], http_status: int) -> str | None:
 
 
 def _error_report(members: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the members of all objects in which a reply may report an error, and of the objects nested inside."""
+    """Merge the members of the objects that may report an error, and of the objects nested in these objects."""
     reports = [each for name in _REPORT_NAMES if isinstance(each := members.get(name), dict)]
     if not reports:  # the most frequent case
         return {}
@@ -108,7 +108,7 @@ def _is_refusal(document: Mapping[str, Any]) -> bool:
 def read_fragment(text: str) -> dict[str, Any]:
     """Return the complete members at the start of an incomplete JSON object.
 
-    ``request_id`` is left out if the object reports an error, because it then identifies the report, not a task.
+    In an error report, ``request_id`` identifies the request, not a task, so it is left out.
     """
     members: dict[str, Any] = {}
     decode = json.JSONDecoder().raw_decode

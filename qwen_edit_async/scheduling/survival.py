@@ -1,7 +1,7 @@
 """The duration of tasks, estimated online from ended and running tasks. Pure: no I/O, no clock.
 
 A piece of evidence is a stretch of a task's life. The task either ran through the whole stretch, or ended somewhere
-inside. The estimate is a hazard (a rate of ends) for each step of a grid of ages. A step's hazard is the number of
+inside it. The estimate is a hazard (a rate of ends) for each step of a grid of ages. A step's hazard is the number of
 ends in the step, divided by the total running time in the step.
 """
 
@@ -21,15 +21,15 @@ _WIDTHS = tuple(end - start for start, end in pairwise(_EDGES))
 _SIZE = len(_WIDTHS)
 
 _UNINFORMED = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES)]
-"""The hazard without evidence: 1/age from age 1 on. Half of the tasks that reach an age end before twice that age."""
+"""The hazard without evidence: 1/age from age 1 on, so half of the tasks running at age x end before age 2x."""
 
 _NEWS_SHARE = 0.3
 _MOST_NEWS = 30.0
-"""The estimate is renewed when the news (the new evidence) has enough weight: 1 plus 30 % of the weight of the old
-evidence, but at most 30. An ended task has weight 1."""
+"""News is evidence that the estimate does not include yet. The estimate is renewed when the weight of the news reaches
+1 plus 30 % of the old evidence's weight, or 30 if that is less. An ended task has weight 1."""
 
 _NEWS_IN_A_STRETCH = 0.1
-"""The weight of the news that a task still runs. If it were 0, a slower service would be noticed late."""
+"""The weight of the news that a task still runs. With 0, the estimate would adapt late to a slower service."""
 
 _LEAST_PROBABILITY = 1e-9
 
@@ -44,11 +44,11 @@ class Survival:
     With a grid of n steps, a query or a survived stretch costs O(log n). An end costs O(steps in its stretch). Renewing
     the estimate costs O(n), and happens less often as ends accumulate.
 
-    Durations may have any unit. After 0, the grid's edges run from 0.05 to just over 3600, 8 % apart.
+    Durations may have any unit. After 0, the grid's edges run from 0.05 to just over 3600, about 8 % apart.
 
     Args:
         memory: The number of ends after which the weight of older evidence has faded to 1/e.
-        strength: The weight of the prior, in ended tasks, for each range of ages from x to e·x.
+        strength: The weight of the prior in each range of ages from x to e·x. An ended task has weight 1.
         prior: A more general estimate from which this estimate starts, such as the estimate for all tasks. The prior
             also learns what this estimate learns. The default prior is the hazard 1/age, so checks get rarer
             as a task ages.
@@ -79,9 +79,9 @@ class Survival:
     def survived(self, start: float, end: float) -> None:
         """Learn that a task ran from age ``start`` at least until age ``end``.
 
-        Only the first and the last step of the stretch are marked, so the cost does not depend on the number of steps.
-        :meth:`_take_in_news` later adds the full width of every step in the stretch. So the time before
-        ``start`` and after ``end`` is subtracted here.
+        This method marks only where the stretch begins and ends, so its cost does not depend on the number of steps.
+        :meth:`_take_in_news` later adds the full width of every step in the stretch. So this method subtracts the time
+        before ``start`` in the first step, and after ``end`` in the last step.
         """
         first = bisect_right(_EDGES, start, 1, _SIZE) - 1
         after = bisect_right(_EDGES, end, 1, _SIZE)
@@ -126,7 +126,7 @@ class Survival:
     def check_age(self, age: float, cost: float) -> float:
         """Return the best age for the next check of a task running at ``age``.
 
-        A check costs as much as a lag of ``cost``.
+        A check costs as much as a delay of ``cost`` between a task's end and the next check.
         """
         step = bisect_right(_EDGES, age, 1, _SIZE) - 1
         goal = self._cumulated_roots[step] + self._roots[step] * (age - _EDGES[step]) + math.sqrt(2 * cost)
@@ -134,7 +134,7 @@ class Survival:
         return _EDGES[step] + (goal - self._cumulated_roots[step]) / self._roots[step]
 
     def learn_from(self, other: Survival) -> None:
-        """Learn from the new evidence of another estimate, which has this estimate as its prior."""
+        """Learn from the new evidence of an estimate whose prior is this estimate."""
         self._new_events = list(map(operator.add, self._new_events, other._new_events))
         self._new_time = list(map(operator.add, self._new_time, other._new_time))
         self._entering = list(map(operator.add, self._entering, other._entering))
@@ -163,7 +163,7 @@ class Survival:
                 self._time, self._new_time, accumulate(self._entering[:-1]), _WIDTHS, strict=True
             )
         ]
-        # A long time without an end must not outweigh the ends after it.
+        # Limit the time, because a long time without ends would outweigh later ends.
         for step, most in enumerate(self._most_time):
             if self._time[step] > most:
                 self._events[step] *= most / self._time[step]
