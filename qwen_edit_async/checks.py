@@ -11,7 +11,7 @@ from qwen_edit_async.text import quoted
 
 
 def check_positive(value: float | None, name: str, *, integer: bool = False) -> None:
-    """Raise :class:`ConfigurationError` unless the value is a positive number (with ``integer``, an integer)."""
+    """Raise :class:`ConfigurationError` unless the value is a positive number. ``integer`` requires an integer."""
     kinds = (int,) if integer else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= sys.float_info.max:
         what = "a positive integer" if integer else "a positive number"

@@ -50,12 +50,12 @@ class EditTimings:
 
     Attributes:
         queued: The time spent waiting for a slot and for permission to send.
-        submitting: The time from taking the slot to the service's acceptance, including reading, uploading and retries.
-            With ``dashscope``, the time until the accepted request is sent.
+        submitting: The time from taking the slot to the service's acceptance. This includes reading and uploading the
+            images, and retries. With ``dashscope``, the time from taking the slot to sending the accepted request.
         running: The time from the acceptance to the reply that showed the task's end. With ``dashscope``, the duration
             of the accepted call.
         lag: The time from the last check that found the task running to the reply that showed the task's end. Without
-            such a check, the time since the acceptance.
+            such a check, the time from the acceptance to that reply.
         checks: The number of status checks that were answered.
         failed_checks: The number of status checks that failed.
     """

@@ -108,7 +108,7 @@ class Row:
         self._run.unanswered += 1
 
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
-        """Journal the task's id and any URLs of pictures. If there is certainly no task, undo the intent to submit.
+        """Journal the task's id and any picture URLs. If there is certainly no task, restore the edit's earlier state.
 
         The edit's coroutine can't journal the task, because it may have been cancelled before the reply arrived. Some
         protocols return the URLs only in the reply to the submission.
@@ -240,7 +240,7 @@ class Row:
             cost = self._cost_of(task)
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
             run.budget.completed(pictures, cost, made=len(result.images), counted=self._entry.cost)
-            # A report has its own thumbnails, so these pictures need no previews.
+            # The report makes its own thumbnails, so saving these pictures need not make previews.
             await self._save([attrs.evolve(image, previews=None) for image in result.images])
 
     def _cost_of(self, task: EditTask) -> Decimal | None:
@@ -328,6 +328,6 @@ def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
 
 
 def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:
-    """Return the number in each file's name. All numbers are less than ``asked``, the number of requested pictures."""
+    """Return the number for each picture's file name. All numbers are less than ``asked``."""
     places = [image.index for image in images[:asked]]
     return places if all(place < asked for place in places) else range(len(places))

@@ -41,7 +41,8 @@ def edit(
 ) -> int:
     """Edit one to three pictures together.
 
-    The results are saved as NAME-TASK_ID-0.png, NAME-TASK_ID-1.png and so on. NAME is the first picture's name.
+    The results are saved as NAME-TASK_ID-0.png, NAME-TASK_ID-1.png and so on. NAME is the first picture's name
+    without its ending.
 
     Args:
         images: Files or http(s) URLs, in the order in which the instruction names them. The last image sets the aspect

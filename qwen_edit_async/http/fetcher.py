@@ -22,7 +22,7 @@ from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.protocol.urls import resolve, to_url
 
 MAX_RESULT_BYTES = 64 * 1024 * 1024
-"""The largest result to download; 2048 x 2048 pixels of RGBA are 16 MiB uncompressed."""
+"""The largest result to download: four times the size of 2048×2048 uncompressed RGBA pixels."""
 
 _LEAST_BYTES_PER_SECOND = 1024
 _MAX_HEADER_BYTES = 32 * 1024

@@ -23,13 +23,13 @@ from qwen_edit_async.images.png import essentials
 from qwen_edit_async.log import log
 
 _MAX_COEFFICIENT_BYTES: Final = 512 * 1024 * 1024
-"""The limit on the memory for decoding a JPEG with several scans. It allows 268 million samples."""
+"""The memory limit for decoding a JPEG with several scans. Each of its coefficients takes 2 bytes."""
 
 _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
 """Formats whose decoders need 16 bytes per pixel, so their limit on pixels is halved. Other decoders need 4 to 10."""
 
 _READ_LATE: Final = frozenset({"BMP", "GIF", "TIFF"})
-"""Formats that Pillow reads while it decodes them. JPEG and PNG are missing: they have their own ``load_read``."""
+"""Formats for which :func:`open_file` defines ``load_read``. The plugins for JPEG and PNG define their own."""
 
 _JPEG_END: Final = b"\xff\xd9"
 _MAX_PADDED_BYTES: Final = 16 * 1024 * 1024
@@ -169,7 +169,7 @@ def loses_colours(file: IO[bytes]) -> bool:
 
 
 def load_despite_damage(file: IO[bytes], side: int | None = None) -> ImageFile.ImageFile:
-    """Open and decode a picture, even if it is damaged or incomplete. The missing part is black or gray.
+    """Open and decode a picture, even if it is damaged or incomplete. Any missing part is black or gray.
 
     With ``side``, a JPEG is decoded at a reduced scale, but its sides keep at least this number of pixels.
 

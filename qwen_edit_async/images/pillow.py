@@ -37,7 +37,7 @@ _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_PADDING: Final = b"\xff\0" * 8
 """Bytes in place of the end marker, for a decoder that reads ahead.
 
-They encode 64 bits that are all 1, which is not a valid Huffman code.
+They encode 64 bits that are all 1. These bits are not valid pixel data, because no Huffman code is all 1.
 """
 
 _WEBP_QUALITY: Final = 70
@@ -88,7 +88,7 @@ class Encoded:
 
 
 def check(file: IO[bytes], findings: Findings, *, fit: bool = False) -> Facts | None:
-    """Decode the part of an image file that the check of its structure could not judge.
+    """Decode the part of an image file that the earlier check of the file's structure could not judge.
 
     Return the file's properties; ``None`` if a warning by Pillow was raised as an exception.
 
@@ -184,7 +184,7 @@ def thumbnail(picture: Any, side: int) -> Encoded:
 
 
 def decode(content: bytes) -> Image.Image:
-    """Decode a picture. The damaged or missing part is black or gray.
+    """Decode a picture. Any damaged or missing part is black or gray.
 
     Raises:
         ImageError: No pixel can be decoded, or the picture has too many pixels.
@@ -194,7 +194,7 @@ def decode(content: bytes) -> Image.Image:
 
 
 def _lost_colours(image: ImageFile.ImageFile, file: IO[bytes], findings: Findings) -> str:
-    """Name the colour data that a file loses when it is converted. Return an empty text if there is none."""
+    """Name the colour data that is lost when a file is converted. Return an empty text if none is lost."""
     if isinstance(image, PngEssentials) and image.lost:
         return f"damaged {' and '.join(sorted(image.lost))} data"
     if findings.colours:

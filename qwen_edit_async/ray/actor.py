@@ -96,7 +96,7 @@ class HubActor:
             return self._opened
 
     async def open(self) -> tuple[str, dict[str, Any], dict[str, Any]]:
-        """Open the session and the journal, and return the arguments of the actor."""
+        """Open the session and the journal, and return the arguments that the actor was created with."""
         await self._parts()
         return self._arguments
 
@@ -128,7 +128,7 @@ class HubActor:
             await asyncio.wait([outcome, wanted])  # so that neither asyncio task outlives the call
 
     async def record(self, name: str, files: Sequence[tuple[str, int]], error: str | None) -> None:
-        """Record that a worker saved an edit's pictures, or why it could not."""
+        """Record that a worker saved an edit's pictures, or why the pictures could not be saved."""
         await (await self._parts())[1].record(name, files, error)
 
     async def renew(self, task_id: str) -> tuple[str, ...]:

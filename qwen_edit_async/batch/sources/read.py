@@ -76,12 +76,12 @@ def is_source(value: object) -> TypeGuard[Source]:
 
 
 def is_table(source: Source, base: str = "") -> bool:
-    """Return whether a source is a table, whose rows can have keys. ``base`` is as in :class:`Reading`."""
+    """Return whether a source is a table, whose rows can have keys. Relative paths start from ``base``."""
     return not isinstance(source, str | os.PathLike) or bool(_tables_of(source, base))
 
 
 def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
-    """Return the file of a table, or its Parquet files in a folder or a pattern. Return nothing for other sources."""
+    """Return a table's file, or the Parquet files of a folder or a pattern. Return nothing for other sources."""
     path = BucketPath.of(source) or Path(base, source)
     has_ending = path.suffix.lower() in _TABLE_ENDINGS
     if isinstance(path, BucketPath):
@@ -99,7 +99,10 @@ def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
 
 
 def _parts(folder: FilePath, names: Iterable[str]) -> Sequence[FilePath]:
-    """Return the paths of Parquet files. Return nothing if there are other files, except files such as ``_SUCCESS``."""
+    """Return the paths of Parquet files. Return nothing if there are other files.
+
+    Files such as ``_SUCCESS``, whose names start with ``_`` or ``.``, are ignored.
+    """
     parts = []
     for name in names:
         path = folder / name
@@ -221,4 +224,4 @@ def _table_advice(paths: Iterable[str]) -> str:
     tables = [path for path in paths if os.path.splitext(path)[1].lower() in _TABLE_ENDINGS]
     if not tables:
         return ""
-    return f". Found {counted(len(tables), 'table')} instead: give each as a source of its own, such as {tables[0]}"
+    return f". Found {counted(len(tables), 'table')} instead: give each table as a separate source, such as {tables[0]}"

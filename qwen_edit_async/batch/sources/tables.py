@@ -24,7 +24,7 @@ _ADVICE: Final = "double the quotes in a quoted cell; put long texts, such as da
 
 
 def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
-    """Yield an edit for each row, numbered as in a spreadsheet.
+    """Yield an edit or a problem for each row that is not blank. Rows are numbered as in a spreadsheet.
 
     Commas, semicolons or tabs separate cells, unless a ``sep=`` line declares another character.
     """
@@ -57,7 +57,7 @@ def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
 
 
 def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
-    """Return the row number of the header, the number of lines before it, its first line, and the cell separator."""
+    """Return the header's row number, the number of lines before the header, its first line, and the separator."""
     blank, first, declared = 0, "", None
     for first in lines:
         if declared is None and (declared := _DECLARED.fullmatch(first)) is not None:
@@ -73,7 +73,7 @@ def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
 
 
 def jsonl_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
-    """Yield an edit for each line that is not blank. Each line is a JSON object."""
+    """Yield an edit or a problem for each line that is not blank. A line must be a JSON object."""
     rows = Rows(path.parent, reading, typed=True)
     for row, line in enumerate(_lines(path), 1):
         if not line.strip():

@@ -52,8 +52,8 @@ def test_a_file_of_another_kind_says_which_tables_can_be_read(make, refusal, nam
 def test_a_folder_of_tables_says_to_give_one_of_them(make, refusal):
     make("parts/part-1.csv", "parts/part-0.csv", content=b"image\n")
     assert refusal("parts").endswith(
-        "no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in parts. Found 2 tables instead: give each as a source of its "
-        "own, such as parts/part-0.csv"
+        "no JPEG, PNG, BMP, TIFF, WEBP or GIF picture in parts. Found 2 tables instead: give each table as a "
+        "separate source, such as parts/part-0.csv"
     )
 
 
@@ -101,7 +101,7 @@ def test_a_pattern_that_matches_folders_says_how_to_match_their_files(make, read
 def test_a_pattern_of_tables_says_to_give_one_of_them(make, refusal):
     make("parts/part-1.csv", "parts/part-0.csv", content=b"image\n")
     assert refusal("parts/*.csv").endswith(
-        "Found 2 tables instead: give each as a source of its own, such as parts/part-0.csv"
+        "Found 2 tables instead: give each table as a separate source, such as parts/part-0.csv"
     )
 
 
