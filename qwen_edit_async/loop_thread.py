@@ -1,22 +1,25 @@
-"""Runs an event loop on a thread of its own, for callers that are not async."""
+"""Runs an event loop on its own thread, for callers that are not async."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import inspect
 import os
+import queue
 import sys
 import threading
-from collections.abc import AsyncIterable, Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
-from typing import Any, Final, Self, TypeVar
-
-import anyio
-from anyio.from_thread import BlockingPortal
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
 from qwen_edit_async.errors import SessionClosedError
 
 T = TypeVar("T")
+
+News: TypeAlias = "queue.SimpleQueue[asyncio.Task[Any] | Callable[[], None] | None]"
+"""Tells a waiting caller that its call has ended (the task, or ``None``), or what to do meanwhile (a function)."""
 
 _ENDING_SECONDS: Final = 5.0
 _WAKING_SECONDS: Final = 0.5
@@ -26,30 +29,58 @@ _END: Final[Any] = object()
 class LoopThread:
     """An event loop on its own thread. It does not run in a forked process, or in a copy made by pickle.
 
-    The class does not use anyio's ``start_blocking_portal``, which joins the thread when an unclosed session is
-    garbage-collected. While the interpreter exits, this join would wait forever.
+    Calls do not go through anyio's blocking portal. While the loop is busy, the portal blocks the caller before it
+    returns a future. If Ctrl-C interrupts the caller then, the call runs later, although nobody waits for it.
     """
 
     def __init__(self) -> None:
+        self._starting = threading.Lock()
         self._process = os.getpid()
         self._thread: threading.Thread | None = None
-        self._portal: BlockingPortal | None = None
-
-    def __enter__(self) -> Self:
-        if self._thread is None:
-            started: Future[BlockingPortal] = Future()
-            self._thread = threading.Thread(target=anyio.run, args=(_serve, started), daemon=True)
-            self._thread.start()
-            self._portal = started.result()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._thread is not None and self._portal is not None and self._process == os.getpid():
-            self._portal.start_task_soon(self._portal.stop)
-            self._thread.join(_ENDING_SECONDS)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = asyncio.Event()
+        self._crash: BaseException | None = None  # such as SystemExit in a user's function
 
     def __reduce__(self) -> tuple[type[LoopThread], tuple[()]]:
         return LoopThread, ()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, first: Callable[[], Any] | None = None) -> None:
+        """Start the loop, unless it was started before, and make a first call. If that call fails, end the loop."""
+        with self._starting:
+            is_new = self._thread is None
+            if is_new:
+                started: Future[None] = Future()
+                self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+                self._thread.start()
+                started.result()
+            try:
+                if first is not None:
+                    self.call(first)
+            except BaseException:
+                if is_new:
+                    self.stop()
+                raise
+
+    def stop(self, last: Callable[[], Any] | None = None) -> None:
+        """Make a last call, and end the loop with everything that runs on it. Do nothing if the loop is not running."""
+        try:
+            if last is not None:
+                self.call(last)
+            self._schedule(self._stopped.set)
+        except SessionClosedError:  # another thread has ended the loop, or this process is a fork
+            return
+        except BaseException:
+            self.stop()
+            raise
+        if self._thread is not None:
+            self._thread.join(_ENDING_SECONDS)
 
     def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Call a function on the loop, and return its result. On Ctrl-C, cancel an async function and wait for its end.
@@ -57,34 +88,14 @@ class LoopThread:
         Raises:
             SessionClosedError: If the loop is not running, or if its own thread makes this call.
         """
-        notes: Future[Sequence[str]] = Future()
+        return self._call(functools.partial(function, *args, **options), queue.SimpleQueue())
 
-        async def run() -> Any:
-            try:
-                result = function(*args, **options)
-                return await result if inspect.iscoroutine(result) else result
-            finally:
-                notes.set_result(getattr(sys.exception(), "__notes__", ()))
+    def iterate(self, iterable: AsyncIterable[T], news: News | None = None) -> Iterator[T]:
+        """Yield the items of an async iterable. Close it at the end, or when the caller stops early.
 
-        if self._portal is None or self._process != os.getpid():
-            raise SessionClosedError("the session is not open in this process: use `with EditSession() as session`")
-        try:
-            future = self._portal.start_task_soon(run)
-        except RuntimeError:
-            message = "the session is closed, or was called from its own thread: use another session"
-            raise SessionClosedError(message) from None
-        try:
-            while not wait([future], _WAKING_SECONDS).done:  # the timeout lets Python handle pending signals
-                pass
-        except KeyboardInterrupt as interrupt:
-            future.cancel()
-            for note in notes.result():
-                interrupt.add_note(note)
-            raise
-        return future.result()
-
-    def iterate(self, iterable: AsyncIterable[T]) -> Iterator[T]:
-        """Yield the items of an async iterable. Close it at the end, or when the caller stops early."""
+        If the iterable depends on a :class:`CallerIterable`, ``news`` is the queue of the latter.
+        """
+        news = queue.SimpleQueue() if news is None else news
         items: Any = self.call(aiter, iterable)
 
         async def next_item() -> Any:
@@ -94,14 +105,115 @@ class LoopThread:
             await items.aclose()
 
         try:
-            while (item := self.call(next_item)) is not _END:
+            while (item := self._call(next_item, news)) is not _END:
                 yield item
         finally:
             with contextlib.suppress(SessionClosedError):  # the loop has ended, and the iterable with it
                 self.call(close)
 
+    def _call(self, function: Callable[[], Any], news: News) -> Any:
+        tasks: list[asyncio.Task[Any]] = []
+        notes: list[str] = []
 
-async def _serve(started: Future[BlockingPortal]) -> None:
-    async with BlockingPortal() as portal:
-        started.set_result(portal)
-        await portal.sleep_until_stopped()
+        async def run() -> Any:
+            try:
+                result = function()
+                return await result if inspect.iscoroutine(result) else result
+            finally:
+                notes.extend(getattr(sys.exception(), "__notes__", ()))
+
+        def start() -> None:
+            tasks.append(asyncio.create_task(run()))
+            tasks[0].add_done_callback(news.put)
+
+        def cancel() -> None:  # runs after start(), unless the interrupt came before start() was scheduled
+            if tasks and not tasks[0].done():
+                tasks[0].cancel()
+            else:
+                news.put(None)
+
+        try:
+            self._schedule(start)
+            ended = self._wait(news)
+        except KeyboardInterrupt as interrupt:
+            with contextlib.suppress(SessionClosedError):
+                self._schedule(cancel)
+                self._wait(news, helping=False)
+            if tasks and tasks[0].done() and not tasks[0].cancelled() and tasks[0].exception() is None:
+                notes.append(f"the interrupted call had already returned {tasks[0].result()!r}")
+            for note in notes:
+                interrupt.add_note(note)
+            raise
+        if ended is not None and not ended.cancelled():
+            return ended.result()
+        if self._thread is not None:
+            self._thread.join(_ENDING_SECONDS)
+        raise self._crash or SessionClosedError("the session was closed before the call had ended")
+
+    def _schedule(self, function: Callable[[], None]) -> None:
+        if self._loop is None or self._process != os.getpid() or sys.is_finalizing():
+            raise SessionClosedError("the session is not open in this process: use `with EditSession() as session`")
+        if threading.current_thread() is self._thread:
+            raise SessionClosedError("the session can't be called from its own thread: use another session")
+        try:
+            self._loop.call_soon_threadsafe(function)
+        except RuntimeError:
+            raise SessionClosedError("the session is closed: use another session") from None
+
+    def _wait(self, news: News, *, helping: bool = True) -> asyncio.Task[Any] | None:
+        """Wait for the end of a call. Meanwhile, if ``helping``, call the functions in the queue."""
+        while True:
+            try:
+                event = news.get(timeout=_WAKING_SECONDS)  # on Windows, signals are handled only between waits
+            except queue.Empty:
+                if self._thread is None or not self._thread.is_alive():
+                    return None
+                continue
+            if event is None or isinstance(event, asyncio.Task):
+                return event
+            if helping:
+                event()
+
+    def _run(self, started: Future[None]) -> None:
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            started.set_result(None)
+            await self._stopped.wait()
+
+        try:
+            asyncio.run(serve())
+        except BaseException as error:  # noqa: BLE001  # raised in the threads that wait for calls
+            self._crash = error
+            if not started.done():
+                started.set_exception(error)
+
+
+class CallerIterable(Generic[T]):
+    """An async iterable over a caller's iterable. The caller pulls each item itself, while it waits for an outcome.
+
+    So the iterable may block: the loop goes on, and Ctrl-C interrupts the iterable.
+
+    Attributes:
+        news: The queue through which the caller is asked to pull an item.
+    """
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self.news: News = queue.SimpleQueue()
+        self._items = iter(items)
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        loop = asyncio.get_running_loop()
+        while True:
+            pulled: asyncio.Future[T] = loop.create_future()
+            self.news.put(functools.partial(self._pull, loop, pulled))
+            if (item := await pulled) is _END:
+                return
+            yield item
+
+    def _pull(self, loop: asyncio.AbstractEventLoop, pulled: asyncio.Future[T]) -> None:
+        try:
+            deliver = functools.partial(pulled.set_result, next(self._items, _END))
+        except Exception as error:  # noqa: BLE001  # the pipeline raises it after the outcomes of earlier items
+            deliver = functools.partial(pulled.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(lambda: None if pulled.done() else deliver())

@@ -7,104 +7,100 @@
     with EditSession() as session:
         session.edit("cat.jpg", "make it snow").save("out/")
 
-An open session runs its event loop on its own thread, so any other thread can use the session, even a thread with a
-running loop. The session's thread also reads the requests of ``edit_many``. Ctrl-C cancels the waiting call. A copy
-made by pickle is a closed session.
+An open session has an event loop on a thread of its own. Any other thread can use the session, even one with a running
+loop. The requests of ``edit_many`` are pulled on the thread that waits for the outcomes. Ctrl-C cancels the call that
+waits. A copy made by pickle is a closed session.
 """
 
-import contextlib
 import functools
 import inspect
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Iterable
 
 import qwen_edit_async as aio
-from qwen_edit_async.loop_thread import LoopThread
+from qwen_edit_async.loop_thread import CallerIterable, LoopThread
 from qwen_edit_async.session.observer import CallSite
-
-FACES = {}  # maps each async class to the class that wraps it
-
-
-def on_loop(method):
-    """Return a synchronous method that calls a method of the wrapped object on the loop."""
-
-    @functools.wraps(method)
-    def call(self, *args, **options):
-        with CallSite.kept():
-            return self._wrap(self._loop.call(method, self._wrapped, *args, **options))
-
-    return call
 
 
 class Face:
-    """A synchronous wrapper of an async object, with the same constructor, methods and attributes."""
+    """A synchronous wrapper of an async object. Wrappers of equal objects are equal."""
 
-    def __init_subclass__(cls, wraps, needs_loop=()):
-        """Add the public async methods of the class ``wraps``, and its methods that ``needs_loop`` names."""
-
-        @functools.wraps(wraps.__init__)
-        def init(self, *args, **options):
-            self._wrapped, self._loop = wraps(*args, **options), LoopThread()
-
-        cls.__init__, FACES[wraps] = init, cls
-        for name, method in vars(wraps).items():
-            if name in needs_loop or (inspect.iscoroutinefunction(method) and not name.startswith(("_", "aclose"))):
-                setattr(cls, name, vars(cls).get(name) or on_loop(method))
+    _wrapped = _loop = None
 
     def _wrap(self, value):
         if isinstance(value, tuple):
             return tuple(map(self._wrap, value))
         if isinstance(value, AsyncIterable):
             return (self._wrap(item) for item in self._loop.iterate(value))
-        if type(value) not in FACES:
+        if (cls := FACES.get(type(value))) is None:
             return value
-        face = object.__new__(FACES[type(value)])
-        face._wrapped, face._loop = value, self._loop
-        return face
-
-    def __getattr__(self, name):
-        if name in {"_wrapped", "_loop"} or name.startswith("__"):  # pickle looks for these names before they are set
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return self._wrap(getattr(self._wrapped, name))
+        wrapper = cls.__new__(cls)
+        wrapper._wrapped, wrapper._loop = value, self._loop
+        return wrapper
 
     def __repr__(self):
         return repr(self._wrapped)
 
+    def __eq__(self, other):
+        return self._wrapped == other._wrapped if isinstance(other, Face) else NotImplemented
 
-class OutputImage(Face, wraps=aio.OutputImage):
-    """One result picture. See :class:`qwen_edit_async.OutputImage`."""
-
-
-class EditResult(Face, wraps=aio.EditResult):
-    """A completed edit. See :class:`qwen_edit_async.EditResult`."""
+    def __hash__(self):
+        return hash(self._wrapped)
 
 
-class EditOutcome(Face, wraps=aio.EditOutcome):
-    """The outcome of one edit of ``edit_many``. See :class:`qwen_edit_async.EditOutcome`."""
+def face(wraps, on_loop=()):
+    """Return a wrapper class for an async class. Its async methods, and those named in ``on_loop``, run on the loop."""
+
+    @functools.wraps(wraps.__init__)
+    def init(self, *args, **options):
+        try:
+            self._wrapped, self._loop = wraps(*args, **options), LoopThread()
+        finally:
+            del args, options  # some tools show the local variables of a traceback, and the key is among them
+
+    names = {name for name in dir(wraps) if not name.startswith("_") or name.startswith("_repr_")}
+    members = {name: member(name, getattr(wraps, name), name in on_loop) for name in names - {"aclose", "require_open"}}
+    return type(wraps.__name__, (Face,), members | {"__init__": init, "__doc__": wraps.__doc__, "__module__": __name__})
 
 
-class EditTask(Face, wraps=aio.EditTask, needs_loop={"cancel", "updates"}):
+def member(name, wrapped, on_loop):
+    """Return the synchronous counterpart of a method or an attribute."""
+    if not inspect.isfunction(wrapped):
+        return property(lambda self: self._wrap(getattr(self._wrapped, name)), doc=wrapped.__doc__)
+
+    @functools.wraps(wrapped)
+    def method(self, *args, **options):
+        if not on_loop and not inspect.iscoroutinefunction(wrapped):
+            return self._wrap(wrapped(self._wrapped, *args, **options))
+        with CallSite.kept():
+            return self._wrap(self._loop.call(wrapped, self._wrapped, *args, **options))
+
+    return method
+
+
+OutputImage, EditResult, EditOutcome = face(aio.OutputImage), face(aio.EditResult), face(aio.EditOutcome)
+
+
+class EditTask(face(aio.EditTask, on_loop={"cancel", "updates"})):
     """A task at the service. See :class:`qwen_edit_async.EditTask`. Use ``task.result()``, not ``await task``."""
 
-    @on_loop
-    async def result(task):  # noqa: N805  # on_loop passes the wrapped task
+    def result(self):
         """Wait for the end of the task, and return its result. The errors are those of ``await task``."""
-        return await task
+        return self._wrap(self._loop.call(self._wrapped._result))
 
 
-class EditSession(Face, wraps=aio.EditSession, needs_loop={"attach", "edit_many", "pictures"}):
+class EditSession(face(aio.EditSession, on_loop={"attach", "pictures"})):
     """Edits images. See :class:`qwen_edit_async.EditSession`. Use ``with``, or call :meth:`open` and :meth:`close`."""
 
-    @functools.wraps(aio.EditSession.with_options)
-    def with_options(self, **options):
-        return self._wrap(self._wrapped.with_options(**options))
+    @functools.wraps(aio.EditSession.edit_many)
+    def edit_many(self, requests, **options):
+        requests = CallerIterable(requests) if isinstance(requests, Iterable) else requests
+        with CallSite.kept():
+            stream = self._loop.call(self._wrapped.edit_many, requests, **options)
+        return (self._wrap(outcome) for outcome in self._loop.iterate(stream, getattr(requests, "news", None)))
 
     def open(self):
         """Open the session. A ``with`` statement does this."""
-        with contextlib.ExitStack() as undo:
-            if not self.is_open:
-                undo.enter_context(self._loop)
-            self._loop.call(self._wrapped.open)
-            undo.pop_all()
+        self._loop.start(self._wrapped.open)
         return self
 
     def close(self):
@@ -116,22 +112,21 @@ class EditSession(Face, wraps=aio.EditSession, needs_loop={"attach", "edit_many"
 
     def __exit__(self, kind, *_):
         if self.is_open:
-            with self._loop as loop:
-                loop.call(self._wrapped.__aexit__, kind)
+            self._loop.stop(functools.partial(self._wrapped.__aexit__, kind))
 
     def __reduce__(self):
-        # `datasets` finds its cached results by a hash of the pickle. The key and the counters would change this hash.
+        # A hash of the pickle tells `datasets` whether its cached results fit. The key and the counters are left out.
         protocol = self._wrapped._service.protocol
-        return _closed_copy, (self.base_url, protocol.name, getattr(protocol, "model", None))
+        return _closed_copy, (self.base_url, protocol.name, getattr(protocol, "model", None), self.fit)
 
 
-def _closed_copy(base_url, protocol, model):
-    session = EditSession("none", base_url=base_url, protocol=protocol, model=model, allow_insecure=True)
+def _closed_copy(base_url, protocol, model, fit):
+    session = EditSession("none", base_url=base_url, protocol=protocol, model=model, fit=fit, allow_insecure=True)
     session._wrapped._state.closed = True
     return session
 
 
-class EditBatch(Face, wraps=aio.EditBatch):
+class EditBatch(face(aio.EditBatch)):
     """A bulk run that can be resumed after any interruption. See :class:`qwen_edit_async.EditBatch`."""
 
     @functools.wraps(aio.EditBatch.run)
@@ -149,3 +144,6 @@ class EditBatch(Face, wraps=aio.EditBatch):
     def outcomes(self):
         with LoopThread() as loop:
             yield from loop.iterate(self._wrapped.outcomes())
+
+
+FACES = {getattr(aio, each.__name__): each for each in (OutputImage, EditResult, EditOutcome, EditTask, EditSession)}

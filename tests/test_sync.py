@@ -39,8 +39,8 @@ def open_session(emulator, **options):
 def public_signatures(owner):
     return {
         name: inspect.signature(member)
-        for name, member in vars(owner).items()
-        if inspect.isfunction(member) and (not name.startswith("_") or name == "__init__")
+        for name, member in inspect.getmembers(owner, inspect.isfunction)
+        if (not name.startswith("_") or name == "__init__")
     }
 
 
@@ -49,11 +49,6 @@ def parameters_of(signature):
 
 
 FACES = ["EditSession", "EditBatch", "EditResult", "EditTask", "EditOutcome", "OutputImage"]
-
-RUNS_ON_THE_LOOP = {"EditSession": {"attach", "edit_many", "pictures"}, "EditTask": {"cancel"}}
-"""Methods that are not async, but need the session's loop."""
-
-RENAMED = {"aclose"}  # close
 
 
 @pytest.mark.parametrize("name", FACES)
@@ -65,12 +60,13 @@ def test_methods_take_the_arguments_of_the_async_ones(name):
 
 @pytest.mark.parametrize("name", FACES)
 def test_no_method_is_left_that_needs_an_event_loop(name):
-    members = {each: member for each, member in vars(getattr(aio, name)).items() if not each.startswith("_")}
+    public = {each for each in dir(getattr(aio, name)) if not each.startswith("_")}
+    face = getattr(sync, name)
+    assert set(dir(face)) >= public - {"aclose", "require_open"}
     is_async = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
-    needed = {each for each, member in members.items() if any(check(member) for check in is_async)} - RENAMED
-    assert needed | RUNS_ON_THE_LOOP.get(name, set()) <= set(vars(getattr(sync, name)))
-    methods = [member for member in vars(getattr(sync, name)).values() if inspect.isfunction(member)]
-    assert all(inspect.getdoc(member) for member in methods if not member.__name__.startswith("__"))
+    methods = [getattr(face, each) for each in dir(face) if not each.startswith("_")]
+    assert not any(check(method) for method in methods for check in is_async)
+    assert all(inspect.getdoc(method) for method in methods if inspect.isfunction(method))
 
 
 @pytest.mark.parametrize("name", FACES)
@@ -188,13 +184,74 @@ def test_a_forked_process_does_not_wait_for_a_thread_that_it_lacks(session):
     assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_the_requests_of_edit_many_can_not_wait_for_their_own_thread(session):
-    def requests():
-        session.edit(PHOTO, "make it snow")
-        yield {"image": PHOTO, "instruction": "make it snow"}
+def test_the_requests_of_edit_many_are_pulled_on_the_thread_that_waits(session):
+    """So they can use the session, and may block without stopping other threads."""
 
-    with pytest.raises(aio.SessionClosedError, match="called from its own thread: use another"):
+    def requests():
+        assert threading.current_thread() is threading.main_thread()
+        yield {"image": session.edit(PHOTO, "make it snow").images[0].read(), "instruction": "make it rain"}
+
+    [outcome] = session.edit_many(requests())
+    assert outcome.ok
+
+
+def test_an_input_that_waits_does_not_stop_other_threads(session):
+    def requests():
+        yield {"image": PHOTO, "instruction": "make it snow"}
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(session.edit, PHOTO, "make it rain").result(timeout=20).task_id
+
+    [outcome] = session.edit_many(requests())
+    assert outcome.ok
+
+
+@pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_error_of_the_input_reaches_the_loop_over_the_outcomes(session, raised):
+    def requests():
+        yield {"image": PHOTO, "instruction": "make it snow"}
+        raise raised("no more")
+
+    with pytest.raises(raised, match="no more"):
         list(session.edit_many(requests()))
+    assert session.edit(PHOTO, "make it rain").task_id
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
+def test_an_exit_of_a_callback_reaches_the_caller(qwen_edit_emulator, raised):
+    def leave(event):
+        raise raised("enough")
+
+    with open_session(qwen_edit_emulator, on_event=leave) as session:
+        with pytest.raises(raised, match="enough"):
+            session.edit(PHOTO, "make it snow")
+        with pytest.raises(aio.SessionClosedError):
+            session.edit(PHOTO, "make it snow")
+
+
+def test_a_callback_can_not_wait_for_its_own_session(qwen_edit_emulator):
+    errors = []
+
+    def ask(event):
+        try:
+            session.status("a-task")
+        except aio.SessionClosedError as error:
+            errors.append(str(error))
+
+    with open_session(qwen_edit_emulator, on_event=ask) as session:
+        session.edit(PHOTO, "make it snow")
+    assert set(errors) == {"the session can't be called from its own thread: use another session"}
+
+
+def test_a_call_that_is_interrupted_while_the_loop_is_busy_is_never_made(qwen_edit_emulator):
+    with open_session(qwen_edit_emulator) as session:
+        busy, free = threading.Event(), threading.Event()
+        session._loop._loop.call_soon_threadsafe(lambda: (busy.set(), free.wait(20)))
+        assert busy.wait(20)
+        threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+        threading.Timer(0.4, free.set).start()
+        with pytest.raises(KeyboardInterrupt):
+            session.edit(PHOTO, "make it snow")
+    assert qwen_edit_emulator.statistics().tasks_created == 0
 
 
 def test_outcomes_that_are_forgotten_after_the_session_was_closed_are_no_error(qwen_edit_emulator):
@@ -331,12 +388,12 @@ def test_a_forked_process_can_leave_the_block_of_its_parents_session(qwen_edit_e
         stack.enter_context(open_session(qwen_edit_emulator))
         pid = os.fork()
         if pid == 0:
+            status = 1
             try:
                 stack.close()
-            except aio.SessionClosedError:
-                os._exit(0)
+                status = 0
             finally:
-                os._exit(1)
+                os._exit(status)
         assert os.waitpid(pid, 0)[1] == 0
 
 
