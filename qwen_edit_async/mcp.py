@@ -183,7 +183,7 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
     negative_prompt: str | None = None,
     seed: int | None = None,
 ) -> list[Any]:
-    """Edit one to three pictures, which costs money, and save the results.
+    """Make an edit of one to three pictures, and save the results. This costs money.
 
     Args:
         context: The context of the call.
@@ -200,7 +200,7 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
     folder = state.inside(output)
     with _tool_errors():
         parameters = EditParameters(n=n, size=size, negative_prompt=negative_prompt, seed=seed)
-        await anyio.Path(folder).mkdir(parents=True, exist_ok=True)  # fail before the edit is paid for
+        await anyio.Path(folder).mkdir(parents=True, exist_ok=True)  # if this fails, nothing has been paid
         result = await _edit(context, EditRequest(inputs, instruction, parameters), n)
         try:
             paths = await result.save(folder)

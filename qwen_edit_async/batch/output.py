@@ -25,7 +25,7 @@ _MAX_LINKS: Final = 40
 _PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)
 _PNG_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
 _TAIL_BYTES: Final = 4096
-"""The size of the last part of a PNG file, which must contain the end marker. Extra bytes may follow the marker."""
+"""The end marker must be in this many bytes at the end of a PNG file. Extra bytes may follow the marker."""
 
 
 def local_folder(path: AnyPath, here: str, use: str) -> Path:
@@ -59,7 +59,7 @@ def output_at(out_dir: AnyPath, journal: str | os.PathLike[str] | None, here: st
         return BatchOutput(attrs.evolve(folder, replace=overwrite), overwrite, home)
     if journal is not None:
         raise ConfigurationError(
-            "journal= is only for results in a bucket, because a local folder of results holds its journal: "
+            "journal= is only for results in a bucket, because a local output folder also holds the journal: "
             "leave out journal="
         )
     return BatchOutput(Path(here, folder), overwrite)

@@ -109,7 +109,10 @@ def _extras() -> Finding:
 
 def _advice(problem: str) -> str:
     if "certificate" in problem:
-        return "check the clock; if your network has its own certificate authority, set SSL_CERT_FILE to its file"
+        return (
+            "check the clock; if your network has its own certificate authority, set SSL_CERT_FILE to the authority's "
+            "certificate file"
+        )
     return "check QWEN_EDIT_BASE_URL and the network; to use a proxy, set HTTPS_PROXY and pass --trust-env"
 
 

@@ -47,7 +47,7 @@ class Network:
         return self if may_be_proxied(base_url) else attrs.evolve(self, proxy=None, trust_env=False)
 
     def proxy_of(self, url: URL) -> URL | None:
-        """Return the proxy for a result's URL. Ignore an environment proxy whose own URL is https, as in API calls."""
+        """Return the proxy for a URL. Like aiohttp, ignore a proxy of the environment whose own URL is https."""
         if self.proxy is not None:
             return self.proxy if may_be_proxied(str(url)) else None
         proxy = URL(urllib.request.getproxies().get(url.scheme, "") if self.trust_env else "")
@@ -62,7 +62,7 @@ class Network:
 
 @functools.lru_cache(maxsize=1)
 def _context_of_environment(*_named: str | None) -> ssl.SSLContext:
-    """Return TLS settings with the environment's certificates. aiohttp reads these certificates only at its import."""
+    """Return TLS settings with the certificates that the environment names now. aiohttp reads them at import only."""
     return ssl.create_default_context()
 
 

@@ -37,9 +37,9 @@ class Timeouts:
         connect: The limit for making the connection.
         send: The limit for sending the next piece of a request's body. A whole upload may take longer.
         reply: The limit for a whole status check. For a submission, the limit runs from the end of sending to the end
-            of the reply. If the reply holds the result, the limit starts when the reply starts; until then, only the
-            edit's deadline limits the wait. For a download, the limit applies to each piece of the picture. A download
-            that takes longer than this limit must average 1 KiB/s or more.
+            of the reply. With ``dashscope``, whose reply holds the result, the limit starts when the reply starts.
+            Until then, only the edit's deadline limits the wait. For a download, the limit applies to each piece of the
+            picture. A download that takes longer than this limit must average 1 KiB/s or more.
     """
 
     connect: float = _LONGEST_CONNECT

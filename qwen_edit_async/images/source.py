@@ -30,7 +30,7 @@ _TEXT_PIECE: Final = 512 * 1024
 def open_image(image: Any, limit: int) -> tuple[IO[bytes], Upload]:
     """Open an image. Return its file, positioned at the start, and its upload, whose ``head`` is still empty.
 
-    The caller must close the file, unless the upload owns it.
+    The caller must close the file, unless it is ``upload.file``, which :meth:`Upload.close` closes.
 
     Raises:
         ImageError: The image can't be read, is empty, or has more than ``limit`` bytes.

@@ -213,7 +213,7 @@ class EditTask(ScheduledTask):
                 await self._change()
 
     def update(self, snapshot: TaskSnapshot) -> None:
-        """Record a new snapshot, and wake all waiters. The task has no outcome yet."""
+        """Record a new snapshot of a task that has not ended, and wake all waiters."""
         self.snapshot = snapshot
         self._wake()
 

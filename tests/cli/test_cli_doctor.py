@@ -178,7 +178,7 @@ def test_a_certificate_that_is_not_trusted_is_named(service, examine, monkeypatc
     server.server_close()
     thread.join()
     assert (code, found["connection"]["ok"]) == (1, False)
-    assert "set SSL_CERT_FILE to its file" in found["connection"]["advice"]
+    assert "set SSL_CERT_FILE to the authority's certificate file" in found["connection"]["advice"]
 
 
 def test_missing_extras_are_told(examine, no_key, monkeypatch):

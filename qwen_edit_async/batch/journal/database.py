@@ -177,7 +177,7 @@ class Store:
         return results
 
     def bind(self, service: str) -> None:
-        """Record the service whose tasks the journal holds. Once a task may exist, another service is refused.
+        """Record the service whose tasks the journal holds. Refuse another service if a task may already exist.
 
         Raises:
             JournalError: If the journal has tasks of another service.
@@ -315,7 +315,7 @@ class Store:
         with suppress(sqlite3.OperationalError):  # some network drives lack the shared memory that WAL needs
             mode = self._one("PRAGMA journal_mode = WAL")
         if mode != "wal":
-            # PERSIST keeps a second file beside the journal, which tells readers that the journal may change.
+            # With PERSIST, a rollback file stays beside the journal, so readers know that the journal may change.
             self._one("PRAGMA journal_mode = PERSIST")
             log.warning(
                 "%s: SQLite can't keep a write-ahead log on this file system, so the journal is slower", self._path

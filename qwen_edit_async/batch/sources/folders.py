@@ -1,8 +1,8 @@
 """Finds the pictures in a folder, or the pictures that match a pattern. Blocking.
 
-A file with a picture's extension counts as a picture, and is not opened. If it can't be sent, the plan reports why. Any
-other file is recognised by its first 64 bytes. Paths are strings, because it is slow to create 100,000 :class:`Path`
-objects.
+A file with the extension of an accepted format counts as a picture, and is not opened. If it can't be sent, the plan
+reports why. Any other file is recognised by its first 64 bytes. Paths are strings, because it is slow to create 100,000
+:class:`Path` objects.
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ def is_picture(path: str) -> bool:
 def _problem(path: str, *, fit: bool) -> str | None:
     """Return why a picture can't be edited; empty if no reason is known. Return ``None`` for a file of another kind.
 
-    Without ``fit``, a file named like a picture that needs ``fit`` is opened too, because its name may be wrong.
+    Without ``fit``, a file with the extension of a format that needs ``fit`` is opened, because its name may be wrong.
     """
     ending = os.path.splitext(path)[1].lower()
     if ending in (PICTURE_ENDINGS if fit else ACCEPTED_ENDINGS):
