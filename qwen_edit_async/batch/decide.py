@@ -24,7 +24,7 @@ can't know whether a task exists, so it marks the edit *uncertain*. An edit is a
 know its task. Each run checks such a task again, because an earlier check may have used the key of another account.
 Consent to repeat an uncertain edit covers one run.
 
-An edit can be *completed* before the service names its pictures. Each run then checks the task again.
+An edit can be *completed* before the service states the URLs of its pictures. Each run then checks the task again.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def _changed(entry: Entry, consent: Consent) -> Action:
 
     An edit without a task is submitted with the changed row. Any other edit is replaced only with consent. An edit in
     flight is replaced after its task has ended. A completed edit is replaced even if its pictures are not saved,
-    because the run has already tried to save them.
+    because each run first tries to save such pictures.
     """
     match entry.state:
         case State.PLANNED | State.FAILED if entry.task_id is None:
@@ -264,7 +264,7 @@ def state_after(state: State, error: Exception, cost: Decimal | None = None) -> 
             return State.PLANNED
         case EditFailedError():
             return State.FAILED
-        case APIResponseError():  # the task is completed, but the reply names no picture
+        case APIResponseError():  # the task is completed, but the reply has no URL of a picture
             return State.COMPLETED
         case NotFoundError():
             return State.UNCERTAIN

@@ -76,7 +76,7 @@ class JournalSummary:
         repeats: Submissions that were repeated with consent. Each may have caused a second charge for its edit.
         uncertain_keys: The keys of up to 100 uncertain edits.
         unsaved_tasks: The task ids of up to 100 completed edits with unsaved pictures, by the edits' keys.
-        failures: Edits with errors, grouped by reason, the most frequent reason first.
+        failures: Edits with errors (in a report, also refused rows), grouped by reason, the most frequent reason first.
     """
 
     planned: int = 0
@@ -112,7 +112,7 @@ class BatchReport(JournalSummary):
     """The report of a bulk run: the journal's totals over all runs, and the facts of this run.
 
     Attributes:
-        folder: The folder of the results; empty if the callers of a hub save the results.
+        folder: The folder of the results; empty for a hub whose callers save the results.
         elapsed: Seconds that this run took.
         refused: Rows that this run refused. They are malformed, have changed since an earlier run, have disappeared, or
             have the key of another request.

@@ -3,7 +3,7 @@
 ::
 
     POST /edits              takes the fields of an EditRequest as JSON, and returns the outcome as JSON
-    GET  /pictures/{name}    returns a saved picture; ``name`` is the last part of its path in the outcome
+    GET  /pictures/{name}    returns a saved picture; ``name`` is the last part of the picture's path in the outcome
 
 Each call needs the header ``Authorization: Bearer TOKEN``. For an edit, 200 means that the edit has ended, successfully
 or not. 503 means that the edit has not ended, the hub is closed, or the journal failed. The worker should then retry

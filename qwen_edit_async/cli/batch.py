@@ -48,8 +48,9 @@ def batch(
 
     Results are saved as KEY-0.png, KEY-1.png and so on. KEY is the row's key, or the picture's name if there is no key.
 
-    To continue after an interruption, run the same command again. A journal beside the results records every step, so
-    no edit is paid for twice. report.html shows each picture before and after its edit. report.json is for programs.
+    To continue after an interruption, run the same command again. A journal beside the results, or in --journal,
+    records every step, so no edit is paid for twice. report.html shows each picture before and after its edit.
+    report.json is for programs.
 
     Args:
         source: A folder, a quoted pattern ("photos/*.jpg"), or a table (.csv, .tsv, .jsonl or .parquet, or a folder
@@ -79,7 +80,7 @@ def _with_price(
 ) -> tuple[int, BatchOptions]:
     """With ``--ask-price``, request the price from the service. Return the exit code, and options with the price."""
     if (options.price is not None or options.ask_price) and not options.dry_run and options.max_cost is None:
-        raise ConfigurationError("--price and --ask-price do nothing alone: add --dry-run or --max-cost")
+        raise ConfigurationError("--price and --ask-price need --dry-run or --max-cost: add one of these")
     if options.price is not None and options.ask_price:
         raise ConfigurationError("--price and --ask-price exclude each other: give only one of them")
     if not options.ask_price:

@@ -63,12 +63,13 @@ class EditEngine(Protocol):
     def reads_images(self) -> bool:
         """Whether the engine reads the input images.
 
-        If not, the emulator neither fetches nor decodes input images, and calls `render` for each download.
+        If false, the emulator neither fetches nor decodes input images. It calls `render` for each download, and for
+        each reply that states the size of a picture.
         """
         ...
 
     def render(self, job: EditJob) -> list[bytes]:
-        """Return `job.n` PNG files. An exception fails the task, or the download that called `render`.
+        """Return `job.n` PNG files. If this method raises an exception, the task or the download fails.
 
         The emulator calls `render` on worker threads, for several tasks at a time.
         """

@@ -24,7 +24,7 @@ _BETWEEN_SCANS: Final = frozenset({0xC4, 0xCC, _SOS, 0xDB, 0xDC, _DRI, *range(0x
 """The markers that may follow a scan: tables, scans, application data and comments."""
 
 _SEGMENT: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
-"""The start of a segment. Pixel data does not match, because its 0xFF bytes precede a zero, a restart code or 0xFF."""
+"""The start of a segment. Pixel data does not match: a zero, a restart code or 0xFF follows each 0xFF byte."""
 
 _RESTART: Final = re.compile(rb"\xff([\xd0-\xd7])")
 _RESTARTS: Final = bytes(range(0xD0, 0xD8))

@@ -92,7 +92,7 @@ class WaitQueue:
 
 
 class Gate:
-    """Hands out slots and turns, first come, first served. Only edits that the service refused with 429 go first.
+    """Hands out slots and turns, first come, first served. Edits refused with 429 get slots before all other edits.
 
     An edit holds its slot from before its submission until its task ends. A turn is the right to send one request.
 

@@ -85,7 +85,7 @@ class Submission:
         self._slot = Slot(gate)
         self._deadline = Deadline(self._limits.deadline, gate)
         self._deadline.passed.add_done_callback(self._expire)
-        # An uncertain edit with an observer is not resubmitted here: a bulk run's budget must admit each submission.
+        # With an observer, an uncertain edit is not resubmitted here: a bulk run's budget must admit each submission.
         consent = self._parts.options.resubmit_uncertain and self._observer is None
         self._attempts = Attempts(self._limits.max_retries, consent)
 
@@ -99,7 +99,7 @@ class Submission:
         return self._pending is not None and self._pending.cut_reply_short()
 
     def give_up(self) -> str:
-        """Stop the submission. If the service has already created the task, give up the task.
+        """Stop the submission. If the service has accepted it, give up the task, unless other callers await the task.
 
         Return a sentence about what happens to the edit at the service, or an empty string.
         """
@@ -303,7 +303,7 @@ class Submission:
         return snapshot
 
     async def _exchange(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
-        """Send the request. Return the task in the reply. Even a refusal may name a task that is charged."""
+        """Send the request, and return the task that the reply names. A refusal may name a charged task too."""
         try:
             return await self._parts.service.submit(protocol, call, body, deadline=self._deadline.at)
         except APIStatusError as error:
@@ -381,7 +381,7 @@ class Submission:
 
 
 def _uncertain(error: Exception) -> SubmitUncertainError:
-    """Return the error of an edit that ended with ``error``, after an attempt that may have created a task."""
+    """Return the error to raise instead of ``error``, because an attempt may have created a task."""
     uncertain = SubmitUncertainError(
         f"a task may exist and be charged: {error}. Check the account before you submit the edit again. "
         "resubmit_uncertain=True submits again without a check, and may pay twice"

@@ -12,7 +12,7 @@ from qwen_edit_async.storage.local import PartFile
 from qwen_edit_async.storage.part import Part
 
 FilePath: TypeAlias = Path | BucketPath
-"""The path of a result, or of the folder of results."""
+"""The path of a file or folder, local or in a bucket."""
 
 AnyPath: TypeAlias = "str | os.PathLike[str] | tuple[object, str]"
 """A path that users give: a local path, a URL such as ``s3://bucket/folder``, or an obstore tuple ``(store, path)``."""
