@@ -53,7 +53,7 @@ class ImageHash:
 def stamp(request: EditRequest) -> str:
     """Return a hash of a request and of its files' paths, sizes and times.
 
-    The hash is empty if an image is neither a URL nor a readable local file.
+    The hash is empty if an image is neither a URL nor an existing regular file.
     """
     try:
         return stamp_of([_stamp(image) for image in request.images], request)
@@ -94,9 +94,9 @@ def located(request: EditRequest, folder: str) -> EditRequest:
 def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerprint:
     """Return the fingerprint of a request.
 
-    ``entry`` is the edit's entry in the journal. The images of an edit with an entry are read only if the request's
-    stamp is empty or differs from the entry's stamp. If a new edit has a stamp, its image files are hashed when they
-    are sent.
+    ``entry`` is the edit's entry in the journal; ``None`` for a new edit. The images of an edit with an entry are read
+    only if the request's stamp is empty or differs from the entry's stamp. If a new edit has a stamp, its image files
+    are not read here, but hashed when they are sent.
     """
     stamped = stamp(request)
     if entry is None and stamped and not all(map(is_url, request.images)):

@@ -43,7 +43,7 @@ _PREVIEW_SECONDS: Final = 60.0
 """The maximum time for making thumbnails at the end of a run. An edit's thumbnails take 20 to 40 ms."""
 
 _INTERRUPTED_SECONDS: Final = 3.0
-"""The maximum time for making thumbnails after an interrupt, because the user waits for the prompt."""
+"""The maximum time for making thumbnails after an interrupt. It is short, because the user waits for the prompt."""
 
 
 async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], None] | None) -> BatchReport:

@@ -155,7 +155,7 @@ def report_html(facts: Mapping[str, object], failures: Iterable[str], page: str)
     Args:
         facts: The values of the table, by name.
         failures: One line for each kind of failure.
-        page: The path of ``report.html``; empty if there is none. The page's link is relative to the working directory.
+        page: The path of ``report.html``; empty if there is none. The link to it is relative to the working directory.
     """
     rows = [(name, escape(value)) for name, value in facts.items()]
     if lines := "<br>".join(map(escape, failures)):

@@ -77,7 +77,7 @@ def in_notebook() -> bool:
 
 
 def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
-    """Make a thumbnail. Return ``None`` if that is impossible. This blocks, and reads files in buckets.
+    """Make a thumbnail. Return ``None`` if that is impossible. A file in a bucket is read over the network.
 
     Args:
         image: An image of any kind that a request accepts.
@@ -99,7 +99,7 @@ def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
             content.seek(0)
             width, height = encoded.sides
             return Thumbnail(content.read(), width, height)
-    except Exception:  # noqa: BLE001  # decoders raise any kind of error, and a picture without a thumbnail is still shown
+    except Exception:  # noqa: BLE001  # decoders raise any kind of error
         return None
 
 

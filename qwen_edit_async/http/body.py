@@ -49,8 +49,8 @@ class JSONBody(Payload):
         sent_whole: Whether the service may have received the whole body. It becomes true just before the connection
             gets the last chunk.
         on_sent: Called when the connection has taken the last chunk; ``None`` for no call.
-        end_reply: A function that stops the reading of the reply. The part that has arrived is used. ``None`` until
-            the reply begins.
+        end_reply: A function that stops the reading of the reply. The transport then returns the part that has
+            arrived. ``None`` until the reply begins.
         failure: The error that stopped the sending of the body, for example because an image file has changed;
             ``None`` if there was no error.
     """

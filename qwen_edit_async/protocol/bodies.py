@@ -12,10 +12,12 @@ from qwen_edit_async.models import EditParameters
 if TYPE_CHECKING:
     from cattrs import Converter
 
-# A negative prompt can't imitate these values in the JSON text of a body, because JSON escapes the prompt's quotes.
 IMAGE: Final = {"gap": "image"}
 TEXT: Final = {"gap": "text"}
-"""``IMAGE`` and ``TEXT`` mark the gaps in a body for an image and for the instruction."""
+"""``IMAGE`` and ``TEXT`` mark the gaps in a body for an image and for the instruction.
+
+A negative prompt can't imitate these marks in a body's JSON text, because JSON escapes the prompt's quotes.
+"""
 
 
 def message_body(images: int, parameters: EditParameters) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class DashScopeProtocol(WireProtocol):
         """Read the pictures, or the failure of an edit that moderation refused.
 
         Raises:
-            APIStatusError: The service refused the edit, possibly with a successful HTTP status.
+            APIStatusError: The service refused the edit for another reason, possibly with a successful HTTP status.
             APIResponseError: The reply can't be understood. The edit may have run, and may be charged.
         """
         error = error_from_reply(reply)

@@ -59,7 +59,7 @@ class Poller:
     Attributes:
         loop: The session's event loop.
         active_calls: Counts the session's unfinished calls.
-        over: Whether the session's background work has ended, so that the policy is no longer called.
+        over: Whether the session's background work has ended. The policy is then no longer called.
         cancellations: Asks the service to cancel tasks that were given up.
     """
 
@@ -143,7 +143,7 @@ class Poller:
         self._end(task, error)
 
     def cancel_all(self) -> None:
-        """Ask the service to cancel all watched tasks that are ``owned``."""
+        """Ask the service to cancel all watched tasks that are ``owned``; see :class:`EditTask`."""
         for task in self._schedule.tasks:
             self._cancel_at_service(task)
 
@@ -153,7 +153,10 @@ class Poller:
             self.give_up(task, make_error(task.task_id))
 
     def remember_orphan(self, snapshot: TaskSnapshot, *, owned: bool) -> None:
-        """Remember a task whose submission was given up before the task's id arrived. If ``owned``, cancel the task."""
+        """Remember a task whose submission was given up before the task's id arrived.
+
+        If the task is ``owned``, ask the service to cancel it.
+        """
         self._remember_id(snapshot.task_id)
         if owned:
             self.cancellations.ask(snapshot)

@@ -22,8 +22,8 @@ from qwen_edit_async.tasks import shortfall
 T = TypeVar("T")
 
 DAMAGED: Final = (
-    "it is damaged. Restore a backup of the journal instead of using another folder: a run there would submit and pay "
-    "for every edit again"
+    "it is damaged. Restore a backup of the journal. Do not use another folder instead: a run there would submit and "
+    "pay for every edit again"
 )
 
 _EXPLANATIONS: Final = (

@@ -74,7 +74,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
 
 
 def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return the task ids of completed, unsaved edits by key. The edit's name is added to a key that occurs again."""
+    """Return the task ids of completed, unsaved edits by key. If a key occurs again, the edit's name follows it."""
     tasks: dict[str, str] = {}
     rows = connection.execute(
         "SELECT key, name, task_id FROM edits WHERE state = 'completed' ORDER BY number LIMIT ?", (_LISTED_KEYS,)
