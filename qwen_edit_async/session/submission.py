@@ -83,8 +83,7 @@ class Submission:
         self.accepted = gate.loop.create_future()
         self._called_at = gate.loop.time()
         self._slot = Slot(gate)
-        self._deadline = Deadline(self._limits.deadline, gate)
-        self._deadline.passed.add_done_callback(self._expire)
+        self._deadline = Deadline(self._limits.deadline, gate, self._expire)
         # An observer decides about repeated submissions itself, because each must fit the run's budget.
         consent = self._parts.options.resubmit_uncertain and self._observer is None
         self._attempts = Attempts(self._limits.max_retries, consent)
@@ -116,9 +115,9 @@ class Submission:
         name = "an edit" if self._request.key is None else f"the edit {quoted(self._request.key)}"
         return f"{name} was given up after it was sent: a task may exist and be charged"
 
-    def _expire(self, passed: asyncio.Future[None]) -> None:
+    def _expire(self) -> None:
         """Stop the submission, because its deadline has passed."""
-        if not passed.cancelled() and not self.accepted.done():
+        if not self.accepted.done():
             error = self._error_when_late()
             self._stop_unless_sent()
             self._refuse(error)
