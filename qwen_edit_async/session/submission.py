@@ -129,12 +129,14 @@ class Submission:
         self._report_end(error)
 
     def _report_end(self, error: Exception) -> None:
-        timings = self._timings(self._parts.gate.loop.time())
+        queued, submitting = self._phases(self._parts.gate.loop.time())
+        timings = EditTimings(queued=queued, submitting=submitting)
         self._report(EditEnded, task_id=getattr(error, "task_id", None), timings=timings, error=error)
 
-    def _timings(self, now: float) -> EditTimings:
+    def _phases(self, now: float) -> tuple[float, float]:
+        """Return the seconds that the edit was queued, and the seconds of its submission."""
         slot_at = min(self._deadline.counts_from, now)
-        return EditTimings(queued=slot_at - self._called_at, submitting=now - slot_at)
+        return slot_at - self._called_at, now - slot_at
 
     def _report(self, kind: type[EditEvent], **facts: Any) -> None:
         if self._parts.report is not None:
@@ -226,7 +228,7 @@ class Submission:
             return
         # Without status checks, the edit ran while the session waited for the reply.
         began = now if parts.service.protocol.has_tasks else self._sent_at
-        timings = self._timings(began)
+        queued, submitting = self._phases(began)
         task = EditTask(
             task_id=snapshot.task_id,
             parameters=self._request.parameters,
@@ -236,16 +238,17 @@ class Submission:
             notes=self._notes,
             snapshot=snapshot,
             owned=self._observer is None,
-            queued=timings.queued,
-            submitting=timings.submitting,
+            queued=queued,
+            submitting=submitting,
             slot=slot,
             poller=parts.poller,
         )
         task.checked_at = now
-        parts.counters.queued += timings.queued
-        parts.counters.submitting += timings.submitting
+        parts.counters.queued += queued
+        parts.counters.submitting += submitting
         try:
-            self._report(EditSubmitted, task_id=task.task_id, timings=timings)
+            if parts.report is not None:
+                self._report(EditSubmitted, task_id=task.task_id, timings=task.timings(began, ended=False))
         finally:  # an interrupt in `on_event` must not lose the task
             parts.poller.watch(task)
             self.accepted.set_result(task)
