@@ -40,7 +40,7 @@ class _Buffer(threading.local):
 _buffer = _Buffer()
 
 
-@attrs.define(kw_only=True)  # not frozen, because that would take several times as long to create
+@attrs.define(kw_only=True)  # not frozen, because that would take twice as long to create
 class Upload:
     """An image as the text of a JSON string, without the quotes.
 
