@@ -64,7 +64,8 @@ class JSONBody(Payload):
         if len(parts) != len(images) + 1:
             raise ValueError(f"{len(parts)} parts for {len(images)} images: give one part more than images")
         super().__init__(None)
-        text, pieces = parts[0], list[bytes | Upload]()
+        text = parts[0]
+        pieces: list[bytes | Upload] = []
         for image, part in zip(images, parts[1:], strict=True):
             if image.size:
                 pieces += (text, image)

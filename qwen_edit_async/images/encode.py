@@ -47,7 +47,7 @@ class _Buffer(threading.local):
 _buffer = _Buffer()
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)  # not frozen, because that would take twice as long to create
 class Upload:
     """An image as the text of a JSON string, without the quotes.
 

@@ -233,11 +233,9 @@ def is_bare_base64(image: object) -> bool:
 
 def as_image_tuple(images: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ...]:
     """Return one image, or a sequence of images, as a tuple. The images are not checked."""
-    if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
-        if is_pair(images):
-            return (unwrapped(images),)
-        return tuple(map(unwrapped, images))
-    return (unwrapped(images),)
+    if isinstance(images, (str, bytes, bytearray, memoryview)) or not isinstance(images, Sequence) or is_pair(images):
+        return (unwrapped(images),)
+    return tuple(map(unwrapped, images))
 
 
 def unwrapped(image: Any) -> Any:
@@ -248,7 +246,7 @@ def unwrapped(image: Any) -> Any:
     """
     if (bucket := BucketPath.of(image)) is not None:
         return bucket
-    if isinstance(image, str | Path):
+    if isinstance(image, (str, Path)):
         # Path.expanduser raises for "~nobody".
         return type(image)(os.path.expanduser(image)) if str(image).startswith("~") else image  # noqa: PTH111
     if isinstance(image, Mapping) and image and image.keys() <= _CELL_NAMES:

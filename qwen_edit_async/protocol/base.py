@@ -24,7 +24,7 @@ _EXCERPT_CHARACTERS = 2_000
 _MAX_TASK_ID_CHARACTERS = 512
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)  # not frozen, because that would take twice as long to create
 class Call:
     """One HTTP call to the service, without the host and the API key.
 
@@ -44,7 +44,7 @@ class Call:
     holds_result: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)  # not frozen, for the same reason
 class Reply:
     """An HTTP reply.
 

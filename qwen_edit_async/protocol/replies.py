@@ -210,7 +210,7 @@ def cost_of(value: Any) -> Decimal | None:
 
     Negative, very large and very small costs are ignored, because they would break sums and budgets.
     """
-    if not isinstance(value, str | int | float) or len(text := str(value).strip()) > _MAX_COST_CHARACTERS:
+    if not isinstance(value, (str, int, float)) or len(text := str(value).strip()) > _MAX_COST_CHARACTERS:
         return None
     try:
         cost = Decimal(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from qwen_edit_async.session.gate import Gate
@@ -21,18 +21,18 @@ class Deadline:
     Args:
         seconds: The time limit.
         gate: The session's gate, which knows when the service last accepted an edit.
+        on_passed: Called when the deadline has passed, unless :meth:`stop` was called.
 
     Attributes:
-        passed: A future that is done when the deadline passes, and cancelled by :meth:`stop`.
         counts_from: The time when the submission took its slot, moved later by the length of each wait for a turn. It
             is infinity until the submission has a slot.
     """
 
-    def __init__(self, seconds: float, gate: Gate) -> None:
-        self.passed: asyncio.Future[None] = gate.loop.create_future()
+    def __init__(self, seconds: float, gate: Gate, on_passed: Callable[[], None]) -> None:
         self.counts_from: float = math.inf
         self._seconds = seconds
         self._gate = gate
+        self._on_passed: Callable[[], None] | None = on_passed
         self._first_slot_at = math.inf
         self._is_in_line = False
         self._timer: asyncio.TimerHandle | None = None
@@ -68,7 +68,7 @@ class Deadline:
 
     def stop(self) -> None:
         """Stop counting, because the submission has ended or was given up."""
-        self.passed.cancel()
+        self._on_passed = None  # it refers to the submission, which would make a reference cycle
         self._clear_timer()
 
     @property
@@ -78,17 +78,18 @@ class Deadline:
     def _set_timer(self) -> None:
         """Set the timer. A timer that is already set to an earlier time stays, and `_on_timer` sets it again."""
         until = self._until
-        if self.passed.done() or (self._timer is not None and self._timer.when() <= until):
+        if self._on_passed is None or (self._timer is not None and self._timer.when() <= until):
             return
         self._clear_timer()
         self._timer = self._gate.loop.call_at(until, self._on_timer, until)
 
     def _on_timer(self, reached: float) -> None:
         self._timer = None
-        if self._until > max(reached, self._gate.loop.time()):
+        loop = self._gate.loop
+        if self._until > max(reached, loop.time()):
             self._set_timer()
-        else:
-            self.passed.set_result(None)
+        elif self._on_passed is not None:
+            loop.call_soon(self._on_passed)  # not at once, so that a reply that has just arrived goes first
 
     def _clear_timer(self) -> None:
         if self._timer is not None:

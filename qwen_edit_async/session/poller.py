@@ -173,16 +173,20 @@ class Poller:
         async with asyncio.TaskGroup() as checks:
             now = self.loop.time()
             while True:
+                self._end_expired(now)
                 while (due := self._take_due(now)) is not None:
                     checks.create_task(self._check(due, now), context=due.context)
                 # If a timer fires slightly early, use the time for which it was set instead of the clock's.
                 now = max(await self._sleep(self._next_event()), self.loop.time())
 
-    def _take_due(self, now: float) -> EditTask | None:
-        """Return the task to check now, if any. First give up the tasks whose deadline has passed."""
+    def _end_expired(self, now: float) -> None:
+        """Give up the tasks whose deadline has passed."""
         while (expired := self._schedule.take_expired(now)) is not None:
             completed = expired.snapshot.lacks_pictures
             self._end(expired, expired.snapshot if completed else self._deadline_error(expired, now))
+
+    def _take_due(self, now: float) -> EditTask | None:
+        """Return the task to check now, if any."""
         if self._checking >= MAX_CONCURRENT_CHECKS or now < self._pacer.check_at:
             return None
         task = self._schedule.take_due(now)

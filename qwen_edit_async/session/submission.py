@@ -83,8 +83,7 @@ class Submission:
         self.accepted = gate.loop.create_future()
         self._called_at = gate.loop.time()
         self._slot = Slot(gate)
-        self._deadline = Deadline(self._limits.deadline, gate)
-        self._deadline.passed.add_done_callback(self._expire)
+        self._deadline = Deadline(self._limits.deadline, gate, self._expire)
         # With an observer, an uncertain edit is not resubmitted here: a bulk run's budget must admit each submission.
         consent = self._parts.options.resubmit_uncertain and self._observer is None
         self._attempts = Attempts(self._limits.max_retries, consent)
@@ -116,9 +115,9 @@ class Submission:
         name = "an edit" if self._request.key is None else f"the edit {quoted(self._request.key)}"
         return f"{name} was given up after it was sent: a task may exist and be charged"
 
-    def _expire(self, passed: asyncio.Future[None]) -> None:
+    def _expire(self) -> None:
         """Stop the submission, because its deadline has passed."""
-        if not passed.cancelled() and not self.accepted.done():
+        if not self.accepted.done():
             error = self._error_when_late()
             self._stop_unless_sent()
             self._refuse(error)
@@ -132,12 +131,14 @@ class Submission:
         self._report_end(error)
 
     def _report_end(self, error: Exception) -> None:
-        timings = self._timings(self._parts.gate.loop.time())
+        queued, submitting = self._phases(self._parts.gate.loop.time())
+        timings = EditTimings(queued=queued, submitting=submitting)
         self._report(EditEnded, task_id=getattr(error, "task_id", None), timings=timings, error=error)
 
-    def _timings(self, now: float) -> EditTimings:
+    def _phases(self, now: float) -> tuple[float, float]:
+        """Return the seconds that the edit was queued, and the seconds of its submission."""
         slot_at = min(self._deadline.counts_from, now)
-        return EditTimings(queued=slot_at - self._called_at, submitting=now - slot_at)
+        return slot_at - self._called_at, now - slot_at
 
     def _report(self, kind: type[EditEvent], **facts: Any) -> None:
         if self._parts.report is not None:
@@ -229,7 +230,7 @@ class Submission:
             return
         # In a protocol without tasks, the edit ran while the session waited for the reply.
         began = now if parts.service.protocol.has_tasks else self._sent_at
-        timings = self._timings(began)
+        queued, submitting = self._phases(began)
         task = EditTask(
             task_id=snapshot.task_id,
             parameters=self._request.parameters,
@@ -239,16 +240,17 @@ class Submission:
             notes=self._notes,
             snapshot=snapshot,
             owned=self._observer is None,
-            queued=timings.queued,
-            submitting=timings.submitting,
+            queued=queued,
+            submitting=submitting,
             slot=slot,
             poller=parts.poller,
         )
         task.checked_at = now
-        parts.counters.queued += timings.queued
-        parts.counters.submitting += timings.submitting
+        parts.counters.queued += queued
+        parts.counters.submitting += submitting
         try:
-            self._report(EditSubmitted, task_id=task.task_id, timings=timings)
+            if parts.report is not None:
+                self._report(EditSubmitted, task_id=task.task_id, timings=task.timings(began, ended=False))
         finally:  # an interrupt in `on_event` must not lose the task
             parts.poller.watch(task)
             self.accepted.set_result(task)
