@@ -45,7 +45,7 @@ class RowCounts:
         return counted
 
     def start_again(self) -> None:
-        """Begin to count the next reading of the source."""
+        """Start to count the rows of the next reading."""
         self._connection.execute("UPDATE rows SET before = now, now = 0")
 
     def missing(self) -> Iterator[str]:

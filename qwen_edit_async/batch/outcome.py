@@ -40,7 +40,7 @@ class BatchOutcome:
         queued: Seconds that the edit waited for a slot and for permission to send. ``queued``, ``running``, ``lag``
             and ``checks`` are known only if the task was submitted and completed in the same run.
         running: Seconds from the service's acceptance of the task to the reply that reported its end.
-        lag: The longest possible time in seconds between the task's end and the reply that reported the end.
+        lag: An upper limit, in seconds, on the time between the task's end and the reply that reported the end.
         checks: The number of status checks.
     """
 
@@ -86,14 +86,14 @@ class BatchProgress:
     """The progress of a run.
 
     Attributes:
-        saved: The number of saved edits. An edit that an earlier run saved counts once its row is read.
+        saved: The number of saved edits. An edit that an earlier run saved is counted when its row is read.
         found: The number of edits in ``saved`` that earlier runs saved.
         pictures: The number of files of the saved edits.
-        failed: The number of edits that had an error in this run, and of refused rows.
+        failed: The number of refused rows, plus the number of edits that had an error in this run.
         in_flight: The number of edits that this run is submitting, or whose tasks it waits for.
         cost: The cost of the whole batch so far.
         total: The number of rows, pictures or requests in the input, including invalid ones; ``None`` if not counted.
-        held: The reason why submissions wait until a completed edit is saved; empty if they do not wait.
+        held: The reason why submissions stop until a completed edit is saved; empty while submissions continue.
         begun: Whether the run has begun to work on edits.
         publishing: Whether the run has begun to write ``report.html`` and ``report.json``.
     """

@@ -1,4 +1,4 @@
-"""Options that commands share. ``--help`` shows their docstrings, which may end with the default in parentheses."""
+"""Command-line options. ``--help`` shows each option's docstring, which may end with the default in parentheses."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class Calls:
     async def check(self, record: TaskRecord) -> float:
         """Bring all tasks up to date, count a status check of one task, and return the current time."""
         if isinstance(self.service.settings.duration, AfterChecks):
-            # A slow engine must not make the task need more checks than `duration` says.
+            # Without this wait, a slow engine would make the task need more checks than `duration` says.
             await self.results.finish(record)
         now = self.service.now()
         self.service.table.advance(now)

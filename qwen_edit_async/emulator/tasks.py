@@ -198,7 +198,7 @@ class TaskTable:
 
     def picture_done(self, record: TaskRecord, now: float, failure: Failure | None = None) -> None:
         """Record that the engine has made a task's pictures, or has failed. A task that is already due ends now."""
-        self.advance(now)  # first, because advance() would end a ready task at its due time, in the past
+        self.advance(now)  # first, so that advance() does not end this task at a due time in the past
         record.picture_ready = True
         record.failure = record.failure or failure
         is_due = record.duration is not None and self._due_at(record) <= now

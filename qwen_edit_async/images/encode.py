@@ -23,7 +23,7 @@ from qwen_edit_async.images.findings import ImageError
 T = TypeVar("T")
 
 Read: TypeAlias = Callable[[int, int], bytes | memoryview]
-"""A function that is called with a start and a size, and returns these bytes of an image file."""
+"""A function that is called with a start and a size, and returns that part of an image file."""
 
 encode_base64: Callable[[bytes | memoryview], bytes]
 try:
@@ -58,7 +58,7 @@ class Upload:
             the same thread reads again.
         file: The open file that belongs to the upload, if there is one. :meth:`close` closes it.
         reopen: Called without arguments. Opens the local file, and returns it with a function that reads from it.
-            ``None`` for any other image.
+            ``None`` if the upload does not read a local file of the user.
         digest: The hash of a local image file before any conversion; empty if it was not requested.
         in_memory: Whether chunks are made without disk access, so that no thread is needed.
         name: The name of the image in messages.
@@ -100,7 +100,7 @@ class Upload:
         return text if index else self.head + text
 
     def opened(self) -> Upload:
-        """Open a local file, and return an upload that owns the open file. Return any other image unchanged.
+        """Open a local file, and return an upload that owns the open file. For any other image, return this upload.
 
         Raises:
             InvalidEditError: The file can't be read any more.
@@ -155,7 +155,7 @@ def path_upload(path: str, status: os.stat_result) -> Upload:
 
 
 def _read_unchanged(file: io.BufferedReader[Any], status: os.stat_result, start: int, size: int) -> memoryview:
-    """Read a part of a file, and check the file's size and time. The file has a lock, so any thread may close it."""
+    """Read part of a file, and check the file's size and time. The file's lock lets another thread close it safely."""
     chunk = _buffer.view[:size]
     try:
         file.seek(start)

@@ -101,7 +101,7 @@ _BRANDS: Final = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIF"),
 }
 _GENERAL_BRANDS: Final = frozenset({b"mif1", b"msf1"})
-"""Brands of ISO media files that do not tell how the pictures are encoded."""
+"""Brands that do not tell how the pictures in an ISO media file are encoded."""
 
 _OTHER_STARTS: Final = {
     **dict.fromkeys((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), "JPEG2000"),

@@ -92,7 +92,7 @@ class WireProtocol(abc.ABC):
         key_variables: The environment variables that may hold the API key, in order of precedence.
         has_tasks: Whether a task's status can be checked after its submission.
         reply_grace: Seconds that an ending session or run waits for the replies to its submissions. A protocol
-            whose replies hold results sets a shorter wait, because these replies rarely arrive within seconds.
+            whose replies hold results sets a shorter wait, because waiting a few seconds longer would rarely help.
     """
 
     __slots__ = ()

@@ -15,7 +15,7 @@ T = TypeVar("T")
 class Deadline:
     """Limits the time between taking a slot and the acceptance of the edit by the service.
 
-    A turn is the right to send a request. The time of a wait for a turn does not count. But the deadline passes during
+    A turn is the right to send a request. Time spent waiting for a turn does not count. But the deadline passes during
     the wait if the service has accepted no other edit for ``seconds``. All times are on the event loop's clock.
 
     Args:
@@ -24,8 +24,8 @@ class Deadline:
         on_passed: Called when the deadline has passed, unless :meth:`stop` was called.
 
     Attributes:
-        counts_from: The time when the submission took its slot, moved later by the length of each wait for a turn. It
-            is infinity until the submission has a slot.
+        counts_from: The time when the submission last took a slot, moved later by the length of each wait for a turn.
+            It is infinity until the submission has a slot.
     """
 
     def __init__(self, seconds: float, gate: Gate, on_passed: Callable[[], None]) -> None:
@@ -54,7 +54,7 @@ class Deadline:
         self._set_timer()
 
     async def wait_in_line(self, wait: Awaitable[T]) -> T:
-        """Wait for a turn, or for a slot or lock that must come first. The time of the wait does not count."""
+        """Wait for a turn, or for a slot or lock that is needed before a turn. Time spent waiting does not count."""
         loop = self._gate.loop
         counted = loop.time() - self.counts_from
         self._is_in_line = True
@@ -76,7 +76,7 @@ class Deadline:
         return self.at_in_line if self._is_in_line else self.at
 
     def _set_timer(self) -> None:
-        """Set the timer. A timer that is already set to an earlier time stays, and `_on_timer` sets it again."""
+        """Set the timer. An earlier timer stays, and `_on_timer` sets the next timer."""
         until = self._until
         if self._on_passed is None or (self._timer is not None and self._timer.when() <= until):
             return

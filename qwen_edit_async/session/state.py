@@ -26,7 +26,7 @@ class SessionState:
         """Open the session on the running event loop.
 
         Raises:
-            SessionClosedError: The session was opened before.
+            SessionClosedError: The session was opened or closed before.
         """
         if self.runtime is not None or self.closed:
             raise SessionClosedError("a session can be opened only once: create another")

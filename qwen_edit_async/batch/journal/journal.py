@@ -51,8 +51,8 @@ class Journal:
             service: The name or address of the service. A journal has the tasks of one service only.
 
         Raises:
-            JournalError: If the journal is lost, can't be opened or written, is used by another run, or has tasks of
-                another service.
+            JournalError: If the journal of an earlier run is missing or empty. If the journal can't be opened or
+                written, is used by another run, or has tasks of another service.
         """
         executor = ThreadPoolExecutor(1, "qwen-edit-journal")
         held = contextlib.ExitStack()
@@ -70,7 +70,7 @@ class Journal:
         return self._store.is_empty
 
     async def aclose(self) -> None:
-        """Write all pending changes and close the file, even if the wait is cancelled."""
+        """Write all pending changes and close the file, even if this call is cancelled."""
         await self._thread.aclose(self._close)
 
     def do(self, method: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
