@@ -202,7 +202,7 @@ class RateLimitError(APIStatusError):
 
     @property
     def summary(self) -> str:
-        """The hint, or a fixed message if the service rejected the edit until its deadline."""
+        """The hint, which is set if the service requests a pause beyond the deadline; or else a fixed message."""
         return self.hint or "too many requests, until the deadline"
 
 

@@ -18,11 +18,12 @@ def choose_protocol(
 ) -> tuple[WireProtocol, WireProtocol | None]:
     """Return the protocol to use first, and the alternative for a submission that is refused as malformed.
 
-    Only ``generation`` with the envelope ``auto`` has an alternative: the same protocol with the other common envelope.
+    Only ``generation`` with the envelope ``auto`` has an alternative: the envelope ``params`` instead of ``flat``.
 
     Args:
         protocol: The name of a protocol. The default is ``from_environment``, or ``generation`` if that is empty.
-        envelope: The envelope for ``generation``. ``auto`` tries the two common envelopes.
+        envelope: The layout of a request's body for ``generation``; see :class:`GenerationProtocol`. ``auto`` tries
+            ``flat`` and then ``params``.
         model: The name of the model. ``None`` means the protocol's default.
         from_environment: The value of the environment variable ``QWEN_EDIT_PROTOCOL``.
 
