@@ -50,8 +50,9 @@ class EditTimings:
 
     Attributes:
         queued: The time spent waiting for a slot and for permission to send.
-        submitting: The time from taking the slot to the service's acceptance. This includes reading and uploading the
-            images, and retries. With ``dashscope``, the time from taking the slot to sending the accepted request.
+        submitting: The time from taking the slot to the service's acceptance, including reading, uploading and retries,
+            but not the waits for permission to send. With ``dashscope``, an edit runs until the reply arrives, so this
+            time ends when the session begins to send the accepted request.
         running: The time from the acceptance to the reply that showed the task's end. With ``dashscope``, the duration
             of the accepted call.
         lag: The time from the last check that found the task running to the reply that showed the task's end. Without
@@ -75,7 +76,7 @@ class EditTimings:
 
 @attrs.frozen(kw_only=True)
 class Usage:
-    """The cost of a task (contract, *usage*).
+    """The cost of a task, from the member ``usage`` of a reply.
 
     Attributes:
         cost: The exact cost in the account's currency; ``None`` if the service does not state it.
@@ -105,7 +106,7 @@ class Estimate:
 
 @attrs.frozen(kw_only=True)
 class TaskSnapshot:
-    """The state of a task according to one reply of the service (contract, *The status reply*).
+    """The state of a task according to one reply of the service.
 
     Attributes:
         task_id: The service's id for the task.

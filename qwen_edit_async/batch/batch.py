@@ -36,8 +36,8 @@ GALLERY_LIMIT: Final = 2_000
 class EditBatch:
     """A bulk run that can be interrupted and resumed: ``report = await batch.run(session)``.
 
-    Every step of every edit is written to a SQLite journal before the run relies on that step. The next run continues
-    from the journal. It waits for tasks in flight, downloads the pictures of completed edits, and checks the files of
+    The run writes to a SQLite journal before it submits an edit and after each later step. The next run continues from
+    the journal. It waits for tasks in flight, downloads the pictures of completed edits, and checks the files of
     saved edits. An edit that has, or may have, a task is resubmitted only with your consent: ``resubmit_uncertain`` or
     ``edit_changed``. A run that has begun to work on edits writes ``report.html`` and ``report.json`` at its end, even
     after an interrupt. These reports cover all runs of the batch.
@@ -57,10 +57,10 @@ class EditBatch:
               pictures are recognised by their names' endings;
             - a table: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` (extra ``parquet``). Its columns are ``image``,
               ``image2``, ``image3``, ``instruction``, ``key`` and one for each parameter. ``image`` is required, and
-              ``instruction`` too if the batch has none. The batch's value replaces an empty cell or NaN. Other columns
-              become the request's ``metadata``, and the plan has a note that names them. Relative paths are relative to
-              the table's folder. A folder or a pattern with only Parquet files is one table. A table may be in a
-              bucket;
+              ``instruction`` too if the batch has none. If the cell of an instruction or a parameter is empty or
+              NaN, the batch's value is used. Other columns become the request's ``metadata``, and the plan has a note
+              that names them. Relative paths are relative to the table's folder. A folder or a pattern with only
+              Parquet files is one table. A table may be in a bucket;
             - a pandas or polars data frame (extra ``frames``) or a Hugging Face dataset with these columns. Paths are
               relative to the working directory;
             - an iterable, or async iterable, of :class:`EditRequest`, of mappings with its fields, or of images if
@@ -74,16 +74,16 @@ class EditBatch:
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
         recursive: Whether to read subfolders. Hidden folders, system folders, links to folders, and folders with
-            results of other runs are left out. The wildcards of a pattern skip the same folders, except that ``*``
-            follows links to folders. In a bucket, only hidden folders and the results of this batch are left out.
+            results of other runs are left out. The wildcards of a pattern skip the same folders, but only ``**`` skips
+            links to folders. In a bucket, only hidden folders and the results of this batch are left out.
         strict: Whether to send nothing if any row is bad or has text that the service would cut off. By default, bad
             rows are reported and skipped. A strict batch needs an input that can be read twice.
         max_cost: The maximum cost of the whole batch, in the account's currency. Unfinished edits count at the highest
-            known price. If the service states no costs, the run stops submitting. Until a price above 0 is known, edits
-            run one at a time. If edits are free, use ``max_tasks`` instead.
-        price: The assumed price of a picture, for :meth:`plan` and ``max_cost``. For ``max_cost``, a higher price that
-            the service states replaces the assumed price. Later runs use the highest stated price, even if the assumed
-            price is higher. To ask the service for a price, call :meth:`EditSession.estimate`.
+            known price. Until a price above 0 is known, edits run one at a time. If the service states no costs,
+            nothing more is submitted after an edit has completed. If edits are free, use ``max_tasks`` instead.
+        price: The assumed price of a picture, for :meth:`plan` and ``max_cost``. ``max_cost`` uses the assumed price or
+            the highest price that the service has stated, whichever is higher. If an earlier run got a price from the
+            service, ``max_cost`` uses only stated prices. To ask for a price, call :meth:`EditSession.estimate`.
         max_tasks: The maximum number of tasks that the whole batch may create.
         stop_after_failures: The number of failures after which a run submits nothing more. Bad rows and images, which
             are never sent, do not count.
@@ -174,9 +174,9 @@ class EditBatch:
     async def plan(self, *, price: Decimal | float | str | None = None, fit: bool = False) -> BatchPlan:
         """Return the plan of the next run. Planning needs no session and no key, and uses the network only for buckets.
 
-        The plan covers the whole input and the journal. Planning checks the size, the format and both ends of each
-        local image file to be sent. Damage in the middle is found only when the file is sent. Planning changes no file,
-        except that SQLite may undo the unfinished write of a run that died.
+        The plan covers the whole input and the journal. For each local image file to be sent, planning checks the size,
+        the format, and the file's beginning and end. Damage in the middle is found only when the file is sent. Planning
+        changes no file, except that SQLite may undo the unfinished write of a run that died.
 
         Args:
             price: The price of a picture, in the account's currency, to estimate the cost; by default the batch's
@@ -200,10 +200,10 @@ class EditBatch:
         The run first locks the journal. If the input is a folder, a table or a data frame, or if the batch is
         ``strict``, the run then reads the whole input. So bad rows are found before anything is sent.
 
-        Until the run has saved an edit, nothing is submitted while pictures are downloaded. If an edit's pictures
-        can't be downloaded, edits run one at a time until an edit is saved. After three such edits in a row,
-        submissions wait until an edit in progress is saved. If none of the edits in progress can be saved, the run
-        ends. The next run starts with the missing downloads.
+        Before the run has saved its first edit, submissions pause while pictures are downloaded. If an edit's pictures
+        can't be downloaded, edits run one at a time until an edit is saved. If the pictures of three edits in a row
+        can't be downloaded, submissions wait until an edit in progress is saved. If none of the edits in progress can
+        be saved, the run ends. The next run starts with the missing downloads.
 
         The report lists failed edits. ``report.stopped`` states why a run ended early, such as the budget.
         ``report.error`` is an error that would also stop all other edits, such as an invalid key. Cancelling the run

@@ -36,16 +36,17 @@ class Budget:
 
     The cost of an edit is known only when its task ends. Until then, each picture of the edit counts against
     ``max_cost`` at the highest known price of a picture. Prices are known from completed edits or from the batch's
-    ``price``. With ``max_cost``, edits run one at a time until a price above 0 is known. As long as no price is known,
-    the next edit is assumed to cost as much as the most expensive edit so far.
+    ``price``. With ``max_cost``, edits run one at a time until a price above 0 is known. A failed edit may cost
+    something, but does not make a price known. Until a price is known, the next edit is assumed to cost as much as the
+    most expensive edit so far.
 
     If the service states no costs, a batch with ``max_cost`` submits nothing more after an edit has completed.
 
     The budget also limits spending on pictures that can't be saved. Until a run has saved an edit, at most ``slots``
     edits are unfinished, and nothing is submitted while pictures are being saved. After an edit whose pictures could
     not be saved, edits run one at a time until an edit is saved. After three edits in a row whose pictures could not be
-    saved, nothing is submitted until an edit is saved. Edits that earlier runs completed count as at most two of these
-    three. Otherwise, their lost pictures would block every later run.
+    saved, nothing is submitted until an edit is saved. An edit that an earlier run completed never counts as the
+    third. Otherwise, pictures that are lost for good would block every later run.
 
     Attributes:
         max_cost: The maximum cost of the batch, earlier runs included, in the account's currency.
@@ -141,7 +142,7 @@ class Budget:
             pictures: The number of requested pictures.
             cost: The cost that the service stated.
             made: The number of pictures that the task made.
-            counted: The cost that an earlier run counted for the edit.
+            counted: The edit's cost that ``spent`` already includes, because an earlier run counted it.
         """
         self.ended(pictures, chargeable=False, cost=cost, counted=counted)
         self._unpriced += cost is None
@@ -153,8 +154,8 @@ class Budget:
     ) -> None:
         """Record that an edit ended. For a completed edit, call :meth:`completed` instead.
 
-        A stated cost is counted as spent, but does not change the known price of a picture. Without a stated cost, a
-        ``chargeable`` edit keeps its assumed cost reserved.
+        A stated cost is counted as spent, but does not change the known price of a picture. A ``chargeable`` edit
+        without a stated cost may still be charged, so it goes on counting against ``max_cost``.
         """
         self._live -= 1
         if cost is not None:

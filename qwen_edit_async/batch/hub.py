@@ -64,8 +64,8 @@ class EditHub:
         service: The journal's name for the service; by default the service's address. Give a name if the address
             may change.
         save: Whether the hub saves the pictures. If not, an edit ends as ``completed``. The caller then downloads
-            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. The paths in
-            ``outcome.files`` then have the right file names, but the wrong folder.
+            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. ``outcome.files`` then has
+            the names of these files, but always as paths in ``out_dir``.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -223,7 +223,7 @@ class EditHub:
         return await run.write_reports(run.budget.stopped, preview_seconds=0)
 
     async def wait_failed(self) -> None:
-        """Wait until the hub fails, and raise the error. Use this method in a program that only serves the hub.
+        """Wait until the hub fails, and raise the error. A program that only runs a hub can await this method.
 
         Raises:
             JournalError: If the journal fails.
@@ -250,7 +250,7 @@ class EditHub:
         load_images: ImageLoader | None,
     ) -> BatchOutcome:
         """Make an edit unless it is finished, and return its outcome."""
-        # Only the end of the run cancels this coroutine. It then goes on, so that the callers get the outcome.
+        # Only the end of the run cancels this coroutine. The code below then still returns the outcome to the callers.
         with contextlib.suppress(asyncio.CancelledError):
             async with run.room, run.row_lock(identity):
                 refused = await take(run, identity, located(request, self._working_folder), load_images=load_images)

@@ -129,7 +129,7 @@ class BatchInput:
             yield item
 
     def feed(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
-        """Yield each row with its identity. The caller must read a source with :meth:`survey` first."""
+        """Yield each row with its identity. If the input is ``described``, the caller must run :meth:`survey` first."""
         return self._pages(thread) if self.described else self._requests(thread)
 
     async def _requests(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:

@@ -200,7 +200,7 @@ def _plain(value: object) -> object:
 
 
 def _source_hash(text: str) -> str:
-    """Return the source expression of a content security policy that allows an inline style or script."""
+    """Return the expression with which a content security policy allows ``text`` as an inline style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 

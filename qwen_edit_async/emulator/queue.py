@@ -78,7 +78,7 @@ class Queue:
     async def _cancel(self, request: web.Request) -> web.StreamResponse:
         async def cancel(record: TaskRecord) -> Reply:
             if not self._service.settings.cancellable:
-                raise RejectedError("this model can't be cancelled", status=405, code=405)
+                raise RejectedError("requests to this model can't be cancelled", status=405, code=405)
             if record.is_finished:
                 raise RejectedError("the request is completed", status=409, code=409)
             self._service.table.cancel(record, self._service.now(), _CANCELED)

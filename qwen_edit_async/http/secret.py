@@ -11,7 +11,8 @@ _SHORTEST_TORN = 4
 _SURROGATES = "surrogatepass"
 _BETWEEN = "\0{0,3}"  # UTF-16 and UTF-32 put zeros between ASCII characters
 _TORN = _BETWEEN + r"(?:\\{1,4}(?:[ux][0-9A-Fa-f]{0,3})?|%[0-9A-Fa-f]?|&#?\w*)?\Z"  # an escape may be cut off
-_ENTITY = re.compile(r"&(?:#|\w+;)", re.ASCII)  # not a lone ampersand: most URLs have one, and a match costs time
+# A lone ampersand does not match. Most URLs contain one, and each match leads to the slow search for the secret.
+_ENTITY = re.compile(r"&(?:#|\w+;)", re.ASCII)
 _NAMES = [name for name, text in html5.items() if text.isascii() and name.endswith(";")]
 
 
@@ -62,7 +63,7 @@ class Secret:
         return is_escaped or self._text in text
 
     def redact_torn(self, data: bytes) -> bytes:
-        """Remove the secret from undecoded text that may break off inside the secret."""
+        """Remove the secret from undecoded text, even if the text ends in the middle of the secret."""
         return re.sub(self._torn, b"***", data) if self._torn else data
 
 

@@ -98,7 +98,7 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
         APIResponseError: The body is incomplete, or not a JSON object.
     """
     try:
-        # json would guess the encoding. Accept only UTF-8, because an escaped API key is redacted only in UTF-8.
+        # json would also decode UTF-16 and UTF-32, in which an API key with JSON escapes is not redacted.
         text = reply.body.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogatepass")
         document = json.loads(text) if reply.complete else None
     except (ValueError, RecursionError):

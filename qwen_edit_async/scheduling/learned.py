@@ -14,10 +14,10 @@ from qwen_edit_async.scheduling.progress import ProgressEvidence
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH_OF_IGNORANCE = 0.15
-"""The initial hazard 1/age counts as this number of ended tasks in each range of ages from x to e·x."""
+"""The weight of the initial hazard 1/age, in ended tasks for each range of ages from x to e·x, such as 10 s to 27 s."""
 
 _STRENGTH_OF_ALL = 2.0
-"""The estimate for one kind of task counts the estimate for all tasks as this number of ended tasks."""
+"""The weight of the estimate for all tasks in the estimate for one kind of task, in the same unit."""
 
 _DEFAULT_KIND = (MIN_N, 0)
 
@@ -27,11 +27,12 @@ class Learned:
     """Checks a task when a check is most useful. The policy learns the best times from the tasks it has seen.
 
     The policy minimises the lag between a task's end and the check that finds it, plus ``poll_cost`` for each check. If
-    h is the hazard (ends per second of running time), the best interval between checks is √(2·poll_cost/h). Checks are
-    rare at ages at which few tasks end, and frequent at ages at which many end. A check is due when the integral of
-    √(h/(2·poll_cost)) since the last check reaches 1. This rule is from Keller (*Optimum checking schedules for systems
-    subject to random failure*, Management Science 21, 1974). Keller builds on Barlow, Hunter and Proschan (*Optimum
-    checking procedures*, J. SIAM 11, 1963).
+    h is the hazard (ends per second of running time), the best interval between checks is √(2·poll_cost/h). With a
+    ``poll_cost`` of 0.2, the interval is 2 s if h is 0.1, and 4 s if h is 0.025. So checks are rare at ages at which
+    few tasks end, and frequent at ages at which many end. A check is due when the integral of √(h/(2·poll_cost)) since
+    the last check reaches 1. This rule is from Keller (*Optimum checking schedules for systems subject to random
+    failure*, Management Science 21, 1974). Keller builds on Barlow, Hunter and Proschan (*Optimum checking procedures*,
+    J. SIAM 11, 1963).
 
     The hazard is estimated as the number of ends divided by the total running time. The running time of unfinished
     tasks counts too (Kaplan and Meier, *Nonparametric estimation from incomplete observations*, 1958). An end between
@@ -41,12 +42,13 @@ class Learned:
     A task that a check finds queued has not started. Its age counts from that check.
 
     Each kind of task, which is a combination of ``n`` and rounded output area, has its own estimate. That estimate
-    starts from the estimate for all tasks. The estimate for all tasks starts from the hazard 1/age, so intervals grow
-    with the square root of the age.
+    starts from the estimate for all tasks. The estimate for all tasks starts from the hazard 1/age, so at first,
+    intervals grow with the square root of the age.
 
-    If the service reports progress, the policy extrapolates the remaining time at each check. It also learns a second
-    hazard. The second hazard counts time from the check, in units of that remaining time. The policy uses the second
-    hazard while that hazard predicts replies much better than the first (Dawid, *The prequential approach*, 1984).
+    If the service reports progress, the policy extrapolates the remaining time at each check: a task that is 25 % done
+    after 10 s needs another 30 s. The policy also learns a second hazard, which counts time from the check, in units of
+    that remaining time. The second hazard is used while it predicts replies much better than the first (Dawid, *The
+    prequential approach*, 1984).
 
     Several sessions on one event loop can share an instance. It stores no tasks.
 

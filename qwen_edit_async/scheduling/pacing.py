@@ -1,7 +1,7 @@
 """Limits the tasks in flight and the rate of requests. Pure: no I/O, no clock, no randomness of its own.
 
-A session has one :class:`Pacer`. "Too many requests" may mean too many running tasks of the account, or too many
-requests in a second. No reply says which, so the pacer learns both limits:
+A session has one :class:`Pacer`. A refusal with 429 ("too many requests") may mean too many running tasks of the
+account, or too many requests in a second. No reply says which, so the pacer learns both limits:
 
 - The number of tasks in flight. Until the first refusal, the limit is 8 or twice the number of running tasks, whichever
   is greater. So the pacer approaches an unknown limit step by step. A refusal lowers the limit to the number of
@@ -46,10 +46,11 @@ _COURTESY = 0.001  # seconds that a request waits to let another request go firs
 class RequestRate:
     """The learned limit of requests per second. Before the first refusal, there is no limit.
 
-    A refusal lowers the rate at once, to slightly less than the number of requests accepted in the last second. But one
-    refusal never lowers the rate below half of the current rate or half of the highest rate that worked, whichever is
-    lower. After the first refusal, requests are spaced evenly. As long as this spacing delays requests, the rate rises
-    by a quarter from time to time. Rises become rarer when refusals undo them.
+    A refusal lowers the rate at once, to slightly less than the number of requests accepted in the last second. If
+    40 requests were accepted, for example, the rate falls to 38. But one refusal never lowers the rate below half of
+    the current rate or half of the highest rate that worked, whichever is lower. After the first refusal, requests are
+    spaced evenly. As long as this spacing delays requests, the rate rises by a quarter from time to time. Rises become
+    rarer when refusals undo them.
 
     A 429 for an unrelated reason also lowers the rate. If a service refuses 2 % of its requests at random, edits take
     about a quarter longer. If it refuses 10 %, edits take several times as long.

@@ -7,7 +7,10 @@ import math
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH = 0.005
-"""The weight of the prior in an estimate. It can be small, because no estimate is used until progress is convincing."""
+"""The weight of the prior (the estimate before there is evidence), in ended tasks; see :class:`Survival`.
+
+It can be small, because no estimate is used until progress is convincing.
+"""
 
 _STRATA_OF_A_HALVING = 3
 
@@ -18,10 +21,12 @@ _LEAST_DONE, _LEAST_AGE = 0.01, 0.05
 """The smallest progress, and the smallest age in seconds, from which to extrapolate."""
 
 _CONVINCING = 6.0
-"""Progress is used if its lead over age exceeds this number of nats. 6 nats are odds of 400 to 1.
+"""Progress is used if its lead over age exceeds this number of nats (units of the natural logarithm).
 
-The lead measures how much better progress has predicted recent replies than age has. With a lower threshold, progress
-that is half random is used too often. With a higher threshold, honest progress is used too late.
+The lead measures how much better progress has predicted recent replies than age has. If progress gave a reply a
+probability of 0.8, and age gave it 0.4, the lead grows by ln(0.8/0.4), or about 0.7. 6 nats are odds of 400 to 1. With
+a lower threshold, progress that is half random is used too often. With a higher threshold, honest progress is used too
+late.
 """
 
 _MOST_GAIN = 20.0
@@ -37,8 +42,8 @@ class ProgressEvidence:
     Progress that is constant or random, or runs backward, gains no lead over age.
 
     Args:
-        memory: The number of ended tasks after which the weight of older evidence has faded to 1/e. In the
-            comparison with age, replies count instead of ended tasks.
+        memory: The number of ended tasks after which the weight of older evidence has faded to 1/e. The comparison with
+            age fades after the same number of replies.
     """
 
     def __init__(self, memory: float) -> None:
@@ -55,8 +60,8 @@ class ProgressEvidence:
     def view(self, age: float, progress: float) -> tuple[Survival, float] | None:
         """Return the estimate for a task that reached ``progress`` at ``age``, and the estimate's unit in seconds.
 
-        The unit is the extrapolated remaining time. Return ``None`` if ``progress`` or ``age`` is too small, or if
-        ``progress`` is over 1.
+        The unit is the extrapolated remaining time: 30 s for a progress of 0.25 at an age of 10 s. Return ``None`` if
+        ``progress`` or ``age`` is too small, or if ``progress`` is over 1.
         """
         if not _LEAST_DONE <= progress <= 1 or age < _LEAST_AGE:
             return None

@@ -24,20 +24,20 @@ _LATE_SECONDS = 1.0
 
 
 class Service:
-    """Makes calls over a transport, in one of the protocol's forms. Forms differ in the envelope of a request's body.
+    """Makes calls over a transport. The protocol can have two forms, which differ in the layout of a request's body.
 
     If there are two forms, submissions go one at a time until the service accepts a form. A submission that the service
     refuses as malformed is sent again in the other form. Once a form is accepted, only that form is used.
 
     Args:
         transport: The HTTP client.
-        protocol: The form to begin with.
-        alternative: The form to try if a submission is refused as malformed; ``None`` if there is only one form.
+        protocol: The protocol in the form to begin with.
+        alternative: The protocol in the other form; ``None`` if there is only one form.
 
     Attributes:
         transport: The HTTP client.
-        protocol: The form to use.
-        alternative: The form to try next; ``None`` once a form has been accepted.
+        protocol: The protocol in the form to use.
+        alternative: The protocol in the form to try next; ``None`` once a form has been accepted.
         trial: The lock that lets one submission at a time try both forms.
     """
 
@@ -58,7 +58,10 @@ class Service:
         self.protocol, self.alternative = protocol, None
 
     async def submit(self, protocol: WireProtocol, call: Call, body: JSONBody, *, deadline: float) -> TaskSnapshot:
-        """Submit an edit, in one attempt. If the reply holds the result, stop waiting soon after the deadline."""
+        """Submit an edit, in one attempt.
+
+        If the service replies only with the result, stop waiting soon after the deadline.
+        """
         if not call.holds_result:
             return protocol.read_submission(await self.transport.send(call, body))
         try:

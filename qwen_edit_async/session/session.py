@@ -45,8 +45,9 @@ class EditSession:
         protocol: ``"generation"`` (documented), ``"queue"`` (newer, on the same gateway) or ``"dashscope"`` (Alibaba
             Model Studio, whose key may be in ``DASHSCOPE_API_KEY``). ``QWEN_EDIT_PROTOCOL`` can set another default.
         model: The service's name for the model. The default depends on the protocol.
-        envelope: The form of a ``"generation"`` body: ``"flat"`` (documented), ``"params"``, ``"header"`` (the model
-            only in ``X-Model``), or ``"auto"``, which tries ``"flat"`` and ``"params"`` with the first submission.
+        envelope: The layout of a ``"generation"`` body: ``"flat"`` (documented), ``"params"`` (nested more deeply), or
+            ``"header"`` (flat, but with the model only in the header ``X-Model``). ``"auto"`` begins with ``"flat"``,
+            and changes to ``"params"`` if the service refuses ``"flat"`` as malformed.
         max_in_flight: The maximum number of tasks in flight, from the start of their submission to their end. If the
             account allows fewer, the session learns that limit and respects it.
         submit_rate: The maximum number of submissions per second, including repeated ones; by default no limit.
@@ -55,8 +56,10 @@ class EditSession:
         polling: The policy that decides when to check a task. Each session has its own :class:`Learned` by default.
         timeout: Seconds for each of three phases: connecting (at most 10), sending the next piece of an upload, and
             waiting for a reply. Give :class:`Timeouts` to set the phases separately.
-        deadline: Seconds that an edit may take, from taking its slot to its end. Waiting for a rate limit, a pause or
-            a new slot does not count while the service accepts other edits. A last check may add 30 s.
+        deadline: Seconds that an edit may take, from taking its slot to its end. Before the edit is accepted, waits
+            for a rate limit, for a requested pause, or for another slot after a 429 do not count. But the edit fails if
+            the service accepts no other edit for ``deadline`` seconds. After the deadline, the session waits up to 30 s
+            for the reply to a last status check.
         max_retries: The maximum number of retries after temporary failures. Retries after 429 do not count.
         resubmit_uncertain: Whether to submit an edit again, and risk a second charge, if a reply was lost or unclear.
         strict: Whether to raise an error, and not only warn, if the service would silently cut off text.
@@ -296,7 +299,8 @@ class EditSession:
 
         Args:
             task_id: The id that the service gave to the task.
-            urls: All result URLs in order; ``""`` for a missing URL. With :attr:`has_tasks`, expired URLs are renewed.
+            urls: All result URLs in order; ``""`` for a missing URL. If :attr:`has_tasks` is true, an expired URL is
+                renewed when its picture is downloaded.
         """
         return pictures_of(check_task_id(task_id), urls, self._state.require_open())
 
@@ -388,8 +392,9 @@ class EditSession:
     def unfinished(self) -> tuple[str, ...]:
         """The ids of watched tasks, given-up tasks, and tasks whose results ``edit`` or ``edit_many`` did not deliver.
 
-        A task is given up if it is cancelled, its deadline passes, a check is refused, or its session or ``edit_many``
-        loop ends first. The newest 10,000 unwatched tasks are kept, even after closing. ``attach`` gets the results.
+        The session gives up a task if you cancel it, its deadline passes, or the service refuses a check. It also gives
+        up tasks that still run when the session or their ``edit_many`` loop ends. The newest 10,000 unwatched tasks are
+        kept, even after closing. ``attach`` gets the results.
         """
         return self._state.runtime.poller.unfinished if self._state.runtime is not None else ()
 

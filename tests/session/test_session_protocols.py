@@ -378,7 +378,7 @@ async def test_a_task_that_was_attached_is_not_cancelled_at_the_service():
         (Fault.status(200, code=409), {}, "an injected fault (HTTP 200"),
         (Fault.status(404, shape="detail"), {}, "an injected fault (HTTP 404"),
         (Fault.drop_request(), {}, "no reply"),
-        (Fault.status(503).nth(99), {"cancellable": False}, "this model can't be cancelled (HTTP 405"),
+        (Fault.status(503).nth(99), {"cancellable": False}, "requests to this model can't be cancelled (HTTP 405"),
     ],
 )
 async def test_a_task_that_the_service_does_not_cancel_runs_on_and_this_is_logged(caplog, fault, settings, told):
