@@ -158,7 +158,7 @@ class LoopThread:
         try:
             self._loop.call_soon_threadsafe(function)
         except RuntimeError:
-            raise SessionClosedError("the session is closed: use another session") from None
+            raise SessionClosedError("the session is closed: create another") from None
 
     def _wait(self, news: News, *, helping: bool = True) -> asyncio.Task[Any] | None:
         """Wait for the end of a call. Meanwhile, if ``helping``, call the functions in the queue."""
