@@ -94,7 +94,7 @@ async def examine(connection: ConnectionOptions) -> list[Finding]:
         return findings
     finally:
         await transport.aclose()
-    if protocol.name == "generation" and all(each.ok is not False for each in findings):
+    if protocol.has_prices and all(each.ok is not False for each in findings):
         findings.append(await _price(connection))
     return findings
 
@@ -126,7 +126,7 @@ async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) ->
     key = _key(reply, protocol) if protocol.has_tasks else _unchecked_key(reply, protocol)
     findings = [Finding("connection", ok=True, found=way), key, _clock(reply)]
     if protocol.has_tasks:
-        path = MODEL_CONTRACT_PATH.format(model=quote(getattr(protocol, "model", ""), safe=""))
+        path = MODEL_CONTRACT_PATH.format(model=quote(protocol.model, safe=""))
         findings.append(_contract(await transport.send(Call(method="GET", path=path)), protocol))
     return findings
 
@@ -197,7 +197,7 @@ async def _price(connection: ConnectionOptions) -> Finding:
     for envelope in envelopes:
         try:
             async with EditSession(
-                protocol="generation",
+                protocol=connection.protocol,
                 model=connection.model,
                 envelope=envelope,
                 timeout=connection.timeout,

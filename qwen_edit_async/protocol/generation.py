@@ -35,6 +35,7 @@ class GenerationProtocol(WireProtocol):
     """
 
     name: ClassVar[str] = "generation"
+    has_prices: ClassVar[bool] = True
 
     envelope: Envelope = "flat"
     model: str = MODEL

@@ -109,6 +109,12 @@ def test_the_other_protocols_are_examined_without_a_submission(protocol, key, ga
     assert len(service.tasks) == 0
 
 
+def test_a_protocol_without_prices_is_not_asked_for_one(service, examine, monkeypatch):
+    monkeypatch.setattr(GenerationProtocol, "has_prices", False)
+    code, found = examine()
+    assert (code, "price" in found, service.statistics().precharges) == (0, False, 0)
+
+
 @pytest.mark.parametrize("envelope", ["params", "header"])
 def test_the_envelope_that_the_gateway_takes_is_found(envelope, examine, gateway):
     gateway(envelope=envelope)
