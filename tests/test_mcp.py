@@ -118,6 +118,22 @@ async def test_other_folders_are_out_of_reach(emulator, tmp_path, path):
     assert not emulator.requests
 
 
+@pytest.mark.parametrize("output", ["s3://bucket/x", "file:///tmp/x"])
+async def test_results_can_not_go_to_a_url(emulator, photos, tmp_path, output):
+    before = sorted(tmp_path.iterdir())
+    async with client_of(emulator, tmp_path) as client:
+        for tool, arguments in (
+            ("edit_image", {"images": ["photos/a.png"], "instruction": "x"}),
+            ("edit_folder", {"folder": "photos", "instruction": "x"}),
+            ("get_task", {"task_id": "t"}),
+        ):
+            result, text = await call(client, tool, **arguments, output=output)
+            assert result.is_error
+            assert f"{output!r} is a URL: use a path inside {tmp_path}" in text
+    assert not emulator.requests
+    assert sorted(tmp_path.iterdir()) == before
+
+
 async def test_the_cap_is_kept_by_edits_and_folders(photos, tmp_path):
     with EditEmulator(duration=0.02, price=Decimal("0.04")).in_thread() as emulator:
         async with client_of(emulator, tmp_path, QWEN_EDIT_MCP_MAX_COST="0.09") as client:
