@@ -246,7 +246,7 @@ class BatchReport(JournalSummary):
             (self.short, "with fewer pictures than requested"),
             (self.damaged, "with a damaged picture: the file is kept unchanged"),
             (self.planned + self.unread, "not submitted yet"),
-            (self.in_flight, "still in flight"),
+            (self.in_flight, "in flight when the run ended"),
             (self.unsaved, "completed, but not saved"),
             (self.failed, "failed"),
             (self.uncertain, "uncertain: a task may exist, and be charged"),
