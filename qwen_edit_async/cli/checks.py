@@ -90,7 +90,7 @@ async def examine(connection: ConnectionOptions) -> list[Finding]:
     try:
         findings += await _ask(transport, protocol, way)
     except APIConnectionError as error:
-        findings.append(Finding("connection", ok=False, found=str(error), advice=_advice(str(error))))
+        findings.append(Finding("connection", ok=False, found=str(error), advice=_advice(str(error), proxied=proxied)))
         return findings
     finally:
         await transport.aclose()
@@ -107,12 +107,14 @@ def _extras() -> Finding:
     return Finding("extras", ok=True, found=found, advice=advice)
 
 
-def _advice(problem: str) -> str:
+def _advice(problem: str, *, proxied: bool) -> str:
     if "certificate" in problem:
         return (
             "check the clock; if your network has its own certificate authority, set SSL_CERT_FILE to the authority's "
             "certificate file"
         )
+    if proxied:
+        return "check the proxy of the environment, QWEN_EDIT_BASE_URL and the network"
     return "check QWEN_EDIT_BASE_URL and the network; to use a proxy, set HTTPS_PROXY and pass --trust-env"
 
 

@@ -53,6 +53,14 @@ class Network:
         proxy = URL(urllib.request.getproxies().get(url.scheme, "") if self.trust_env else "")
         return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
 
+    def peer(self, url: URL, name: str, error: Exception) -> str:
+        """Return the name of the peer that an error is about: the proxy without its password, or ``name``."""
+        if (proxy := self.proxy_of(url)) is None:
+            return name
+        shown = f"the proxy {proxy.host_subcomponent}:{proxy.port}"
+        unreached = (getattr(error, "host", None), getattr(error, "port", None))
+        return shown if unreached == (proxy.raw_host, proxy.port) else f"{name} through {shown}"
+
     def unused_proxy(self, url: URL) -> str:
         """Return a hint if an environment proxy for this URL is not used; otherwise an empty string."""
         if self.proxy is not None or self.trust_env or urllib.request.proxy_bypass(url.host or ""):

@@ -162,6 +162,18 @@ def test_a_proxy_of_the_environment_that_can_not_be_used_is_named(examine, monke
     assert "hush" not in str(found)
 
 
+def test_a_dead_proxy_of_the_environment_is_named(examine, monkeypatch):
+    monkeypatch.setenv("QWEN_EDIT_API_KEY", "sk-1")
+    monkeypatch.setenv("QWEN_EDIT_BASE_URL", "https://service.example")
+    monkeypatch.setenv("https_proxy", "http://me:hush@127.0.0.1:9")
+    code, found = examine("--trust-env")
+    assert (code, found["connection"]["ok"]) == (1, False)
+    assert "no reply from the proxy 127.0.0.1:9: " in found["connection"]["found"]
+    assert found["connection"]["advice"].startswith("check the proxy of the environment")
+    assert "HTTPS_PROXY" not in found["connection"]["advice"]
+    assert "hush" not in str(found)
+
+
 def test_an_address_where_nobody_answers_is_named(service, examine, monkeypatch):
     monkeypatch.setenv("QWEN_EDIT_BASE_URL", "http://127.0.0.1:9")
     code, found = examine()

@@ -236,6 +236,33 @@ async def test_no_error_shows_the_proxys_password(reachable, secure, ca_file, ca
     assert [text for text in texts if PASSWORD in text or basic() in text] == []
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("problem", ["dead", "no TLS"])
+async def test_an_unreachable_proxy_is_named(problem, secure, ca_file):
+    async with Door() as dead:
+        pass
+    async with Door(dead.port) as hangs_up:
+        scheme, port = ("http", dead.port) if problem == "dead" else ("https", hangs_up.port)
+        async with session_of(secure, ssl=ca_file, proxy=f"{scheme}://{CREDENTIALS}@127.0.0.1:{port}") as session:
+            with pytest.raises(APIConnectionError, match=f"no reply from the proxy 127.0.0.1:{port}: "):
+                await session.edit(PHOTO, "make it snow")
+            with pytest.raises(DownloadError, match=f"the proxy 127.0.0.1:{port} can't be reached"):
+                await session.pictures("t", [secure + "/a.png"])[0].read()
+
+
+@pytest.mark.anyio
+async def test_a_service_that_is_not_reached_through_a_proxy_is_named_with_the_proxy(secure, ca_file):
+    async with Door(allowed="Basic other") as proxy:
+        way = f"no reply from {secure} through the proxy 127.0.0.1:{proxy.port}: "
+        async with session_of(secure, ssl=ca_file, proxy=f"http://127.0.0.1:{proxy.port}") as session:
+            with pytest.raises(APIConnectionError, match=way + "the proxy answered 407"):
+                await session.edit(PHOTO, "make it snow")
+        proxy.allowed = None
+        async with session_of(secure, proxy=f"http://127.0.0.1:{proxy.port}") as session:
+            with pytest.raises(APIConnectionError, match=way + "its certificate is not valid"):
+                await session.edit(PHOTO, "make it snow")
+
+
 def told(error):
     """Return an error's text, and the local variables of all frames that it and its causes refer to."""
     texts, pending, seen = [], [error], set()
