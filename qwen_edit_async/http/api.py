@@ -103,7 +103,7 @@ class AiohttpTransport:
         """Create the connection pools. The pools have no limits, because the session limits its submissions and checks.
 
         Raises:
-            ConfigurationError: If the environment names a proxy that can't be used.
+            ConfigurationError: If the environment names a proxy, or a file with certificates, that can't be used.
         """
         if self._network.trust_env:
             check_proxies(urllib.request.getproxies())

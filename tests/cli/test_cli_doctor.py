@@ -199,6 +199,13 @@ def test_a_certificate_that_is_not_trusted_is_named(service, examine, monkeypatc
     assert "set SSL_CERT_FILE to the authority's certificate file" in found["connection"]["advice"]
 
 
+def test_a_missing_file_with_certificates_is_named(service, examine, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such.pem")
+    code, found = examine()
+    assert (code, found["configuration"]["ok"], found["configuration"]["advice"]) == (2, False, "")
+    assert "SSL_CERT_FILE is '/no/such.pem' (No such file or directory)" in found["configuration"]["found"]
+
+
 def test_missing_extras_are_told(examine, no_key, monkeypatch):
     for module in ("pybase64", "narwhals", "pyarrow", "obstore", "mcp"):
         monkeypatch.setitem(sys.modules, module, None)

@@ -170,6 +170,21 @@ async def test_the_environments_authority_may_be_named_after_the_import(secure, 
         assert (await result.images[0].read()).startswith(b"\x89PNG")
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("name", "reason"), [("no-such.pem", "No such file"), ("junk.pem", "no certificate"), (".", ".*")]
+)
+async def test_a_file_of_the_environment_without_certificates_is_named(name, reason, secure, tmp_path, monkeypatch):
+    (tmp_path / "junk.pem").write_text("junk")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", name)
+    session = session_of(secure)
+    with pytest.raises(ConfigurationError, match=rf"SSL_CERT_FILE is '{name}' \(.*{reason}.*\): name a file"):
+        await session.open()
+    async with session_of(secure, ssl=ssl.create_default_context()):  # does not need the environment's file
+        pass
+
+
 _OF_THE_ENVIRONMENT = """
 import asyncio, sys
 from qwen_edit_async import EditSession, FixedInterval
