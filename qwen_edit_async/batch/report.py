@@ -236,7 +236,7 @@ class BatchReport(JournalSummary):
 
     def _next(self) -> str:
         changed = f" with a higher {self.limit}" if self.limit else ""
-        return f"run it again{changed} to go on: no edit that has a task is submitted twice"
+        return f"run it again{changed} to go on: no edit is paid for twice"
 
     def _cost(self) -> str:
         return f"{self.cost}" + (f" (+ {counted(self.unpriced, 'edit')} without a price)" if self.unpriced else "")

@@ -77,7 +77,7 @@ def test_a_batch_with_anything_left_is_not_ok(change):
         "3 × moderation: a, b, …",
         "uncertain, and repeated only with consent (resubmit_uncertain): cat, dog",
         "stopped: max_cost",
-        "run it again to go on: no edit that has a task is submitted twice",
+        "run it again to go on: no edit is paid for twice",
     ],
 )
 def test_the_text_says(line):
@@ -188,7 +188,7 @@ def test_a_notebook_shows_the_report_as_a_table():
         "running": "half within 20.0 s, 95 % within 30.0 s",
         "stopped": "max_cost",
         "time": "2.5 s",
-        "next": "run it again to go on: no edit that has a task is submitted twice",
+        "next": "run it again to go on: no edit is paid for twice",
         "failures": "3 × moderation: a, b, …",
         "before and after": '<a href="./out/report.html" target="_blank" rel="noopener">out/report.html</a>',
     }
