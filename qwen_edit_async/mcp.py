@@ -104,8 +104,10 @@ class ServerState:
         """Resolve a path against the folder, and check that it is inside the folder.
 
         Raises:
-            ToolError: The path leads out of the folder, or is invalid.
+            ToolError: The path leads out of the folder, or is a URL or invalid.
         """
+        if "://" in path:
+            raise ToolError(f"{path!r} is a URL: use a path inside {self.folder}")
         try:
             full = (self.folder / path).resolve()
         except (OSError, ValueError) as error:

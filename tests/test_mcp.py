@@ -118,6 +118,22 @@ async def test_other_folders_are_out_of_reach(emulator, tmp_path, path):
     assert not emulator.requests
 
 
+@pytest.mark.parametrize("output", ["s3://bucket/x", "file:///tmp/x"])
+async def test_results_can_not_go_to_a_url(emulator, photos, tmp_path, output):
+    before = sorted(tmp_path.iterdir())
+    async with client_of(emulator, tmp_path) as client:
+        for tool, arguments in (
+            ("edit_image", {"images": ["photos/a.png"], "instruction": "x"}),
+            ("edit_folder", {"folder": "photos", "instruction": "x"}),
+            ("get_task", {"task_id": "t"}),
+        ):
+            result, text = await call(client, tool, **arguments, output=output)
+            assert result.is_error
+            assert f"{output!r} is a URL: use a path inside {tmp_path}" in text
+    assert not emulator.requests
+    assert sorted(tmp_path.iterdir()) == before
+
+
 async def test_the_cap_is_kept_by_edits_and_folders(photos, tmp_path):
     with EditEmulator(duration=0.02, price=Decimal("0.04")).in_thread() as emulator:
         async with client_of(emulator, tmp_path, QWEN_EDIT_MCP_MAX_COST="0.09") as client:
@@ -176,16 +192,20 @@ async def test_errors_are_told_to_the_agent_and_failures_cost_nothing(photos, tm
 
 
 async def test_cancelling_a_call_cancels_its_edit(photos, tmp_path):
+    variables = {"QWEN_EDIT_PROTOCOL": "queue", "QWEN_EDIT_MCP_PRICE": "0.04", "QWEN_EDIT_MCP_MAX_COST": "0.05"}
     with EditEmulator(duration=3600, slots=1, engine=FixedEngine()).in_thread() as emulator:
-        async with client_of(emulator, tmp_path, QWEN_EDIT_MCP_MAX_COST="0.05") as client:
+        async with client_of(emulator, tmp_path, **variables) as client:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(client.call_tool, "edit_image", {"images": ["photos/a.png"], "instruction": "x"})
                 while not emulator.tasks:  # noqa: ASYNC110  # the emulator runs in another thread
                     await anyio.sleep(0.01)
                 tasks.cancel_scope.cancel()
+            with anyio.fail_after(10):
+                while not emulator.statistics().tasks_cancelled:  # noqa: ASYNC110  # the emulator runs in another thread
+                    await anyio.sleep(0.01)
             [task_id] = emulator.tasks
             _, text = await call(client, "get_task", task_id=task_id)
-            assert json.loads(text)["status"] in {"queued", "in_progress"}
+            assert json.loads(text)["status"] == "failed"
             result, text = await call(client, "edit_image", images=["photos/a.png"], instruction="x")
             assert result.is_error  # the cancelled edit may be charged
             assert "cap" in text

@@ -210,8 +210,9 @@ class EditBatch:
         stops submissions at once. The run then waits up to 5 s for the ids of tasks, and up to 10 s for the reports.
         Cancelling again skips the reports.
 
-        After a cancellation, tasks in progress run on, and the next run gets their results. With the protocol
-        ``queue``, tasks that have not begun are cancelled at the service, and the next run submits their edits again.
+        After a cancellation, tasks in progress run on, because they will be charged, and the next run gets their
+        results. With the protocol ``queue``, tasks that have not begun are cancelled at the service, and the next run
+        submits their edits again.
         With ``dashscope``, only the reply to a submission holds the result, so edits without a reply become uncertain.
 
         Args:

@@ -63,8 +63,8 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
         return await run.write_reports(run.budget.stopped, _PREVIEW_SECONDS)
     except asyncio.CancelledError as cancelled:
         note = (
-            f"the run was stopped with {counted(run.progress.saved, 'edit')} done; run it again to go on: no edit that "
-            f"has a task is submitted twice (journal: {run.output.home / JOURNAL_NAME})"
+            f"the run was stopped with {counted(run.progress.saved, 'edit')} done; run it again to go on: no edit is "
+            f"paid for twice (journal: {run.output.home / JOURNAL_NAME})"
         )
         log.warning("%s", note)
         cancelled.add_note(note)

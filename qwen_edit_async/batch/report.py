@@ -236,7 +236,7 @@ class BatchReport(JournalSummary):
 
     def _next(self) -> str:
         changed = f" with a higher {self.limit}" if self.limit else ""
-        return f"run it again{changed} to go on: no edit that has a task is submitted twice"
+        return f"run it again{changed} to go on: no edit is paid for twice"
 
     def _cost(self) -> str:
         return f"{self.cost}" + (f" (+ {counted(self.unpriced, 'edit')} without a price)" if self.unpriced else "")
@@ -246,7 +246,7 @@ class BatchReport(JournalSummary):
             (self.short, "with fewer pictures than requested"),
             (self.damaged, "with a damaged picture: the file is kept unchanged"),
             (self.planned + self.unread, "not submitted yet"),
-            (self.in_flight, "still in flight"),
+            (self.in_flight, "in flight when the run ended"),
             (self.unsaved, "completed, but not saved"),
             (self.failed, "failed"),
             (self.uncertain, "uncertain: a task may exist, and be charged"),

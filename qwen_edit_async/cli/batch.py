@@ -52,6 +52,9 @@ def batch(
     records every step, so no edit is paid for twice. report.html shows each picture before and after its edit.
     report.json is for programs.
 
+    With --protocol queue, Ctrl-C cancels only queued tasks at the service, because a task in progress will be charged.
+    The next run gets its result.
+
     Args:
         source: A folder, a quoted pattern ("photos/*.jpg"), or a table (.csv, .tsv, .jsonl or .parquet, or a folder
             of .parquet files). Any of these may be in a bucket (s3://BUCKET/TABLE.csv). A table's columns are image,

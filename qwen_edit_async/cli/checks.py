@@ -90,11 +90,11 @@ async def examine(connection: ConnectionOptions) -> list[Finding]:
     try:
         findings += await _ask(transport, protocol, way)
     except APIConnectionError as error:
-        findings.append(Finding("connection", ok=False, found=str(error), advice=_advice(str(error))))
+        findings.append(Finding("connection", ok=False, found=str(error), advice=_advice(str(error), proxied=proxied)))
         return findings
     finally:
         await transport.aclose()
-    if protocol.name == "generation" and all(each.ok is not False for each in findings):
+    if protocol.has_prices and all(each.ok is not False for each in findings):
         findings.append(await _price(connection))
     return findings
 
@@ -107,12 +107,14 @@ def _extras() -> Finding:
     return Finding("extras", ok=True, found=found, advice=advice)
 
 
-def _advice(problem: str) -> str:
+def _advice(problem: str, *, proxied: bool) -> str:
     if "certificate" in problem:
         return (
             "check the clock; if your network has its own certificate authority, set SSL_CERT_FILE to the authority's "
             "certificate file"
         )
+    if proxied:
+        return "check the proxy of the environment, QWEN_EDIT_BASE_URL and the network"
     return "check QWEN_EDIT_BASE_URL and the network; to use a proxy, set HTTPS_PROXY and pass --trust-env"
 
 
@@ -126,7 +128,7 @@ async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) ->
     key = _key(reply, protocol) if protocol.has_tasks else _unchecked_key(reply, protocol)
     findings = [Finding("connection", ok=True, found=way), key, _clock(reply)]
     if protocol.has_tasks:
-        path = MODEL_CONTRACT_PATH.format(model=quote(getattr(protocol, "model", ""), safe=""))
+        path = MODEL_CONTRACT_PATH.format(model=quote(protocol.model, safe=""))
         findings.append(_contract(await transport.send(Call(method="GET", path=path)), protocol))
     return findings
 
@@ -197,7 +199,7 @@ async def _price(connection: ConnectionOptions) -> Finding:
     for envelope in envelopes:
         try:
             async with EditSession(
-                protocol="generation",
+                protocol=connection.protocol,
                 model=connection.model,
                 envelope=envelope,
                 timeout=connection.timeout,

@@ -197,7 +197,8 @@ class Command:
                 command = ["qwen-edit", "fetch", task_id, "-o", str(self.output)]
                 self.screen.line(f"  {shlex.join(command)}", whole=True)
         if cancelled := session.statistics().cancellations:
-            self.screen.line(f"cancelled at the service: {counted(cancelled, 'task')}")
+            fate = ", to be submitted again" if self.journalled else ""
+            self.screen.line(f"cancelled at the service{fate}: {counted(cancelled, 'task')}")
         if uncertain := session.statistics().uncertain:
             submissions = counted(uncertain, "submission")
             self.screen.warning(f"{submissions} got no clear reply: tasks with unknown ids may exist and be charged")

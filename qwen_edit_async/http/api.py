@@ -103,7 +103,7 @@ class AiohttpTransport:
         """Create the connection pools. The pools have no limits, because the session limits its submissions and checks.
 
         Raises:
-            ConfigurationError: If the environment names a proxy that can't be used.
+            ConfigurationError: If the environment names a proxy, or a file with certificates, that can't be used.
         """
         if self._network.trust_env:
             check_proxies(urllib.request.getproxies())
@@ -190,20 +190,18 @@ class AiohttpTransport:
         if body is not None and body.failure is not None:
             return body.failure
         sent = body is not None and body.sent_whole
-        fate = (
-            "; the service may have received the whole request"
-            if sent
-            else self._network.unused_proxy(URL(self._base_url))
-        )
+        url = URL(self._base_url)
+        peer = self._network.peer(url, self._base_url, error)
+        fate = "; the service may have received the whole request" if sent else self._network.unused_proxy(url)
         if isinstance(error, TimeoutError):
             connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
             doing = "connecting to" if connecting else "waiting for a reply from"
-            return APITimeoutError(f"{doing} {self._base_url} took too long{fate}", request_sent=sent)
+            return APITimeoutError(f"{doing} {peer} took too long{fate}", request_sent=sent)
         if isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError) and self._network.trust_env:
             return APIConnectionError(
                 f"no call to {self._base_url} is possible: if the netrc file has an entry for this host, remove it"
             )
-        return APIConnectionError(f"no reply from {self._base_url}: {reason_of(error)}{fate}", request_sent=sent)
+        return APIConnectionError(f"no reply from {peer}: {reason_of(error)}{fate}", request_sent=sent)
 
 
 async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:

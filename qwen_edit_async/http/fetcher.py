@@ -179,12 +179,12 @@ def _failure_of(error: Exception, target: URL | None, network: Network) -> Fetch
         case aiohttp.ClientConnectorError(os_error=_NotPublicError()) if target is not None:
             return FetchError(not_public(target), final=True)
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() if target is not None:
-            host, hint = host_of(target)[:MAX_SHOWN], network.unused_proxy(target)
+            peer = network.peer(target, f"its host {host_of(target)[:MAX_SHOWN]!r}", error)
             # Only certificate errors are quoted. The text of other errors has an address, so the same failure would
             # appear in a report once per address.
             is_flawed = isinstance(error, aiohttp.ClientConnectorCertificateError)
             reason = reason_of(error) if is_flawed else type(error).__name__
-            return FetchError(f"its host {host!r} can't be reached ({reason}){hint}")
+            return FetchError(f"{peer} can't be reached ({reason}){network.unused_proxy(target)}")
         case ValueError():  # raised by aiohttp and yarl; certificate errors are ValueErrors, too, but are handled above
             return FetchError("its URL is not valid", final=True)
         case RuntimeError():  # raised by aiohttp

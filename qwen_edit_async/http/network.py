@@ -37,7 +37,11 @@ class Network:
     trust_env: bool = False
 
     def connector(self, **options: Any) -> aiohttp.TCPConnector:
-        """Create a connection pool without a limit on connections."""
+        """Create a connection pool without a limit on connections.
+
+        Raises:
+            ConfigurationError: The environment names a file with certificates that can't be used.
+        """
         named = [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
         context = _context_of_environment(*named) if self.ssl is None and any(named) else self.ssl
         return aiohttp.TCPConnector(limit=0, ssl=True if context is None else context, **options)
@@ -53,6 +57,14 @@ class Network:
         proxy = URL(urllib.request.getproxies().get(url.scheme, "") if self.trust_env else "")
         return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
 
+    def peer(self, url: URL, name: str, error: Exception) -> str:
+        """Return the name of the peer that an error is about: the proxy without its password, or ``name``."""
+        if (proxy := self.proxy_of(url)) is None:
+            return name
+        shown = f"the proxy {proxy.host_subcomponent}:{proxy.port}"
+        unreached = (getattr(error, "host", None), getattr(error, "port", None))
+        return shown if unreached == (proxy.raw_host, proxy.port) else f"{name} through {shown}"
+
     def unused_proxy(self, url: URL) -> str:
         """Return a hint if an environment proxy for this URL is not used; otherwise an empty string."""
         if self.proxy is not None or self.trust_env or urllib.request.proxy_bypass(url.host or ""):
@@ -61,9 +73,21 @@ class Network:
 
 
 @functools.lru_cache(maxsize=1)
-def _context_of_environment(*_named: str | None) -> ssl.SSLContext:
+def _context_of_environment(file: str | None, _folder: str | None) -> ssl.SSLContext:
     """Return TLS settings with the certificates that the environment names now. aiohttp reads them at import only."""
-    return ssl.create_default_context()
+    context = ssl.create_default_context()
+    if file:
+        try:
+            context.load_verify_locations(file)  # create_default_context ignores a file that can't be used
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"SSL_CERT_FILE is {quoted(file)} ({_reason_of(error)}): name a file with CA certificates, or unset it"
+            ) from None
+    return context
+
+
+def _reason_of(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def resolve_ssl(value: object) -> ssl.SSLContext | None:
@@ -83,7 +107,7 @@ def resolve_ssl(value: object) -> ssl.SSLContext | None:
         try:
             return ssl.create_default_context(cafile=value)
         except (OSError, ValueError) as error:  # includes ssl.SSLError
-            reason = f" ({getattr(error, 'strerror', None) or error})"
+            reason = f" ({_reason_of(error)})"
     refusal = "ssl is False, which would turn off certificate checks" if value is False else f"ssl is {quoted(value)}"
     raise ConfigurationError(f"{refusal}{reason}: {_SSL_HINT}")
 

@@ -91,8 +91,10 @@ class WireProtocol(abc.ABC):
         foreign_hosts: Known hosts that do not support this protocol.
         key_variables: The environment variables that may hold the API key, in order of precedence.
         has_tasks: Whether a task's status can be checked after its submission.
+        has_prices: Whether the protocol has a call for the cost of an edit; see :meth:`estimation`.
         reply_grace: Seconds that an ending session or run waits for the replies to its submissions. A protocol
             whose replies hold results sets a shorter wait, because waiting a few seconds longer would rarely help.
+        model: The name of the model.
     """
 
     __slots__ = ()
@@ -102,7 +104,10 @@ class WireProtocol(abc.ABC):
     foreign_hosts: ClassVar[frozenset[str]] = DASHSCOPE_HOSTS
     key_variables: ClassVar[tuple[str, ...]] = ("QWEN_EDIT_API_KEY",)
     has_tasks: ClassVar[bool] = True
+    has_prices: ClassVar[bool] = False
     reply_grace: ClassVar[float] = 5.0
+
+    model: str
 
     @property
     @abc.abstractmethod

@@ -14,7 +14,7 @@ from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import KNOWN_PRICE, Call, Reply, WireProtocol
 from qwen_edit_async.protocol.bodies import message_body, split_at_gaps, with_instruction
 from qwen_edit_async.protocol.replies import cost_of, error_from_reply, first_text, has_error, load_object
-from qwen_edit_async.protocol.submissions import read_submission
+from qwen_edit_async.protocol.submissions import is_refusal, read_submission
 from qwen_edit_async.protocol.tasks import snapshot_of, status_word
 from qwen_edit_async.tasks import Estimate, TaskSnapshot
 
@@ -35,6 +35,7 @@ class GenerationProtocol(WireProtocol):
     """
 
     name: ClassVar[str] = "generation"
+    has_prices: ClassVar[bool] = True
 
     envelope: Envelope = "flat"
     model: str = MODEL
@@ -79,7 +80,7 @@ class GenerationProtocol(WireProtocol):
         return attrs.evolve(self.submission(request), path=f"{self.submission_path}/precharge")
 
     def read_estimate(self, reply: Reply) -> Estimate:
-        """Read ``data.cost``. If it is missing, raise an error with the service's reason."""
+        """Read ``data.cost``. If it is missing, or the call failed, raise an error with the service's reason."""
         if not reply.ok:
             error = error_from_reply(reply)
             if reply.status in _NO_SUCH_CALL:
@@ -88,11 +89,12 @@ class GenerationProtocol(WireProtocol):
         document = load_object(reply)
         data = document.get("data")
         data = data if isinstance(data, dict) else {}
-        if (cost := cost_of(data.get("cost"))) is not None:
+        refused = is_refusal(document)
+        if not refused and (cost := cost_of(data.get("cost"))) is not None:
             return Estimate(cost=cost, currency=first_text(data, ("currency",)) or "", raw=document)
         if reason := first_text(data, ("reason",)):
             raise BadRequestError(f"the service gives no price: {reason}", status_code=reply.status)
-        if has_error(document):
+        if refused or has_error(document):
             raise error_from_reply(reply)
         return super().read_estimate(reply)
 

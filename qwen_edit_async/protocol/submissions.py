@@ -64,7 +64,7 @@ def read_submission(reply: Reply) -> TaskSnapshot:
         if broken is not None:
             return TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
         return snapshot_of(document, task_id, reply.url)
-    if not reply.ok or (task_id is None and broken is None and _is_refusal(document)):
+    if not reply.ok or (task_id is None and broken is None and is_refusal(document)):
         raise error_from_reply(reply)
     if task_id is not None:
         raise APIResponseError("the reply has a task id that can't be part of a URL", body=reply.excerpt())
@@ -100,8 +100,11 @@ def _error_report(members: Mapping[str, Any]) -> Mapping[str, Any]:
     return dict(ChainMap(*map(dict, reports + nested)))
 
 
-def _is_refusal(document: Mapping[str, Any]) -> bool:
-    """Return whether a successful reply without a task id shows that no task exists."""
+def is_refusal(document: Mapping[str, Any]) -> bool:
+    """Return whether a reply with a successful HTTP status says that the call was refused.
+
+    If such a reply to a submission has no task id, no task exists.
+    """
     return has_plain_error(document) or status_of(status_word(document)) is TaskStatus.FAILED
 
 

@@ -63,7 +63,7 @@ def test_a_batch_with_anything_left_is_not_ok(change):
     [
         "4 of 18 edits done, 8 pictures in out",
         "  1 not submitted yet",
-        "  2 still in flight",
+        "  2 in flight when the run ended",
         "  3 completed, but not saved",
         "  5 failed",
         "  2 uncertain: a task may exist, and be charged",
@@ -77,7 +77,7 @@ def test_a_batch_with_anything_left_is_not_ok(change):
         "3 × moderation: a, b, …",
         "uncertain, and repeated only with consent (resubmit_uncertain): cat, dog",
         "stopped: max_cost",
-        "run it again to go on: no edit that has a task is submitted twice",
+        "run it again to go on: no edit is paid for twice",
     ],
 )
 def test_the_text_says(line):
@@ -149,7 +149,12 @@ def test_the_text_says_where_the_page_is_or_why_there_is_none():
 def test_the_head_of_a_page_tells_the_whole():
     assert DONE.facts(2) == {"done": "2 of 2 edits", "pictures": 3, "cost": "0.1071"}
     facts = HALF_DONE.facts(10)
-    assert (facts["failed"], facts["uncertain"], facts["still in flight"], facts["stopped"]) == (5, 2, 2, "max_cost")
+    assert (facts["failed"], facts["uncertain"], facts["in flight when the run ended"], facts["stopped"]) == (
+        5,
+        2,
+        2,
+        "max_cost",
+    )
     assert facts["cost"] == "0.2856 (+ 1 edit without a price)"
     assert facts["running"] == "half within 20.0 s, 95 % within 30.0 s"
     assert facts["on this page"] == "10 of 17 edits, those with errors first"
@@ -173,7 +178,7 @@ def test_a_notebook_shows_the_report_as_a_table():
         "done": "4 of 18 edits",
         "pictures": "8",
         "not submitted yet": "1",
-        "still in flight": "2",
+        "in flight when the run ended": "2",
         "completed, but not saved": "3",
         "failed": "5",
         "uncertain": "2",
@@ -183,7 +188,7 @@ def test_a_notebook_shows_the_report_as_a_table():
         "running": "half within 20.0 s, 95 % within 30.0 s",
         "stopped": "max_cost",
         "time": "2.5 s",
-        "next": "run it again to go on: no edit that has a task is submitted twice",
+        "next": "run it again to go on: no edit is paid for twice",
         "failures": "3 × moderation: a, b, …",
         "before and after": '<a href="./out/report.html" target="_blank" rel="noopener">out/report.html</a>',
     }

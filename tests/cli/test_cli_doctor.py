@@ -109,6 +109,12 @@ def test_the_other_protocols_are_examined_without_a_submission(protocol, key, ga
     assert len(service.tasks) == 0
 
 
+def test_a_protocol_without_prices_is_not_asked_for_one(service, examine, monkeypatch):
+    monkeypatch.setattr(GenerationProtocol, "has_prices", False)
+    code, found = examine()
+    assert (code, "price" in found, service.statistics().precharges) == (0, False, 0)
+
+
 @pytest.mark.parametrize("envelope", ["params", "header"])
 def test_the_envelope_that_the_gateway_takes_is_found(envelope, examine, gateway):
     gateway(envelope=envelope)
@@ -156,6 +162,18 @@ def test_a_proxy_of_the_environment_that_can_not_be_used_is_named(examine, monke
     assert "hush" not in str(found)
 
 
+def test_a_dead_proxy_of_the_environment_is_named(examine, monkeypatch):
+    monkeypatch.setenv("QWEN_EDIT_API_KEY", "sk-1")
+    monkeypatch.setenv("QWEN_EDIT_BASE_URL", "https://service.example")
+    monkeypatch.setenv("https_proxy", "http://me:hush@127.0.0.1:9")
+    code, found = examine("--trust-env")
+    assert (code, found["connection"]["ok"]) == (1, False)
+    assert "no reply from the proxy 127.0.0.1:9: " in found["connection"]["found"]
+    assert found["connection"]["advice"].startswith("check the proxy of the environment")
+    assert "HTTPS_PROXY" not in found["connection"]["advice"]
+    assert "hush" not in str(found)
+
+
 def test_an_address_where_nobody_answers_is_named(service, examine, monkeypatch):
     monkeypatch.setenv("QWEN_EDIT_BASE_URL", "http://127.0.0.1:9")
     code, found = examine()
@@ -179,6 +197,13 @@ def test_a_certificate_that_is_not_trusted_is_named(service, examine, monkeypatc
     thread.join()
     assert (code, found["connection"]["ok"]) == (1, False)
     assert "set SSL_CERT_FILE to the authority's certificate file" in found["connection"]["advice"]
+
+
+def test_a_missing_file_with_certificates_is_named(service, examine, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such.pem")
+    code, found = examine()
+    assert (code, found["configuration"]["ok"], found["configuration"]["advice"]) == (2, False, "")
+    assert "SSL_CERT_FILE is '/no/such.pem' (No such file or directory)" in found["configuration"]["found"]
 
 
 def test_missing_extras_are_told(examine, no_key, monkeypatch):

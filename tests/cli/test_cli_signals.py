@@ -54,7 +54,7 @@ def test_an_interrupted_run_prints_its_report_and_journals_running_tasks(photos,
     assert process.returncode == 130
     assert "qwen-edit fetch" not in errors
     assert "1 of 3 edits done" in errors
-    assert "\n  2 still in flight\n" in errors
+    assert "\n  2 in flight when the run ended\n" in errors
     assert "\nrun it again to go on: " in errors
     assert f"before and after: {out / 'report.html'}\n" in errors
     assert output == f"1 picture is in {out}\n"
@@ -168,8 +168,8 @@ def test_an_interrupted_run_cancels_tasks_that_have_not_begun(photos, out, monke
             _, errors = process.communicate()
         assert [task.status for task in service.tasks.values()] == ["running", "failed", "failed"]
     assert process.returncode == 130
-    assert "cancelled at the service: 2 tasks\n" in errors
-    assert "\n  3 still in flight\n" in errors
+    assert "\ncancelled at the service, to be submitted again: 2 tasks\n" in errors
+    assert "\n  3 in flight when the run ended\n" in errors
 
 
 def test_a_run_under_nohup_outlives_its_terminal(small, out, service, default_signals):

@@ -170,6 +170,21 @@ async def test_the_environments_authority_may_be_named_after_the_import(secure, 
         assert (await result.images[0].read()).startswith(b"\x89PNG")
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("name", "reason"), [("no-such.pem", "No such file"), ("junk.pem", "no certificate"), (".", ".*")]
+)
+async def test_a_file_of_the_environment_without_certificates_is_named(name, reason, secure, tmp_path, monkeypatch):
+    (tmp_path / "junk.pem").write_text("junk")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", name)
+    session = session_of(secure)
+    with pytest.raises(ConfigurationError, match=rf"SSL_CERT_FILE is '{name}' \(.*{reason}.*\): name a file"):
+        await session.open()
+    async with session_of(secure, ssl=ssl.create_default_context()):  # does not need the environment's file
+        pass
+
+
 _OF_THE_ENVIRONMENT = """
 import asyncio, sys
 from qwen_edit_async import EditSession, FixedInterval
@@ -234,6 +249,33 @@ async def test_no_error_shows_the_proxys_password(reachable, secure, ca_file, ca
             texts = [repr(session), repr(vars(session)), caplog.text, *map(told, (call.value, download.value))]
     assert ("the proxy answered 407" in str(call.value)) is reachable
     assert [text for text in texts if PASSWORD in text or basic() in text] == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("problem", ["dead", "no TLS"])
+async def test_an_unreachable_proxy_is_named(problem, secure, ca_file):
+    async with Door() as dead:
+        pass
+    async with Door(dead.port) as hangs_up:
+        scheme, port = ("http", dead.port) if problem == "dead" else ("https", hangs_up.port)
+        async with session_of(secure, ssl=ca_file, proxy=f"{scheme}://{CREDENTIALS}@127.0.0.1:{port}") as session:
+            with pytest.raises(APIConnectionError, match=f"no reply from the proxy 127.0.0.1:{port}: "):
+                await session.edit(PHOTO, "make it snow")
+            with pytest.raises(DownloadError, match=f"the proxy 127.0.0.1:{port} can't be reached"):
+                await session.pictures("t", [secure + "/a.png"])[0].read()
+
+
+@pytest.mark.anyio
+async def test_a_service_that_is_not_reached_through_a_proxy_is_named_with_the_proxy(secure, ca_file):
+    async with Door(allowed="Basic other") as proxy:
+        way = f"no reply from {secure} through the proxy 127.0.0.1:{proxy.port}: "
+        async with session_of(secure, ssl=ca_file, proxy=f"http://127.0.0.1:{proxy.port}") as session:
+            with pytest.raises(APIConnectionError, match=way + "the proxy answered 407"):
+                await session.edit(PHOTO, "make it snow")
+        proxy.allowed = None
+        async with session_of(secure, proxy=f"http://127.0.0.1:{proxy.port}") as session:
+            with pytest.raises(APIConnectionError, match=way + "its certificate is not valid"):
+                await session.edit(PHOTO, "make it snow")
 
 
 def told(error):

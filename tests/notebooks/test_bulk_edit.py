@@ -91,7 +91,7 @@ def table_of(cell: Any) -> dict[str, str]:
 def test_an_interrupted_run_shows_its_state(executed):
     table = table_of(executed["stood"])
     assert DONE_BEFORE_INTERRUPT <= int(table["done"].partition(" ")[0]) < EDITS
-    assert int(table["still in flight"]) > 0
+    assert int(table["in flight when the run ended"]) > 0
     assert table["stopped"] == "the run was interrupted"
     assert table["next"].startswith("run it again")
     assert table["before and after"].endswith("edited/report.html")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from typing import Any, get_args
 
 import pytest
 from wire_replies import FLAT, PARAMS
 
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.protocol.choice import choose_protocol
+from qwen_edit_async.models import EditRequest
+from qwen_edit_async.protocol.choice import ProtocolName, choose_protocol
 from qwen_edit_async.protocol.dashscope import DashScopeProtocol
 from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.protocol.queue import QueueProtocol
@@ -39,11 +41,18 @@ def test_the_model_is_that_of_both_envelopes() -> None:
     assert (first, then) == (GenerationProtocol("flat", "other"), GenerationProtocol("params", "other"))
 
 
-@pytest.mark.parametrize("protocol", ["queue", "dashscope"])
+@pytest.mark.parametrize("protocol", get_args(ProtocolName))
 def test_each_protocol_takes_a_model(protocol: str) -> None:
     first, _ = choose_protocol(protocol, "auto", "other")
-    assert isinstance(first, QueueProtocol | DashScopeProtocol)
     assert first.model == "other"
+
+
+@pytest.mark.parametrize("protocol", get_args(ProtocolName))
+def test_each_protocol_says_whether_it_has_prices(protocol: str) -> None:
+    first, _ = choose_protocol(protocol, "auto", None)
+    request = EditRequest("a.png", "make it snow")
+    with contextlib.nullcontext() if first.has_prices else pytest.raises(ConfigurationError, match="can't tell"):
+        assert first.estimation(request).method == "POST"
 
 
 @pytest.mark.parametrize(

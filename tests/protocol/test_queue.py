@@ -116,13 +116,17 @@ def test_the_urls_of_the_service_are_used_as_they_are() -> None:
         "https://gateway.example.evil.example/steal",
         "//evil.example/steal",
         "https://[bad/steal",
+        "https://gateway.example/other/task-1\r\nX: y",
+        "https://gateway.example/other/task-1\n",
+        "/other/\x00task-1",
+        "/other/\x85task-1",
         "",
         5,
         None,
     ],
     ids=repr,
 )
-def test_a_url_on_another_origin_is_not_used(url: object) -> None:
+def test_a_url_that_is_broken_or_on_another_origin_is_not_used(url: object) -> None:
     assert QUEUE.status_check(created(status_url=url)) == QUEUE.status_check(TASK)
 
 

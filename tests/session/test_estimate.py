@@ -12,6 +12,7 @@ from memory_transport import IMAGE, MemoryService, MemorySession, status
 from qwen_edit_async import (
     APIConnectionError,
     APIResponseError,
+    APIStatusError,
     APITimeoutError,
     AuthenticationError,
     BadRequestError,
@@ -87,6 +88,10 @@ async def test_a_protocol_without_the_question_says_so(protocol):
         (says({"data": {"cost": None, "reason": "bad size"}}), BadRequestError, "gives no price: bad size"),
         (says({"error": {"code": 40201, "message": "empty"}}), InsufficientBalanceError, "empty"),
         (says({"error": {"message": "who?"}}, 401), AuthenticationError, "who"),
+        (says({"status": "failed", "data": {"cost": "9", "reason": "no model"}}), BadRequestError, "no model"),
+        (says({"status": "failed", "data": {"cost": "9"}, "message": "try later"}), APIStatusError, "try later"),
+        (says({"status": "failed", "data": {"cost": "9"}}), APIStatusError, "the service gave no reason"),
+        (says({"error_code": 40201, "data": {"cost": "9"}}), InsufficientBalanceError, "40201"),
         (says({"data": []}), APIResponseError, "the reply has no cost"),
         (says({"data": {"cost": ""}}), APIResponseError, "the reply has no cost"),
         (says({"data": {"cost": "-1"}}), APIResponseError, "the reply has no cost"),
