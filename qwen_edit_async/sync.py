@@ -117,7 +117,7 @@ class EditSession(face(aio.EditSession, on_loop={"attach", "pictures"})):
     def __reduce__(self):
         # A hash of the pickle tells `datasets` whether its cached results fit. The key and the counters are left out.
         protocol = self._wrapped._service.protocol
-        return _closed_copy, (self.base_url, protocol.name, getattr(protocol, "model", None), self.fit)
+        return _closed_copy, (self.base_url, protocol.name, protocol.model, self.fit)
 
 
 def _closed_copy(base_url, protocol, model, fit):

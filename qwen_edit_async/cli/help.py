@@ -12,7 +12,7 @@ COMMANDS: Final = {
     "status": "Print the state of a task. The exit code is 1 if the task failed.",
     "fetch": "Wait for a task that was submitted earlier, and save its pictures.",
     "doctor": "Check the key, the connection and the service's replies. The checks create no task and cost nothing.",
-    "emulator": "Run the emulator, which imitates the service, on this machine until Ctrl-C.",
+    "emulator": "Run an emulator of the service on this machine until Ctrl-C.",
     "mcp": "Serve the tools edit_image, edit_folder and get_task to an agent, over standard input and output.",
 }
 """Each command's name and the first line of its help. The command's module and function have the command's name."""
