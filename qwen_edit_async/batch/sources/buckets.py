@@ -69,19 +69,15 @@ def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str
 
     Hidden files, and files in hidden folders, are left out.
     """
-    if path.suffix.lower() in PICTURE_ENDINGS and not glob.has_magic(path.name):
+    is_pattern = glob.has_magic(path.name)
+    if path.suffix.lower() in PICTURE_ENDINGS and not is_pattern:
         yield path.name, path
         return
-    pattern = path.name if glob.has_magic(path.name) else "*"
+    folder, pattern = (path.parent, path.name) if is_pattern else (path, "*")
     try:
-        for name, file in _folder_of(path).files():
+        for name, file in folder.files():
             is_hidden = name.startswith(".") or "/." in name
             if (recursive or "/" not in name) and not is_hidden and fnmatch.fnmatchcase(name, pattern):
                 yield name, file
     except OSError as error:
         raise ConfigurationError(f"{path} can't be read: {error.strerror}") from None
-
-
-def _folder_of(path: BucketPath) -> BucketPath:
-    """Return the folder to search. For a picture or a pattern, this is the parent."""
-    return path.parent if path.suffix.lower() in PICTURE_ENDINGS or glob.has_magic(path.name) else path
