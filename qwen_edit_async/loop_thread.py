@@ -19,7 +19,7 @@ from qwen_edit_async.errors import SessionClosedError
 T = TypeVar("T")
 
 News: TypeAlias = "queue.SimpleQueue[asyncio.Task[Any] | Callable[[], None] | None]"
-"""Tells a waiting caller that its call has ended (the task, or ``None``), or what to do meanwhile (a function)."""
+"""The queue that a waiting caller reads. A task or ``None`` ends the wait. A function is called during the wait."""
 
 _ENDING_SECONDS: Final = 5.0
 _WAKING_SECONDS: Final = 0.5
@@ -52,7 +52,7 @@ class LoopThread:
         self.stop()
 
     def start(self, first: Callable[[], Any] | None = None) -> None:
-        """Start the loop, unless it was started before, and make a first call. If that call fails, end the loop."""
+        """Start the loop, unless it was started before, and make a first call. End a new loop if the call fails."""
         with self._starting:
             is_new = self._thread is None
             if is_new:
@@ -93,7 +93,7 @@ class LoopThread:
     def iterate(self, iterable: AsyncIterable[T], news: News | None = None) -> Iterator[T]:
         """Yield the items of an async iterable. Close it at the end, or when the caller stops early.
 
-        If the iterable depends on a :class:`CallerIterable`, ``news`` is the queue of the latter.
+        If the iterable depends on a :class:`CallerIterable`, pass that object's ``news``.
         """
         news = queue.SimpleQueue() if news is None else news
         items: Any = self.call(aiter, iterable)
@@ -189,7 +189,7 @@ class LoopThread:
 
 
 class CallerIterable(Generic[T]):
-    """An async iterable over a caller's iterable. The caller pulls each item itself, while it waits for an outcome.
+    """An async iterable over a caller's iterable. The caller's thread pulls each item, while it waits for a result.
 
     So the iterable may block: the loop goes on, and Ctrl-C interrupts the iterable.
 
@@ -213,7 +213,7 @@ class CallerIterable(Generic[T]):
     def _pull(self, loop: asyncio.AbstractEventLoop, pulled: asyncio.Future[T]) -> None:
         try:
             deliver = functools.partial(pulled.set_result, next(self._items, _END))
-        except Exception as error:  # noqa: BLE001  # the pipeline raises it after the outcomes of earlier items
+        except Exception as error:  # noqa: BLE001  # edit_many raises it after the outcomes of earlier items
             deliver = functools.partial(pulled.set_exception, error)
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(lambda: None if pulled.done() else deliver())

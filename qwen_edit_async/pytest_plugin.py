@@ -6,8 +6,8 @@
 ``qwen_edit_session`` is an open `EditSession` on this emulator, for async tests with anyio's plugin or pytest-asyncio.
 
 The emulator and the session are imported only when a fixture is used. So test suites without these fixtures do not get
-slower. A coverage tool that starts after pytest has imported its plugins misses only the few modules that this plugin
-imports.
+slower. A coverage tool may start only after pytest has imported this plugin. It then misses the imports of only a few
+modules.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 
 An open session has an event loop on a thread of its own. Any other thread can use the session, even one with a running
 loop. The requests of ``edit_many`` are pulled on the thread that waits for the outcomes. Ctrl-C cancels the call that
-waits. A copy made by pickle is a closed session.
+the main thread waits for. A copy made by pickle is a closed session.
 """
 
 import functools
@@ -115,7 +115,7 @@ class EditSession(face(aio.EditSession, on_loop={"attach", "pictures"})):
             self._loop.stop(functools.partial(self._wrapped.__aexit__, kind))
 
     def __reduce__(self):
-        # A hash of the pickle tells `datasets` whether its cached results fit. The key and the counters are left out.
+        # `datasets` finds cached results by a hash of the pickle. So the pickle leaves out the key and the counters.
         protocol = self._wrapped._service.protocol
         return _closed_copy, (self.base_url, protocol.name, protocol.model, self.fit)
 

@@ -25,7 +25,7 @@ _MAX_LINKS: Final = 40
 _PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)
 _PNG_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
 _TAIL_BYTES: Final = 4096
-"""The end marker must be in this many bytes at the end of a PNG file. Extra bytes may follow the marker."""
+"""The number of bytes to search for the end marker, at the end of a PNG file. Other bytes may follow the marker."""
 
 
 def local_folder(path: AnyPath, here: str, use: str) -> Path:
@@ -46,7 +46,7 @@ def local_folder(path: AnyPath, here: str, use: str) -> Path:
 
 
 def output_at(out_dir: AnyPath, journal: str | os.PathLike[str] | None, here: str, *, overwrite: bool) -> BatchOutput:
-    """Return the output for the options of a batch.
+    """Return the :class:`BatchOutput` that a batch's options describe.
 
     Raises:
         ConfigurationError: If ``journal`` is needed but missing, given but not needed, or not local.

@@ -110,8 +110,8 @@ class Row:
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
         """Journal the task's id and any picture URLs. If there is certainly no task, restore the edit's earlier state.
 
-        The edit's coroutine can't journal the task, because it may have been cancelled before the reply arrived. Some
-        protocols return the URLs only in the reply to the submission.
+        The edit's coroutine may have been cancelled before the reply arrived, so it can't journal the task. Some
+        protocols return the URLs only in this reply.
         """
         if isinstance(fate, TaskSnapshot):
             if self._state is State.SUBMITTING:
@@ -251,7 +251,7 @@ class Row:
     async def _save(self, images: Sequence[OutputImage]) -> None:
         run, name, asked = self._run, self._entry.name, self._entry.pictures
         if not run.options.saves:
-            return  # the caller of the hub saves the pictures
+            return  # callers of EditHub(save=False) save the pictures
         if len(images) > asked:  # file names with higher numbers may belong to other edits
             about(images[0].task_id).warning(
                 "a task made %d pictures instead of %d: the extra ones are not saved", len(images), asked

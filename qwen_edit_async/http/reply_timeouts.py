@@ -82,7 +82,7 @@ class ReplyTimeouts:
         self._timeouts.pop(timeout, None)
 
     def close(self) -> None:
-        """Stop reading all replies, which stay incomplete. Closing aiohttp's session alone would let reads continue."""
+        """Stop reading the replies, which stay incomplete. Closing aiohttp's session alone would let reads continue."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -119,7 +119,8 @@ class Pacer:
     All times are the event loop's, in seconds.
 
     Attributes:
-        max_in_flight: The maximum number of tasks between the start of their submission and their end.
+        max_in_flight: The maximum number of tasks in flight. A task is in flight from the start of its
+            submission to its end.
         submit_rate: The maximum number of submissions per second, including repeated ones. A rate also spaces
             submissions evenly. ``None`` means no limit.
         limit: The learned maximum number of tasks in flight. One task above the limit may probe for a higher limit.
@@ -219,8 +220,8 @@ class Pacer:
         """Record that the service accepted a submission, and raise the limit if it proved too low.
 
         The submission was sent at ``sent_at``, when ``among`` tasks were in flight. Both values matter only if replies
-        hold results. A refusal of one of these tasks would have arrived before this result, so the service can run
-        all of them.
+        hold results. If one of those tasks had been refused, the refusal would have arrived before this result. So the
+        service can run all of them.
         """
         self.accepted_at = now
         self.running += 1
@@ -267,7 +268,7 @@ class Pacer:
         tried = probe or self._raised
         if tried:
             self._probe_wait = min(_LAST_PROBE, 2 * self._probe_wait)
-        elif now - self._raised_at > self._probe_wait:  # soon after a rise, the rise may have caused the refusal
+        elif now - self._raised_at > self._probe_wait:  # the last rise is too old to have caused the refusal
             self._probe_wait = _FIRST_PROBE
         self._raised = False
         self._shut_out = not running

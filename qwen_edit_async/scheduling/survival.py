@@ -27,8 +27,9 @@ _UNINFORMED = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES
 
 _NEWS_SHARE = 0.3
 _MOST_NEWS = 30.0
-"""The weight of evidence is about the number of ended tasks. The estimate is renewed when the news (the new evidence)
-weighs 1 plus 30 % of the weight of the old evidence, but at most 30. After 50 ended tasks, 16 more are enough."""
+"""The weight of evidence is roughly the number of ended tasks. The estimate is renewed when the news (the new evidence)
+weighs enough: 1 plus 30 % of the weight of the old evidence, or 30 if this sum is greater. After 50 ended tasks, 16
+more are enough."""
 
 _NEWS_IN_A_STRETCH = 0.1
 """The weight of the news that a task still runs. With 0, the estimate would adapt late to a slower service."""
