@@ -46,7 +46,7 @@ class Budget:
     edits are unfinished, and nothing is submitted while pictures are being saved. After an edit whose pictures could
     not be saved, edits run one at a time until an edit is saved. After three edits in a row whose pictures could not be
     saved, nothing is submitted until an edit is saved. An edit that an earlier run completed never counts as the
-    third. Otherwise, pictures that are lost for good would block every later run.
+    third of these edits. Otherwise, pictures that are lost for good would block every later run.
 
     Attributes:
         max_cost: The maximum cost of the batch, earlier runs included, in the account's currency.
@@ -55,7 +55,7 @@ class Budget:
             not count.
         slots: The maximum number of unfinished edits. This maximum applies until an edit is saved, and while
             tasks of earlier runs are unfinished.
-        on_demand: Whether callers request edits one by one, as they do from a hub. If so, lost pictures and an
+        on_demand: Whether callers request edits one by one, as from an ``EditHub``. If so, lost pictures and an
             unreachable service can make single edits fail, but do not stop the batch.
         spent: The costs that the service stated.
         tasks: The number of tasks that were, or may have been, created.
@@ -104,8 +104,8 @@ class Budget:
         """Return whether an edit with this many pictures may be submitted now.
 
         After ``GO``, the edit counts as unfinished until its end is recorded. After ``WAIT``, call this method
-        again when another edit has changed its state. ``STOP`` is final, except for a hub whose submissions are
-        ``held``. This hub submits again after an edit is saved.
+        again when another edit has changed its state. ``STOP`` is final, with one exception: if submissions are
+        ``held`` and the budget is ``on_demand``, edits may be submitted again after an edit is saved.
         """
         if not self.stopped:
             verdict = self._judge(pictures)
@@ -220,7 +220,7 @@ class Budget:
         if self._live and (self._price is None or unstated):
             return Verdict.WAIT
         if unstated:
-            # No limit is named, because a higher max_cost would not help.
+            # `limit` stays empty, because a higher max_cost would not help.
             return self._exhaust("", "the service does not say what edits cost: use max_tasks instead of max_cost")
         if self._price is None:
             over = self.spent >= limit or self.spent + self._highest > limit

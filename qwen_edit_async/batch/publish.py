@@ -40,7 +40,7 @@ _UNFINISHED: Final[dict[BatchStatus, str]] = {
 }
 
 _TOGETHER: Final = 64
-"""The number of edits whose thumbnails are requested in one call, so that several threads can make missing ones."""
+"""The number of edits whose thumbnails are requested in one call. Several threads make the missing thumbnails."""
 
 
 class _GivenUpError(Exception):
@@ -128,7 +128,7 @@ def _gallery_edits(
 
 
 def _gallery_edit(outcome: BatchOutcome, pictures: Mapping[Any, Picture]) -> GalleryEdit:
-    """Return an edit for the page, which shows no picture for an image in memory, a URL or a missing file."""
+    """Return an edit for the page. Images in memory, URLs and missing files get no picture."""
     facts = {"status": _UNFINISHED.get(outcome.status), "damaged": outcome.damage, **outcome.parameters}
     return GalleryEdit(
         key=outcome.key,

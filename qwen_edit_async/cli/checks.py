@@ -155,7 +155,7 @@ def _unchecked_key(reply: Reply, protocol: WireProtocol) -> Finding:
     if finding.ok is False:
         return finding
     if reply.status == _NOT_FOUND:
-        found = f"not checked: the address may not have the protocol {protocol.name!r} (HTTP {reply.status})"
+        found = f"not checked: this address might not offer the protocol {protocol.name!r} (HTTP {reply.status})"
         return Finding("key", ok=None, found=found, advice=_CHECK_ADDRESS)
     found = f"not checked: the protocol {protocol.name!r} has no call that checks a key for free"
     return Finding("key", ok=None, found=found, advice="to check the key, make one edit")

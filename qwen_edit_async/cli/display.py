@@ -70,7 +70,7 @@ class Screen:
     def line(self, text: str, style: str | None = None, *, whole: bool = False) -> None:
         """Print a line. Replace Python options in the text with shell options.
 
-        On a terminal, wrap the line between words, unless ``whole`` keeps it in one piece for users to copy.
+        On a terminal, wrap the line between words. With ``whole``, do not wrap the line, so that users can copy it.
         """
         self.console.print(visible(shell_text(text)), style=style, soft_wrap=whole or not self.console.is_terminal)
 

@@ -89,7 +89,7 @@ class Submission:
 
 @attrs.frozen
 class ParsedBody:
-    """A submission and the bytes of each image; None for a URL, or if data URIs were not decoded."""
+    """A submission and the bytes of each image. The bytes are None for a URL, or an undecoded data URI."""
 
     submission: Submission
     payloads: tuple[bytes | None, ...] = attrs.field(repr=False)

@@ -40,7 +40,7 @@ class Network:
         """Create a connection pool without a limit on connections.
 
         Raises:
-            ConfigurationError: The environment names a file with certificates that can't be used.
+            ConfigurationError: The environment names a certificate file that can't be used.
         """
         named = [os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")]
         context = _context_of_environment(*named) if self.ssl is None and any(named) else self.ssl
@@ -58,7 +58,10 @@ class Network:
         return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
 
     def peer(self, url: URL, name: str, error: Exception) -> str:
-        """Return the name of the peer that an error is about: the proxy without its password, or ``name``."""
+        """Return what an error message calls the peer: ``name``, the proxy, or ``name`` through the proxy.
+
+        The proxy's password is left out.
+        """
         if (proxy := self.proxy_of(url)) is None:
             return name
         shown = f"the proxy {proxy.host_subcomponent}:{proxy.port}"
@@ -74,7 +77,10 @@ class Network:
 
 @functools.lru_cache(maxsize=1)
 def _context_of_environment(file: str | None, _folder: str | None) -> ssl.SSLContext:
-    """Return TLS settings with the certificates that the environment names now. aiohttp reads them at import only."""
+    """Return TLS settings with the certificates that the environment names now.
+
+    aiohttp reads the environment only when it is imported.
+    """
     context = ssl.create_default_context()
     if file:
         try:

@@ -142,7 +142,7 @@ def origin_of(base_url: str) -> str:
 def may_be_proxied(base_url: str) -> bool:
     """Return whether calls to an address may use a proxy.
 
-    Calls to this machine over http may not, because the proxy would see the key.
+    Calls to this machine over http may not use a proxy, because the proxy would see the key.
     """
     parts = urlsplit(base_url)
     return parts.scheme != "http" or not _is_loopback(parts.hostname or "")
@@ -156,7 +156,8 @@ def check_proxies(proxies: Mapping[str, str]) -> None:
     """
     for name in _DEFAULT_PORTS:
         proxy = proxies.get(name, "")
-        if proxy and not proxy.startswith(("http://", "https://")):  # not shown, because the URL may hold a password
+        if proxy and not proxy.startswith(("http://", "https://")):
+            # The message does not show the URL, because the URL may hold a password.
             raise ConfigurationError(f"{name}_proxy in the environment can't be used: write it as http://HOST:PORT")
 
 

@@ -134,7 +134,7 @@ _PATTERNS: Final = {
     "DIB": re.compile(rb"[\x28\x6c\x7c]\0{3}.{8}\x01\0[\x01-\x20]\0", re.DOTALL),  # a BMP without its first header
     "PCX": re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]"),
     "SGI": re.compile(rb"\x01\xda[\x00\x01][\x01\x02]"),
-    # P1 to P6, then the sides or a comment
+    # P1 to P6, then width and height, or a comment
     "PPM": re.compile(rb"P[1-6](?:\s*\n#|\s(?:\s|#.*\n)*[0-9]+(?:\s|#.*\n)+[0-9])"),
 }
 _ENDINGS: Final = {

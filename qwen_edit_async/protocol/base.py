@@ -17,14 +17,14 @@ HEADERS_READ = ("date", "retry-after", "x-request-id")
 """The reply headers that a :class:`Reply` keeps."""
 
 KNOWN_PRICE = "give the price of a picture as price=…"
-"""Advice for users of a gateway that has no call for prices."""
+"""Advice for users of a service that can't tell what an edit costs."""
 
 _SUCCESSES = range(200, 300)
 _EXCERPT_CHARACTERS = 2_000
 _MAX_TASK_ID_CHARACTERS = 512
 
 
-@attrs.define(kw_only=True)  # not frozen, because that would take twice as long to create
+@attrs.define(kw_only=True)  # not frozen, because frozen objects take twice as long to create
 class Call:
     """One HTTP call to the service, without the host and the API key.
 
@@ -93,7 +93,7 @@ class WireProtocol(abc.ABC):
         has_tasks: Whether a task's status can be checked after its submission.
         has_prices: Whether the protocol has a call for the cost of an edit; see :meth:`estimation`.
         reply_grace: Seconds that an ending session or run waits for the replies to its submissions. A protocol
-            whose replies hold results sets a shorter wait, because waiting a few seconds longer would rarely help.
+            whose replies hold results sets a shorter wait, because its edits rarely end within a few seconds.
         model: The name of the model.
     """
 

@@ -75,7 +75,7 @@ def read_submission(reply: Reply) -> TaskSnapshot:
 def _named_task(document: Mapping[str, Any], http_status: int) -> str | None:
     """Return the task id in a reply to a submission.
 
-    ``task_id`` takes precedence over ``id``, and the id of a nested task over the id of the object around it.
+    ``task_id`` takes precedence over ``id``. A nested task's id takes precedence over the id of the object around it.
     ``request_id`` comes last, and counts only in a successful reply that has a status word or no error. In an error
     report, ``task_id`` always counts, but ``id`` counts only with one of :data:`_OPEN_STATUSES`.
     """

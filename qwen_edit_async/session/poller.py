@@ -48,7 +48,7 @@ class Poller:
 
     Args:
         service: The service to ask.
-        gate: The session's gate. Its pauses and its rate of requests also limit the checks.
+        gate: Paces the session's requests. The gate's pauses and request rate also limit the checks.
         policy: Decides when to check a task.
         counters: The session's counts.
         store: Downloads result pictures.
@@ -160,7 +160,7 @@ class Poller:
         self._remember_id(snapshot.task_id)
         if owned:
             self.cancellations.ask(snapshot)
-        way = self.way_back(snapshot.task_id) if owned else "the journal or another observer has the reply"
+        way = self.way_back(snapshot.task_id) if owned else "the observer, such as a journal, has the reply"
         about(snapshot.task_id).warning("a given-up submission created task %s: %s", snapshot.task_id, way)
 
     def remember_unclaimed(self, task_id: str) -> None:

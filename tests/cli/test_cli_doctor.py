@@ -245,7 +245,7 @@ def test_the_reply_about_a_task_of_nobody_tells_whether_the_key_is_good(status, 
     ("status", "ok", "said"),
     [
         (405, None, "not checked: the protocol 'dashscope' has no call"),
-        (404, None, "not checked: the address may not have the protocol 'dashscope'"),
+        (404, None, "not checked: this address might not offer the protocol 'dashscope'"),
         (401, False, "HTTP 401"),
     ],
 )

@@ -24,7 +24,7 @@ JOURNAL_NAME: Final = "qwen-edit-journal.sqlite3"
 LOCK_NAME: Final = "qwen-edit-journal.lock"
 
 _PATIENCE: Final = 0.005
-"""Seconds to wait for more changes before a transaction begins. Each transaction costs a sync of the disk."""
+"""Seconds to wait for more changes before a transaction begins, because each transaction costs a disk sync."""
 
 _PAGE_START: Final = (
     b'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy"'
@@ -51,8 +51,8 @@ class Journal:
             service: The name or address of the service. A journal has the tasks of one service only.
 
         Raises:
-            JournalError: If the journal of an earlier run is missing or empty. If the journal can't be opened or
-                written, is used by another run, or has tasks of another service.
+            JournalError: If the folder has an earlier run's report, but the journal is missing or empty. If the journal
+                can't be opened or written, is used by another run, or has tasks of another service.
         """
         executor = ThreadPoolExecutor(1, "qwen-edit-journal")
         held = contextlib.ExitStack()
