@@ -37,7 +37,7 @@ class ChunkWriter(Protocol):
 class JSONBody(Payload):
     """A JSON text with gaps for images, and the images that fill the gaps.
 
-    A transport without aiohttp needs only :meth:`write`.
+    A transport that does not use aiohttp needs only :meth:`write`.
 
     Args:
         parts: The JSON text, cut where the images belong. There is one part more than there are images.
@@ -84,7 +84,7 @@ class JSONBody(Payload):
         self.end_reply: Callable[[], None] | None = None
 
     def withdraw(self) -> None:
-        """Send no further chunk. After a cancellation, the HTTP library may still try to write one."""
+        """Make further writes fail. After a cancellation, the HTTP library may still try to write a chunk."""
         self._withdrawn = True
 
     def cut_reply_short(self) -> bool:
@@ -210,7 +210,7 @@ def _has_news(writer: ChunkWriter) -> bool:
 
 
 async def _notice_close(writer: ChunkWriter) -> None:
-    """Raise an error if the service has closed the connection. The last chunk is not sent yet, so no task exists."""
+    """Raise an error if the service has closed the connection. Before the last chunk is sent, no task exists."""
     for _ in range(2):  # the loop notices the close during the first sleep, and tells the transport during the second
         await asyncio.sleep(0)
     if isinstance(writer, StreamWriter) and (writer.transport is None or writer.transport.is_closing()):
