@@ -40,7 +40,7 @@ class JSONBody(Payload):
     A transport that does not use aiohttp needs only :meth:`write`.
 
     Args:
-        parts: The JSON text, cut where the images belong. There is one part more than there are images.
+        parts: The JSON text, cut where the images belong. There is one more part than there are images.
         images: The images. The body does not close them.
         offloader: Reads files off the event loop.
         stall_timeout: The seconds that the connection may take to accept one chunk.
@@ -49,8 +49,8 @@ class JSONBody(Payload):
         sent_whole: Whether the service may have received the whole body. It becomes true just before the connection
             gets the last chunk.
         on_sent: Called when the connection has taken the last chunk; ``None`` for no call.
-        end_reply: A function that stops the reading of the reply. The transport then returns the part that has
-            arrived. ``None`` until the reply begins.
+        end_reply: A function that makes the transport stop reading the reply, and return the part that has arrived;
+            ``None`` until the reply begins.
         failure: The error that stopped the sending of the body, for example because an image file has changed;
             ``None`` if there was no error.
     """

@@ -65,9 +65,9 @@ def _tagged(item: SourceItem, tags: Mapping[BucketPath, BucketPath]) -> SourceIt
 
 
 def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str, BucketPath]]:
-    """Yield the path of each file below the searched folder, and the file. ``path`` is a picture, a folder or a pattern.
+    """Yield each file's path below the searched folder, and the file. ``path`` is a picture, a folder or a pattern.
 
-    Hidden files, and files in hidden folders, are left out.
+    The search leaves out hidden files and files in hidden folders.
     """
     if path.suffix.lower() in PICTURE_ENDINGS and not glob.has_magic(path.name):
         yield path.name, path
