@@ -100,8 +100,8 @@ class Submitter:
     async def finish_sent(self, grace: float) -> None:
         """Wait up to ``grace`` seconds for the replies to sent submissions.
 
-        The time counts from the moment when the last submission was given up. A submission that was not given up counts
-        as given up now. If only part of a reply arrives in time, use that part, because it may contain the task's id.
+        The time counts from when the last submission was given up, or from now if one was not given up. If only part of
+        a reply arrives in time, use that part, because it may contain the task's id.
         """
         sent = {task: each for task, each in self._tasks.items() if each is not None and each.sent_whole}
         if not sent:
