@@ -72,7 +72,7 @@ class QwenEditError(Exception):
         return text.replace(self.task_id, "…") if self.task_id else text
 
     def for_task(self, task_id: str | None) -> Self:
-        """Return a copy of this error with another task id, and without traceback, context and notes."""
+        """Return a copy of this error with the given task id, but without traceback, context and notes."""
         error = copy.copy(self)
         error.task_id = task_id
         error.__dict__.pop("__notes__", None)
@@ -327,7 +327,7 @@ class EditWarning(UserWarning):
     """The result of an edit may disappoint, for example because the instruction is too long or a picture is damaged.
 
     Attributes:
-        summary: The reason without image names, so that warnings of one kind have the same summary.
+        summary: The message without image names, so that warnings of one kind have the same summary.
     """
 
     def __init__(self, message: str, summary: str = "") -> None:

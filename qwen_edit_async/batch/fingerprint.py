@@ -37,7 +37,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 @attrs.frozen
 class ImageHash:
-    """The hash of an image's content. It stands for an image that another process holds and sends later.
+    """The hash of an image's content, in place of an image that another process holds.
 
     Attributes:
         digest: The hash, from :func:`hash_image`.
@@ -53,7 +53,7 @@ class ImageHash:
 def stamp(request: EditRequest) -> str:
     """Return a hash of a request and of its files' paths, sizes and times.
 
-    The hash is empty if an image is neither a URL nor an existing regular file.
+    Return an empty string if an image is neither a URL nor an existing regular file.
     """
     try:
         return stamp_of([_stamp(image) for image in request.images], request)
@@ -132,8 +132,8 @@ def _stamp(image: Any) -> str | None:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         return None
-    # Programs can set mtime to any time, but not ctime, so the stamp has both.
-    # On Windows, ctime is the time of the file's creation.
+    # Programs can set mtime to any time, but not ctime. On Windows, ctime is the time of the file's creation.
+    # So the stamp needs both.
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 

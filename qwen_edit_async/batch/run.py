@@ -136,7 +136,7 @@ class Run:
             self.budget.resume(await journal.do(Store.totals))
 
     def stop_if_fatal(self, error: Exception) -> bool:
-        """Stop submitting if all other edits would fail with the same error. Return whether they would."""
+        """Stop submitting and return ``True`` if all other edits would fail with the same error."""
         if (fatal := error_of_run(error)) is None:
             return False
         self.error = self.error or fatal

@@ -9,7 +9,7 @@ Each call needs the header ``Authorization: Bearer TOKEN``. For an edit, 200 mea
 or not. 503 means that the edit has not ended, the hub is closed, or the journal failed. The worker should then retry
 later. 400 means bad input, 401 a wrong token, 404 an unknown picture, and 413 a body that is too large.
 
-A worker can make the hub edit any picture that the user who runs the hub can read.
+A worker can get an edit of any picture that the hub's process can read.
 """
 
 from __future__ import annotations

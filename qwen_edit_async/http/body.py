@@ -37,10 +37,10 @@ class ChunkWriter(Protocol):
 class JSONBody(Payload):
     """A JSON text with gaps for images, and the images that fill the gaps.
 
-    A transport without aiohttp needs only :meth:`write`.
+    A transport that does not use aiohttp needs only :meth:`write`.
 
     Args:
-        parts: The JSON text, cut where the images belong. There is one part more than there are images.
+        parts: The JSON text, cut where the images belong. There is one more part than there are images.
         images: The images. The body does not close them.
         offloader: Reads files off the event loop.
         stall_timeout: The seconds that the connection may take to accept one chunk.
@@ -49,8 +49,8 @@ class JSONBody(Payload):
         sent_whole: Whether the service may have received the whole body. It becomes true just before the connection
             gets the last chunk.
         on_sent: Called when the connection has taken the last chunk; ``None`` for no call.
-        end_reply: A function that stops the reading of the reply. The transport then returns the part that has
-            arrived. ``None`` until the reply begins.
+        end_reply: A function that makes the transport stop reading the reply, and return the part that has arrived;
+            ``None`` until the reply begins.
         failure: The error that stopped the sending of the body, for example because an image file has changed;
             ``None`` if there was no error.
     """
@@ -84,7 +84,7 @@ class JSONBody(Payload):
         self.end_reply: Callable[[], None] | None = None
 
     def withdraw(self) -> None:
-        """Send no further chunk. After a cancellation, the HTTP library may still try to write one."""
+        """Make further writes fail. After a cancellation, the HTTP library may still try to write a chunk."""
         self._withdrawn = True
 
     def cut_reply_short(self) -> bool:
@@ -210,7 +210,7 @@ def _has_news(writer: ChunkWriter) -> bool:
 
 
 async def _notice_close(writer: ChunkWriter) -> None:
-    """Raise an error if the service has closed the connection. The last chunk is not sent yet, so no task exists."""
+    """Raise an error if the service has closed the connection. Before the last chunk is sent, no task exists."""
     for _ in range(2):  # the loop notices the close during the first sleep, and tells the transport during the second
         await asyncio.sleep(0)
     if isinstance(writer, StreamWriter) and (writer.transport is None or writer.transport.is_closing()):

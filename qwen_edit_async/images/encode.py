@@ -47,7 +47,7 @@ class _Buffer(threading.local):
 _buffer = _Buffer()
 
 
-@attrs.define(kw_only=True)  # not frozen, because that would take twice as long to create
+@attrs.define(kw_only=True)  # not frozen, because a frozen object takes twice as long to create
 class Upload:
     """An image as the text of a JSON string, without the quotes.
 
@@ -155,7 +155,7 @@ def path_upload(path: str, status: os.stat_result) -> Upload:
 
 
 def _read_unchanged(file: io.BufferedReader[Any], status: os.stat_result, start: int, size: int) -> memoryview:
-    """Read part of a file, and check the file's size and time. The file's lock lets another thread close it safely."""
+    """Read part of a file, and check the file's size and time. The file has a lock, so another thread can close it."""
     chunk = _buffer.view[:size]
     try:
         file.seek(start)

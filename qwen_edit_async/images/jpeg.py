@@ -24,7 +24,7 @@ _BETWEEN_SCANS: Final = frozenset({0xC4, 0xCC, _SOS, 0xDB, 0xDC, _DRI, *range(0x
 """The markers that may follow a scan: tables, scans, application data and comments."""
 
 _SEGMENT: Final = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
-"""The start of a segment. Pixel data does not match: a zero, a restart code or 0xFF follows each 0xFF byte."""
+"""The start of a segment. Pixel data does not match, because it has 0, a restart code or 0xFF after each 0xFF."""
 
 _RESTART: Final = re.compile(rb"\xff([\xd0-\xd7])")
 _RESTARTS: Final = bytes(range(0xD0, 0xD8))
@@ -36,7 +36,7 @@ _MAX_STRAY_BYTES: Final = 64 * 1024
 _BAD_SEGMENTS: Final = "its segments are damaged"
 _BAD_PIXELS: Final = "its pixel data is damaged"
 _USUAL_BLOCK_BITS: Final = 24
-"""A limit in bits per block of 8×8 samples. A photo has 40 to 200. A file below the limit may lack most of its data."""
+"""Bits per block of 8×8 samples. A file with fewer bits may lack most of its data. A photo has 40 to 200 bits."""
 
 _COEFFICIENTS: Final = 64
 """The number of coefficients of a block of 8×8 samples. A decoder needs two bytes for each coefficient."""
@@ -190,7 +190,7 @@ class _Check:
         size, restarts = 0, []
         while True:
             found = _SEGMENT.search(self._data, self._at)
-            end = found.start() if found else len(self._data) - self._data.endswith(b"\xff")  # a marker may begin here
+            end = found.start() if found else len(self._data) - self._data.endswith(b"\xff")  # 0xFF may begin a marker
             if self._interval:
                 restarts += _RESTART.findall(self._data, self._at, end)
             size += end - self._at
@@ -204,7 +204,7 @@ class _Check:
         """Skip fill and stray bytes, as decoders do, and return the second byte of the next marker."""
         start = self._position
         while not (found := _SEGMENT.search(self._data, self._at)):
-            self._at = max(self._at, len(self._data) - self._data.endswith(b"\xff"))  # a marker may begin here
+            self._at = max(self._at, len(self._data) - self._data.endswith(b"\xff"))  # 0xFF may begin a marker
             if not self._more():
                 raise DamageError(CUT_SHORT)
         self._at = found.end()

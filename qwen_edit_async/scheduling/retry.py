@@ -95,7 +95,7 @@ class NextStep(enum.Enum):
 
     GIVE_UP = "raise the error"
     BACK_OFF = "try again after a delay"
-    REQUEUE = "wait for another slot ahead of all new edits, and try again"
+    REQUEUE = "wait for another slot, ahead of all new edits, and try again"
 
 
 @attrs.define(eq=False)

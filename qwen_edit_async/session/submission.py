@@ -84,7 +84,8 @@ class Submission:
         self._called_at = gate.loop.time()
         self._slot = Slot(gate)
         self._deadline = Deadline(self._limits.deadline, gate, self._expire)
-        # With an observer, an uncertain edit is not resubmitted here: a bulk run's budget must admit each submission.
+        # An observer may belong to a bulk run, whose budget must admit each submission.
+        # So an uncertain edit with an observer is not submitted again here.
         consent = self._parts.options.resubmit_uncertain and self._observer is None
         self._attempts = Attempts(self._limits.max_retries, consent)
 

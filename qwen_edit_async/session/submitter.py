@@ -93,14 +93,15 @@ class Submitter:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            task.exception()  # marks an interrupt as retrieved, because the event loop has already raised it
+            task.exception()  # so that asyncio does not log an interrupt that the event loop has already raised
         if (submission := self._tasks.pop(task)) is not None:
             submission.end_wait()
 
     async def finish_sent(self, grace: float) -> None:
-        """Wait for the replies to sent submissions. Stop ``grace`` seconds after the last submission was given up.
+        """Wait up to ``grace`` seconds for the replies to sent submissions.
 
-        If only part of a reply has arrived by that time, use that part, because it may contain the task's id.
+        The time counts from when the last submission was given up, or from now if one was not given up. If only part of
+        a reply arrives in time, use that part, because it may contain the task's id.
         """
         sent = {task: each for task, each in self._tasks.items() if each is not None and each.sent_whole}
         if not sent:

@@ -99,8 +99,8 @@ class EditTask(ScheduledTask):
 
     Attributes:
         request: The edit's request; ``None`` for an attached task.
-        notes: Sentences about changes to the images by ``fit=True``, text that the service will ignore, and images that
-            the service may edit badly.
+        notes: Sentences about changes that ``fit=True`` made, about text that the service ignores, and about images
+            that the service may edit badly.
         snapshot: The service's newest reply about the task.
         context: The context variables of the caller who submitted or attached the task, for the status checks.
         queued: The seconds that the edit waited for its slot and for permission to send requests.

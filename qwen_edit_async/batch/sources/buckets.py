@@ -25,7 +25,7 @@ _PAGE: Final = 256
 
 
 def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
-    """Yield an edit for each picture in a bucket. ``path`` is a picture, a folder or a pattern."""
+    """Yield an edit for each picture at ``path``, which is a picture, a folder or a pattern in a bucket."""
     defaults = reading.defaults
     if defaults.instruction is None:
         raise ConfigurationError(NO_INSTRUCTION)
@@ -46,7 +46,7 @@ def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
 
 
 def tagged(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
-    """Yield the edits, with a tag on each image in a bucket. A file's tag changes with its content.
+    """Yield the edits. Each image in a bucket gets its file's tag, which changes when the file's content changes.
 
     Tags are requested for a page of edits at a time.
     """
@@ -65,9 +65,9 @@ def _tagged(item: SourceItem, tags: Mapping[BucketPath, BucketPath]) -> SourceIt
 
 
 def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str, BucketPath]]:
-    """Yield each file and its path relative to the searched folder. ``path`` is a picture, a folder or a pattern.
+    """Yield each file's path below the searched folder, and the file. ``path`` is a picture, a folder or a pattern.
 
-    Hidden files, and files in hidden folders, are left out.
+    The search leaves out hidden files and files in hidden folders.
     """
     is_pattern = glob.has_magic(path.name)
     if path.suffix.lower() in PICTURE_ENDINGS and not is_pattern:
