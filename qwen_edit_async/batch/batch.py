@@ -63,8 +63,8 @@ class EditBatch:
               Parquet files is one table. A table may be in a bucket;
             - a pandas or polars data frame (extra ``frames``) or a Hugging Face dataset with these columns. Paths are
               relative to the working directory;
-            - an iterable, or async iterable, of :class:`EditRequest`, of mappings with its fields, or of images if
-              there is an ``instruction``. Items are read one by one as edits end, so a generator works.
+            - an iterable, or async iterable, of :class:`EditRequest` objects, of mappings with the same fields, or of
+              images if there is an ``instruction``. Items are read one by one as edits end, so a generator works.
         out_dir: The folder for the pictures and the journal, created if it is missing. Relative paths, except those in
             tables, are relative to the working directory in which the batch is created. ``~`` is the home folder. A
             folder in a bucket (``s3://``, ``gs://``, ``az://``, or a tuple ``(store, path)`` with an obstore store)
@@ -74,16 +74,16 @@ class EditBatch:
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
         recursive: Whether to read subfolders. Hidden folders, system folders, links to folders, and folders with
-            results of other runs are left out. The wildcards of a pattern skip the same folders, but only ``**`` skips
-            links to folders. In a bucket, only hidden folders and the results of this batch are left out.
+            results of other runs are left out. A pattern's wildcards skip these folders too, except links to folders,
+            which only ``**`` skips. In a bucket, only hidden folders and the results of this batch are left out.
         strict: Whether to send nothing if any row is bad or has text that the service would cut off. By default, bad
             rows are reported and skipped. A strict batch needs an input that can be read twice.
         max_cost: The maximum cost of the whole batch, in the account's currency. Unfinished edits count at the highest
             known price. Until a price above 0 is known, edits run one at a time. If the service states no costs,
             nothing more is submitted after an edit has completed. If edits are free, use ``max_tasks`` instead.
-        price: The assumed price of a picture, for :meth:`plan` and ``max_cost``. ``max_cost`` uses the assumed price or
-            the highest price that the service has stated, whichever is higher. If an earlier run got a price from the
-            service, ``max_cost`` uses only stated prices. To ask for a price, call :meth:`EditSession.estimate`.
+        price: The assumed price of a picture, for :meth:`plan` and ``max_cost``. ``max_cost`` uses the assumed price
+            until the service states a higher price. If the service stated a price in an earlier run, ``max_cost``
+            ignores the assumed price. To ask for a price, call :meth:`EditSession.estimate`.
         max_tasks: The maximum number of tasks that the whole batch may create.
         stop_after_failures: The number of failures after which a run submits nothing more. Bad rows and images, which
             are never sent, do not count.
@@ -91,8 +91,8 @@ class EditBatch:
             service does not know its task. The earlier and the new task may both be charged. The session's
             ``resubmit_uncertain`` is ignored.
         edit_changed: Whether to edit a changed row again instead of refusing it. The journal keeps the earlier result.
-            If the earlier pictures can't be downloaded, the journal keeps only the earlier task's id. The new result
-            gets another name.
+            If the earlier pictures can't be downloaded, the journal has the earlier task's id, but no files. The new
+            result gets another name.
         deadline: Seconds from taking a slot to the end of an edit; by default the session's ``deadline``.
         gallery_limit: The maximum number of edits on ``report.html``; 0 for no page. Each edit takes about 15 KB, and
             edits with errors come first. When a run ends, it makes missing thumbnails for at most a minute, or for 3 s
@@ -210,10 +210,10 @@ class EditBatch:
         stops submissions at once. The run then waits up to 5 s for the ids of tasks, and up to 10 s for the reports.
         Cancelling again skips the reports.
 
-        After a cancellation, tasks in progress run on, because they will be charged, and the next run gets their
-        results. With the protocol ``queue``, tasks that have not begun are cancelled at the service, and the next run
-        submits their edits again.
-        With ``dashscope``, only the reply to a submission holds the result, so edits without a reply become uncertain.
+        A cancelled run does not cancel tasks in progress at the service, because they are charged in any case. The next
+        run gets their results. With the protocol ``queue``, tasks that have not begun are cancelled at the service, and
+        the next run submits their edits again. With ``dashscope``, only the reply to a submission holds the result, so
+        edits without a reply become uncertain.
 
         Args:
             session: The session that edits.
@@ -226,9 +226,9 @@ class EditBatch:
         Raises:
             ConfigurationError: If a folder, table or data frame can't be read, or lacks a column.
             InvalidEditError: If a row is bad, and the batch is ``strict``. Nothing was sent.
-            JournalError: If the journal is lost, can't be opened or written, is used by another run, or was written for
-                another service or by another version of this package. The error's notes name the tasks that could not
-                be recorded.
+            JournalError: If the journal is lost, can't be opened or written, is used by another run, has tasks of
+                another service, or has the format of another version of this package. The error's notes name the tasks
+                that could not be recorded.
             SessionClosedError: If the session is not open.
             Exception: Any error that the input raises while it is read.
         """

@@ -135,7 +135,8 @@ class Consent:
     """The user's consent to pay more than once for an edit.
 
     Attributes:
-        resubmit_uncertain: Whether to resubmit uncertain edits, although both tasks may be charged.
+        resubmit_uncertain: Whether to resubmit uncertain edits, although the earlier and the new task may both be
+            charged.
         edit_changed: Whether to edit a changed row again, although its earlier edit was paid for.
     """
 

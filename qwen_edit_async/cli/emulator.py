@@ -32,7 +32,7 @@ def emulator(
         duration: The median duration of a task, in seconds.
         slots: Maximum number of tasks that run at the same time (default: no limit).
         requests_per_second: Maximum number of API calls per second (default: no limit). Further calls get a 429.
-        envelope: The form of request body that the generation protocol accepts. With both, it accepts flat and params.
+        envelope: The form of request body that the generation protocol accepts. "both" allows flat and params.
     """
     from qwen_edit_async.emulator import EditEmulator, LogNormal  # noqa: PLC0415  # slow to import
 

@@ -36,7 +36,7 @@ from qwen_edit_async.threads import Offloader
 _AT_A_TIME: Final = 16
 """A worker edits at most this many rows of a batch at a time. It holds the images of these rows in memory.
 
-By default, Ray Data gives a worker at most four batches at a time, or 16 rows with ``map``.
+By default, Ray Data gives a worker at most four batches at a time with ``map_batches``, or 16 rows with ``map``.
 """
 
 

@@ -9,7 +9,7 @@ from qwen_edit_async.scheduling.survival import Survival
 _STRENGTH = 0.005
 """The weight of the prior (the estimate before there is evidence), in ended tasks; see :class:`Survival`.
 
-It can be small, because no estimate is used until progress is convincing.
+The weight can be small, because no estimate is used until progress is convincing.
 """
 
 _STRATA_OF_A_HALVING = 3

@@ -191,7 +191,7 @@ class PollSchedule(Generic[W]):
         """Stop watching a task, and return whether it was watched."""
         if task not in self._tasks:
             return False
-        # Discard the task only afterwards: if the policy raises, the session ends and gives up all scheduled tasks.
+        # The policy may raise. The session then gives up all scheduled tasks, so this task must still be among them.
         self._policy.ended(task, now, completed=completed)
         self.discard(task)
         return True
@@ -207,7 +207,7 @@ class PollSchedule(Generic[W]):
     def take_due(self, now: float) -> W | None:
         """Return the task to check now, if there is one. The caller must then report the reply or the failure.
 
-        Tasks whose deadline has passed go first. Among the other due tasks, the limiter chooses. Without a
+        Tasks whose deadline has just passed go first. Among the other due tasks, the limiter chooses. Without a
         ``poll_rate``, there is no limiter, and the task that has been due for longest goes first.
         """
         limiter = self._limiter

@@ -68,7 +68,7 @@ class Deadline:
 
     def stop(self) -> None:
         """Stop counting, because the submission has ended or was given up."""
-        self._on_passed = None  # it refers to the submission, which would make a reference cycle
+        self._on_passed = None  # the callback refers to the submission, which would make a reference cycle
         self._clear_timer()
 
     @property
@@ -76,7 +76,7 @@ class Deadline:
         return self.at_in_line if self._is_in_line else self.at
 
     def _set_timer(self) -> None:
-        """Set the timer. An earlier timer stays, and `_on_timer` sets the next timer."""
+        """Set the timer, unless the current timer fires earlier. `_on_timer` then sets the next timer."""
         until = self._until
         if self._on_passed is None or (self._timer is not None and self._timer.when() <= until):
             return

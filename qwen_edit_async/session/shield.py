@@ -10,7 +10,7 @@ from typing import Any
 async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:
     """Wait for work to end. Delay a cancellation until then.
 
-    A shielded scope of anyio blocks cancellations of outer scopes, but not :meth:`asyncio.Task.cancel`. So the work
+    A shielded scope of anyio blocks cancellations from outer scopes, but not :meth:`asyncio.Task.cancel`. So the work
     runs in its own task.
     """
     from anyio import CancelScope  # noqa: PLC0415  # slow to import, and needed only when something is closed
