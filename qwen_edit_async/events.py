@@ -65,7 +65,7 @@ class EditRetried(EditEvent):
 
 @attrs.frozen(kw_only=True)
 class EditChecked(EditEvent):
-    """A status check showed that the task's state has changed, but the task has not ended.
+    """A status check found a change in the state of a task that has not ended.
 
     Attributes:
         snapshot: The task's state in the service's reply.

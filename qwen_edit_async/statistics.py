@@ -30,7 +30,7 @@ class SessionStatistics:
         throttled: Replies with 429 (too many requests) to submissions, status checks and estimates.
         checks: Status checks and estimates with a valid reply.
         failed_checks: Status checks and estimates that failed or had an unclear reply.
-        downloads: Pictures that were downloaded completely.
+        downloads: Downloads that ended with a usable picture.
         renewals: Expired result URLs that were renewed.
         cost: The total of the costs that the service stated, in the account's currency.
         queued: The total seconds that accepted edits waited for slots and for turns to send a request.

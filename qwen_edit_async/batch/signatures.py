@@ -11,8 +11,8 @@ from qwen_edit_async.images.kinds import is_url
 _NAMES: Final = frozenset({"expires", "signature", "key-pair-id", "googleaccessid"})
 _ENDINGS: Final = ("accesskeyid", "-security-token")
 _VENDOR_SIGNATURE: Final = re.compile("(x-[a-z0-9]+-)signature")
-"""Matches the name of a storage service's signature parameter, such as ``x-amz-signature``. The names of the service's
-other signing parameters, such as ``x-amz-date``, start with the same prefix."""
+"""Matches the name of a storage service's signature parameter, such as ``x-amz-signature``. The service's other signing
+parameters, such as ``x-amz-date``, start with the same prefix (here ``x-amz-``)."""
 
 _CHANGES_PICTURE: Final = "-process"
 """The ending of a parameter that changes the picture, such as ``x-oss-process``. Such a parameter is kept."""

@@ -53,7 +53,7 @@ def batch(
     report.json is for programs.
 
     With --protocol queue, Ctrl-C cancels only queued tasks at the service, because a task in progress will be charged.
-    The next run gets its result.
+    The next run gets the results of tasks in progress.
 
     Args:
         source: A folder, a quoted pattern ("photos/*.jpg"), or a table (.csv, .tsv, .jsonl or .parquet, or a folder

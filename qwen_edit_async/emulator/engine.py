@@ -63,8 +63,8 @@ class EditEngine(Protocol):
     def reads_images(self) -> bool:
         """Whether the engine reads the input images.
 
-        If false, the emulator neither fetches nor decodes input images. It calls `render` for each download, and for
-        each reply that states the size of a picture.
+        If false, the emulator neither fetches nor decodes input images, and stores no pictures. It calls `render` for
+        each download, and for each reply that states the size of a picture.
         """
         ...
 
@@ -90,7 +90,7 @@ class FixedEngine:
 
 
 class PillowEngine:
-    """Applies the effects that an instruction names (grayscale, snow, rotate left, …), in the order of its words.
+    """Applies the effects that an instruction names (grayscale, snow, rotate left, …), in the instruction's order.
 
     If an instruction names no effect, the engine tints the picture and writes the instruction on it. If there are
     several inputs, the last input fills the picture, and the earlier inputs are pasted on it as small prints. The same

@@ -1,7 +1,7 @@
 """The life of the emulated tasks: slots, durations, billing. Pure, except that ids are random.
 
 Methods take the current time as an argument. Nothing runs in the background. `TaskTable.advance` brings all tasks up to
-a given time: it finishes due tasks and starts waiting tasks, in O(log n) per task.
+a given time: it finishes due tasks and starts queued tasks, in O(log n) per task.
 
 ```
  queued ──slot──► running ──due, picture ready──► completed
@@ -46,7 +46,7 @@ class Failure:
     shape: Literal["contract", "object", "string"] = "contract"
     """Form of the ``error`` member. In the generation protocol, the forms are as follows.
 
-    ``contract``: code and ``error_message``. ``object``: code as text and ``message``. ``string``: only the message.
+    ``contract``: ``code``, ``error_message``. ``object``: ``code`` as text, ``message``. ``string``: only the message.
     """
 
 
@@ -190,7 +190,7 @@ class TaskTable:
             self._waiting.append(record)
 
     def advance(self, now: float) -> None:
-        """Finish every due task whose pictures are ready, and start waiting tasks in the slots that become free."""
+        """Finish every due task whose pictures are ready, and start queued tasks in the slots that become free."""
         while self._due and self._due[0][0] <= now:
             due, _, record = heapq.heappop(self._due)
             if record.picture_ready and record.status == "running":  # a cancelled task is not running

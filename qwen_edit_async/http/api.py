@@ -27,7 +27,8 @@ from qwen_edit_async.version import __version__
 _MAX_REPLY_BYTES = 1024 * 1024
 
 _IDLE_SECONDS = 4.0
-"""Seconds after which an idle connection for calls without a body is closed. Many servers close idle ones after 5 s."""
+"""Seconds after which an idle connection for calls without a body is closed. Many servers close idle connections
+after 5 s."""
 
 _IDLE_SECONDS_OF_SUBMISSIONS = 1.5
 """Seconds after which an idle connection for submissions is closed. Some servers close idle connections after

@@ -109,8 +109,9 @@ class Downloader:
         replace a local file. For a file in a bucket, ``path.replace`` decides.
 
         Returns:
-            The path of the file, and a description of the picture's damage, which is empty if there is none. A
-            suffix of another format is corrected: a JPEG ``a.png`` becomes ``a.jpg``, unless ``a.jpg`` exists.
+            The path of the file, and a description of the picture's damage; empty if the picture is not damaged. If
+            the suffix of ``path`` names another format, it is changed: ``a.png`` becomes ``a.jpg`` for a JPEG, unless
+            ``a.jpg`` exists.
 
         Raises:
             DownloadError: No usable picture could be downloaded.

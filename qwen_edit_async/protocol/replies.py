@@ -98,7 +98,7 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
         APIResponseError: The body is incomplete, or not a JSON object.
     """
     try:
-        # json would also decode UTF-16 and UTF-32, in which an API key with JSON escapes is not redacted.
+        # json would also decode UTF-16 and UTF-32, but an API key with JSON escapes is not redacted in these encodings.
         text = reply.body.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogatepass")
         document = json.loads(text) if reply.complete else None
     except (ValueError, RecursionError):
@@ -240,7 +240,7 @@ def as_text(value: Any) -> str:
 def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None]:
     """Return the code and the message of a possible error report. A missing code or message is ``None``."""
     members = [document.get(name) for name in _REPORT_NAMES]
-    # Some services always send these members, even without an error.
+    # Some services always send `error` or `status` as an object. Without an error, all its values are empty or 0.
     reports = [each for each in members if isinstance(each, dict) and any(each.values())]
     report, *outer = (*reports, document)
     error = document.get("error")

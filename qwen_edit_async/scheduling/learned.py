@@ -14,10 +14,12 @@ from qwen_edit_async.scheduling.progress import ProgressEvidence
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH_OF_IGNORANCE = 0.15
-"""The weight of the initial hazard 1/age, in ended tasks for each range of ages from x to e·x, such as 10 s to 27 s."""
+"""The weight of the initial hazard 1/age. The hazard counts like this number of ended tasks in each range of ages from
+x to e·x, such as 10 s to 27 s."""
 
 _STRENGTH_OF_ALL = 2.0
-"""The weight of the estimate for all tasks in the estimate for one kind of task, in the same unit."""
+"""The weight of the estimate for all tasks in the estimate for one kind of task, as a number of ended tasks for each
+such range of ages."""
 
 _DEFAULT_KIND = (MIN_N, 0)
 
@@ -39,23 +41,23 @@ class Learned:
     two checks is spread over the time between them (Turnbull, 1976). Old observations fade, so the estimate follows
     changes of the service.
 
-    A task that a check finds queued has not started. Its age counts from that check.
+    If a check finds that a task is still queued, the task's age counts from that check.
 
-    Each kind of task, which is a combination of ``n`` and rounded output area, has its own estimate. That estimate
-    starts from the estimate for all tasks. The estimate for all tasks starts from the hazard 1/age, so at first,
-    intervals grow with the square root of the age.
+    A kind of task is a combination of ``n`` and rounded output area. Each kind has its own estimate, which starts from
+    the estimate for all tasks. The estimate for all tasks starts from the hazard 1/age, so at first, intervals grow
+    with the square root of the age.
 
     If the service reports progress, the policy extrapolates the remaining time at each check: a task that is 25 % done
-    after 10 s needs another 30 s. The policy also learns a second hazard, which counts time from the check, in units of
-    that remaining time. The second hazard is used while it predicts replies much better than the first (Dawid, *The
-    prequential approach*, 1984).
+    after 10 s needs another 30 s. The policy also learns a second hazard, which depends on the time since the check.
+    The unit of this time is the extrapolated remaining time. The second hazard is used while it predicts replies much
+    better than the first (Dawid, *The prequential approach*, 1984).
 
     Several sessions on one event loop can share an instance. It stores no tasks.
 
     Attributes:
-        poll_cost: The lag in seconds that one check is worth. Dividing it by 4 halves the lag and doubles the number of
-            checks. The service's own clients check every 3 s. In a simulation with tasks of 20 s, the default made a
-            fifth fewer checks than these clients, with about 0.7 times their lag.
+        poll_cost: The lag in seconds that one check is worth. Dividing ``poll_cost`` by 4 halves the lag and doubles
+            the number of checks. The service's own clients check every 3 s. In a simulation with tasks of 20 s, the
+            default made a fifth fewer checks than these clients, with about 0.7 times their lag.
         max_interval: The longest interval between checks, in seconds.
         memory: The number of completed tasks after which the weight of an older observation has faded to 1/e.
 

@@ -60,7 +60,7 @@ class Service:
     async def submit(self, protocol: WireProtocol, call: Call, body: JSONBody, *, deadline: float) -> TaskSnapshot:
         """Submit an edit, in one attempt.
 
-        If the service replies only with the result, stop waiting soon after the deadline.
+        If the service replies only once it has the result, stop waiting soon after the deadline.
         """
         if not call.holds_result:
             return protocol.read_submission(await self.transport.send(call, body))

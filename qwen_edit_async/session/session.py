@@ -56,10 +56,10 @@ class EditSession:
         polling: The policy that decides when to check a task. Each session has its own :class:`Learned` by default.
         timeout: Seconds for each of three phases: connecting (at most 10), sending the next piece of an upload, and
             waiting for a reply. Give :class:`Timeouts` to set the phases separately.
-        deadline: Seconds that an edit may take, from taking its slot to its end. Before the edit is accepted, waits
-            for a rate limit, for a requested pause, or for another slot after a 429 do not count. But the edit fails if
-            the service accepts no other edit for ``deadline`` seconds. After the deadline, the session waits up to 30 s
-            for the reply to a last status check.
+        deadline: Seconds that an edit may take, from taking its slot to its end. Until the edit is accepted,
+            time spent waiting for a rate limit, a requested pause, or another slot after a 429 does not count. But a
+            waiting edit fails if the service accepts no other edit for ``deadline`` seconds. After the deadline, the
+            session waits up to 30 s for the reply to a last status check.
         max_retries: The maximum number of retries after temporary failures. Retries after 429 do not count.
         resubmit_uncertain: Whether to submit an edit again, and risk a second charge, if a reply was lost or unclear.
         strict: Whether to raise an error, and not only warn, if the service would silently cut off text.
@@ -76,7 +76,7 @@ class EditSession:
             ``base_url`` is localhost or an address that is not public, all hosts are allowed.
         default_headers: Headers to send with each call to the service.
         on_event: Called with an :class:`EditEvent` when an edit is submitted, throttled or retried, changes its state,
-            or ends. It runs with the submitter's context variables, and must be quick. Its errors are only logged.
+            or ends. It must be quick. It sees the submitting code's context variables. Its errors are only logged.
         transport: The HTTP client to use instead of the session's own, for tests without sockets.
         random: The source of the jitter between retries, for reproducible tests.
 
@@ -341,7 +341,7 @@ class EditSession:
         """Return a second session with other limits: ``await session.with_options(max_retries=0).edit(…)``.
 
         Both sessions share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing
-        one of them also opens or closes the other. Downloads keep the original ``max_retries``. ``None`` keeps a limit.
+        one of them opens or closes both. Downloads keep the original ``max_retries``. ``None`` keeps the limit.
 
         Raises:
             ConfigurationError: If an option is wrong.

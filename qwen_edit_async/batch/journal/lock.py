@@ -1,4 +1,4 @@
-"""Lets only one run at a time use a journal. The operating system frees the lock when the run's process dies."""
+"""Locks a journal for one run at a time. The operating system frees the lock when the run's process dies."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class _File:
     Attributes:
         path: Its path.
         below: Its normalized path, relative to the source's folder.
-        real: Its real path.
+        real: Its path, with all links resolved.
         is_link: Whether the file is a link, or lies in a linked folder below the source's folder.
     """
 
@@ -279,7 +279,7 @@ def is_picture(path: str) -> bool:
 
 
 def _problem(path: str, *, fit: bool) -> str | None:
-    """Return why a picture can't be edited; empty if no reason is known. Return ``None`` for a file of another kind.
+    """Return why a picture can't be edited; empty if no reason is known. Return ``None`` if the file is not a picture.
 
     Without ``fit``, a file with the extension of a format that needs ``fit`` is opened, because its name may be wrong.
     """
