@@ -51,7 +51,7 @@ class BatchInput:
     Each row gets an identity, by which later runs recognise the edit of the row.
 
     Attributes:
-        source: The input as the user gave it.
+        source: The user's input.
         reading: The options for reading the input.
         output: The results folder, whose files are not read as input.
         count: The number of rows that the last call of :meth:`survey` read.
@@ -90,7 +90,7 @@ class BatchInput:
 
     @property
     def described(self) -> bool:
-        """Whether the input is a source, such as a table, which is read page by page on a thread."""
+        """Whether the input is a source, such as a folder or a table. Sources are read page by page on a thread."""
         return is_source(self.source)
 
     @property

@@ -43,7 +43,7 @@ _PREVIEW_SECONDS: Final = 60.0
 """The maximum time for making thumbnails at the end of a run. An edit's thumbnails take 20 to 40 ms."""
 
 _INTERRUPTED_SECONDS: Final = 3.0
-"""The maximum time for making thumbnails after an interrupt. It is short, because the user waits for the prompt."""
+"""The maximum time for making thumbnails after an interrupt, when the user waits for the program to end."""
 
 
 async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], None] | None) -> BatchReport:
@@ -174,7 +174,7 @@ async def take(
         run: The opened run.
         identity: The identity of the row's edit.
         request: The row's request.
-        resumed: The numbers of edits from the journal that this run has already worked on.
+        resumed: The journal's numbers of the edits that this run has already resumed.
         load_images: Called before the edit is submitted. Returns the images to send.
     """
     consent = run.options.consent

@@ -41,7 +41,7 @@ Exit codes
        in a dry run: a row is bad
   2    wrong usage, or a bad row with --strict; nothing was sent
   3    the key is missing or refused, or the balance is too low
-  130  interrupted; the command edit prints running tasks, and batch records them"""
+  130  interrupted; running tasks are printed (edit) or recorded (batch)"""
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:

@@ -88,5 +88,5 @@ def _token() -> str:
             "here and for the workers"
         )
     if token in (value.strip() for name, value in os.environ.items() if name.endswith("_API_KEY")):
-        raise ConfigurationError(f"{_TOKEN_VARIABLE} is an API key, which workers must not know: choose another text")
+        raise ConfigurationError(f"{_TOKEN_VARIABLE} is an API key, which workers must not know: choose another token")
     return token

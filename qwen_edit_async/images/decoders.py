@@ -29,14 +29,14 @@ _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
 """Formats whose decoders need 16 bytes per pixel, so their limit on pixels is halved. Other decoders need 4 to 10."""
 
 _READ_LATE: Final = frozenset({"BMP", "GIF", "TIFF"})
-"""Formats for which :func:`open_file` defines ``load_read``. The plugins for JPEG and PNG define their own."""
+"""Formats for which :func:`open_file` sets Pillow's hook ``load_read``. The plugins for JPEG and PNG have the hook."""
 
 _JPEG_END: Final = b"\xff\xd9"
 _MAX_PADDED_BYTES: Final = 16 * 1024 * 1024
 """The maximum number of bytes of a damaged picture that :func:`load_despite_damage` reads into memory."""
 
 _FILLER_BYTES: Final = 1024
-"""The number of filler bytes that :func:`decoded_share` appends. No decoder reads that far ahead."""
+"""The number of filler bytes that :func:`decoded_share` appends. Decoders read ahead by fewer bytes than that."""
 
 _HEADER_BYTES: Final = 64 * 1024
 _READ_COLOURS: Final = re.compile(
@@ -104,8 +104,8 @@ class PngEssentials(PngImagePlugin.PngImageFile):
 def open_file(file: IO[bytes], path: str = "", *, fit: bool = False) -> ImageFile.ImageFile:
     """Open an image file with the plugin for its format. If the content does not show the format, the path does.
 
-    With ``fit``, damaged PNG metadata is accepted, because the file will be converted. A JPEG may also exceed the
-    limit on pixels, if it can be decoded at a reduced scale.
+    With ``fit``, damaged PNG metadata is accepted, because the file will be converted. ``fit`` also allows a JPEG with
+    too many pixels, if it can be decoded at a reduced scale.
 
     Raises:
         ImageError: The file can't be opened, or has too many pixels.

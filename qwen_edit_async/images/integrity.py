@@ -166,7 +166,7 @@ def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     with_end = io.BytesIO(file.read() + _ENDS["image/jpeg"])
     if kind == "JPEG" and find_damage(with_end, size + 2, "image/jpeg").damage == LACKS_SCANS:
         return 0.0  # some scans are missing, so all rows can be decoded, but they are blurred
-    # Pillow decodes no rows of a format that it does not support.
+    # If Pillow does not support the format, no row is decoded, although the picture may be intact.
     # So a picture without decoded rows counts as whole, unless it is cut short.
     return decoders.decoded_share(file) or float(damage != CUT_SHORT)
 

@@ -73,7 +73,7 @@ def plain(image: Image.Image, turn: int, side: int | None = None) -> Image.Image
         side: The maximum length of the longest side in pixels; ``None`` for no limit.
 
     Raises:
-        ImageError: The image has values that can't be converted to 8 bits reliably.
+        ImageError: The image has samples or a transparent colour that can't be converted to 8 bits reliably.
     """
     _check_transparent_colour(image)
     image.load()  # an icon's mode is known only after loading

@@ -25,7 +25,7 @@ Envelope = Literal["flat", "params", "header"]
 
 @attrs.frozen
 class GenerationProtocol(WireProtocol):
-    """The documented protocol, with the body in one of its envelopes.
+    """The documented protocol, with the request body in one of three forms (envelopes).
 
     Attributes:
         envelope: ``flat`` is the documented ``{"model", "input": {"messages"}, "parameters"}``. ``params`` nests

@@ -147,7 +147,7 @@ class BucketPath(os.PathLike[str]):
     def portable(self) -> Self:
         """Return the path with its tag, and without a user's store, which may hold credentials.
 
-        Another process can identify the file by this path, even if it can't read the file.
+        Another process can identify the file by this path, even if that process can't read the file.
 
         Raises:
             OSError: The file does not exist, or the store does not answer.
@@ -159,7 +159,7 @@ class BucketPath(os.PathLike[str]):
             return _tag_of(obstore.head(self._store, self.key))
 
     def files(self) -> Iterator[tuple[str, Self]]:
-        """Yield each file in this folder and its subfolders, as its relative path and its ``BucketPath``.
+        """Yield the relative path and the ``BucketPath`` of each file in this folder and its subfolders.
 
         The ``BucketPath`` has the size of the file, and its tag if the store lists tags.
 
@@ -290,7 +290,7 @@ def _with_tag(path: BucketPath) -> BucketPath:
 
 def is_pair(value: object) -> TypeGuard[tuple[ObjectStore, str]]:
     """Return whether a value is a tuple ``(store, path)`` with an obstore store."""
-    module = sys.modules.get("obstore.store")  # until this module is imported, no store can exist
+    module = sys.modules.get("obstore.store")  # until obstore.store is imported, no store can exist
     return (
         module is not None
         and isinstance(value, tuple)

@@ -83,7 +83,7 @@ _COUNT_DAMAGED: Final = (
     "OR (identity IS NULL) != (state = 'replaced') OR typeof(identity) NOT IN ('text', 'null') "
     "OR typeof(name) != 'text' OR (task_id IS NULL AND state IN ('submitted', 'completed', 'saved'))"
 )
-"""Counts rows with impossible values. SQLite's integrity check misses damaged values: SQLite has no checksums."""
+"""Counts rows with impossible values. SQLite stores no checksums, so its integrity check misses damaged values."""
 
 _HAS_TASKS: Final = (
     "SELECT EXISTS (SELECT 1 FROM edits WHERE task_id IS NOT NULL OR state IN ('submitting', 'uncertain'))"
@@ -315,7 +315,8 @@ class Store:
         with suppress(sqlite3.OperationalError):  # some network drives lack the shared memory that WAL needs
             mode = self._one("PRAGMA journal_mode = WAL")
         if mode != "wal":
-            # With PERSIST, a rollback file stays beside the journal, so readers know that the journal may change.
+            # With PERSIST, a rollback file stays beside the journal. read_only_address() takes the file as a sign that
+            # the journal may change.
             self._one("PRAGMA journal_mode = PERSIST")
             log.warning(
                 "%s: SQLite can't keep a write-ahead log on this file system, so the journal is slower", self._path
