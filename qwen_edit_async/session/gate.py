@@ -237,7 +237,7 @@ class Gate:
     def _admit(self, reached: float = -math.inf) -> None:
         """Hand out all slots and turns that are due.
 
-        A timer passes the time for which it was set as ``reached``, because it may fire slightly earlier.
+        ``reached`` is the time for which a timer was set. The timer may fire slightly earlier.
         """
         if self._timer is not None:
             self._timer.cancel()

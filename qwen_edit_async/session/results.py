@@ -63,7 +63,8 @@ class OutputImage:
 
     Its URL expires, usually after 24 hours. A later download first gets a new URL with a status check. The protocol
     ``dashscope`` has no status checks, so a later download fails. An output image can be pickled and deep-copied. The
-    copy has no session, so it can't be downloaded. ``session.attach(task_id)`` gets the result again.
+    copy has no session, so it can't be downloaded. ``session.attach(task_id)`` gets the result again,
+    except with ``dashscope``.
 
     Attributes:
         url: The URL of the picture. The download needs no key.
