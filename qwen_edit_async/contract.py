@@ -18,7 +18,8 @@ STATUS_PATH: Final = "/model/v1/generation/task/{task_id}"
 
 QUEUE_PATH: Final = "/model/v1/queue/{model}"
 QUEUE_REQUEST_PATH: Final = QUEUE_PATH + "/requests/{request_id}"
-"""The queue protocol's paths for submissions and requests. Calls about a request add a suffix such as ``/status``."""
+"""The queue protocol's paths for submissions and for calls about a task. Calls about a task add a suffix, such as
+``/status``. The protocol calls a task a request."""
 
 CANCELED: Final = "CANCELED"
 """The ``error_type`` of a cancelled task in the queue protocol."""

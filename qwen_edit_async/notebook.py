@@ -10,8 +10,9 @@
     outcomes = [outcome async for outcome in track(session.edit_many(requests), total=len(requests), session=session)]
     show(outcomes)
 
-A cell that ends with an :class:`EditResult` shows the pictures that were saved, read or opened. The module uses
-IPython's display protocol, so you need not install widgets. Outside of notebooks, the module shows nothing.
+A cell that ends with an :class:`EditResult` shows the results that ``save``, ``read`` or ``open`` has downloaded, and
+the inputs. The module uses IPython's display protocol, so you need not install widgets. Outside of notebooks, the
+module shows nothing.
 """
 
 from __future__ import annotations
@@ -146,8 +147,8 @@ class TrackedOutcomes:
         return self
 
     def __anext__(self) -> Coroutine[Any, Any, EditOutcome]:
-        # The coroutine does not refer to this object. Otherwise a stored traceback would keep this object alive,
-        # and its edits would keep running.
+        # The edits stop when this object is garbage-collected. The coroutine must not refer to it, because the
+        # traceback of an error would then keep it alive.
         return self._tally.count(anext(self._outcomes))
 
 
@@ -164,7 +165,7 @@ def track(
     Args:
         outcomes: The outcomes.
         total: The number of outcomes, if known.
-        session: If given, the line also shows the session's tasks in flight and pauses.
+        session: If given, the line also shows how many of the session's tasks are in flight, and its current pause.
         title: The title of the progress line.
         clock: Returns the time in seconds.
     """
@@ -233,7 +234,9 @@ class Grid:
 
 
 def show(edits: Iterable[EditOutcome | EditResult], *, limit: int = 24) -> Grid:
-    """Return a grid of edits for the last line of a cell. The grid shows only pictures that were saved, read or opened.
+    """Return a grid of edits. A notebook shows the grid if this call is the last line of a cell.
+
+    The grid shows only results that ``save``, ``read`` or ``open`` has downloaded, with their inputs.
 
     Args:
         edits: Outcomes of ``edit_many``, or results of ``edit``.
@@ -245,7 +248,7 @@ def show(edits: Iterable[EditOutcome | EditResult], *, limit: int = 24) -> Grid:
 
 
 async def show_batch(batch: EditBatch, *, limit: int = 24) -> Grid:
-    """Return a grid of the edits in a bulk run's journal, for the last line of a cell.
+    """Return a grid of the edits in a bulk run's journal. A notebook shows it if this call is the last line of a cell.
 
     Args:
         batch: The bulk run. It need not have run in this kernel, because only its journal and files are read.

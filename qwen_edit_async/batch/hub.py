@@ -40,7 +40,7 @@ class EditHub:
 
     - A request for an edit in flight waits for that edit.
     - A request for a finished edit is answered from the journal. Missing or damaged files are downloaded again.
-    - A request is refused if its key belongs to another edit that may have a task. It is also refused if its image
+    - A request is refused if another edit with the same key has, or may have, a task. It is also refused if its image
       files changed after its edit was submitted.
     - If the hub dies or a reply is lost during a submission, the edit is ``uncertain``: a task may exist.
 
@@ -64,8 +64,8 @@ class EditHub:
         service: The journal's name for the service; by default the service's address. Give a name if the address
             may change.
         save: Whether the hub saves the pictures. If not, an edit ends as ``completed``. The caller then downloads
-            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. ``outcome.files`` then has
-            the names of these files, but always as paths in ``out_dir``.
+            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. After that,
+            ``outcome.files`` has a path in ``out_dir`` for each of these files, even if the caller put it elsewhere.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -116,7 +116,7 @@ class EditHub:
 
     @property
     def report(self) -> BatchReport | None:
-        """The last report on all edits of the folder, from :meth:`write_report` or the hub's end; ``None`` before."""
+        """The latest report on all edits of the folder, or ``None``. :meth:`write_report` and closing make a report."""
         return self._run.report if self._run is not None else None
 
     async def __aenter__(self) -> Self:
@@ -223,7 +223,7 @@ class EditHub:
         return await run.write_reports(run.budget.stopped, preview_seconds=0)
 
     async def wait_failed(self) -> None:
-        """Wait until the hub fails, and raise the error. A program that only runs a hub can await this method.
+        """Wait until the hub fails, and raise the error. A program that has nothing else to do can await this method.
 
         Raises:
             JournalError: If the journal fails.
@@ -250,7 +250,7 @@ class EditHub:
         load_images: ImageLoader | None,
     ) -> BatchOutcome:
         """Make an edit unless it is finished, and return its outcome."""
-        # Only the end of the run cancels this coroutine. The code below then still returns the outcome to the callers.
+        # Only the end of the run cancels this coroutine. After that, the callers must still get the outcome.
         with contextlib.suppress(asyncio.CancelledError):
             async with run.room, run.row_lock(identity):
                 refused = await take(run, identity, located(request, self._working_folder), load_images=load_images)

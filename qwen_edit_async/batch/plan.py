@@ -61,13 +61,13 @@ class BatchPlan:
             files.
         saved: Edits of the input that are done, with all their files intact.
         files: The number of files of the saved edits.
-        failed: Edits of the input whose task failed. They are not repeated.
-        uncertain: Edits of the input for which a task may exist. They are repeated only with consent.
+        failed: Edits of the input whose task failed. They are not submitted again.
+        uncertain: Edits of the input for which a task may exist. They are submitted again only with consent.
         problems: Up to 100 of the rows that can't be edited.
         problem_count: The number of rows that can't be edited.
         problem_groups: The rows that can't be edited, grouped by kind of problem, the largest group first. If there are
             more than 100 kinds, a last group counts the remaining rows.
-        existing: The number of existing files that the run would replace although this batch did not make them.
+        existing: The number of existing files that this batch did not make, and that the run would replace.
         existing_example: The name of one of the files that ``existing`` counts.
         notes: Remarks about the input.
         spent: The cost of the batch so far.
@@ -150,8 +150,8 @@ class BatchPlan:
             (self.attach, "in flight, to be waited for"),
             (self.download, "completed, to be downloaded"),
             (self.saved, "done"),
-            (self.failed, "failed at the service, not repeated"),
-            (self.uncertain, "uncertain: a task may exist; repeated only with consent (resubmit_uncertain)"),
+            (self.failed, "failed at the service, not submitted again"),
+            (self.uncertain, "uncertain: a task may exist; submitted again only with resubmit_uncertain=True"),
             (self.existing, f"of the existing files would be replaced, such as {self.existing_example}"),
         )
 
@@ -178,7 +178,10 @@ class Reasons:
     _groups: dict[str, FailureGroup] = attrs.field(factory=dict)
 
     def add(self, reason: str, key: str, kind: str = "") -> None:
-        """Count a row in the group ``kind``, a reason without file names; by default, in the group ``reason``."""
+        """Count a row. Rows with the same ``kind`` form a group.
+
+        ``kind`` is the reason without file names. By default, it is ``reason``.
+        """
         self.count += 1
         kind = kind or reason
         known = self._groups.get(kind)

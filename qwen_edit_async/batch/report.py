@@ -30,7 +30,8 @@ class FailureGroup:
     """Edits or rows with the same problem.
 
     Attributes:
-        reason: The problem, usually without file names. A plan keeps the names if the group has only one row.
+        reason: The problem, usually without file names. In a plan, the problem of a single row includes the
+            names.
         count: The number of edits or rows.
         keys: The keys of up to 50 of these edits or rows.
     """
@@ -175,7 +176,7 @@ class BatchReport(JournalSummary):
             lines.append(f"completed, but not saved: {listed}{', …' if self.unsaved > len(self.unsaved_tasks) else ''}")
         if self.uncertain:
             listed = ", ".join(self.uncertain_keys) + (", …" if self.uncertain > len(self.uncertain_keys) else "")
-            lines.append(f"uncertain, and repeated only with consent (resubmit_uncertain): {listed}")
+            lines.append(f"uncertain (submitted again only with resubmit_uncertain=True): {listed}")
         if self.stopped:
             lines.append(f"stopped: {self.stopped}")
         if self.can_go_on:
@@ -210,7 +211,7 @@ class BatchReport(JournalSummary):
         if (known := self.total - self.refused + self.changed) > shown:
             facts["on this page"] = f"{shown} of {counted(known, 'edit')}, those with errors first"
         if self.refused:
-            facts["not on this page"] = f"{counted(self.refused, 'refused row')}: report.json says why"
+            facts["not on this page"] = f"{counted(self.refused, 'refused row')}; see report.json for the reasons"
         return facts
 
     def _repr_html_(self) -> str:

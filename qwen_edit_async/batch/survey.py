@@ -84,7 +84,8 @@ class _Survey:
         request = item.request
         entry = None if self.store is None else self.store.find(item.identity)
         fingerprint = Fingerprint() if entry is None else fingerprint_of(request, entry)
-        # If a file's path, size or time has changed, the run must journal the new stamp, even without other work.
+        # The stamp changes if a file's path, size or time changes. A run must journal the new stamp, even if it has no
+        # other work.
         self._touched |= entry is not None and fingerprint.stamp != entry.stamp
         action, problem = decide(entry, fingerprint, self.options.consent), None
         if action in PAYS:

@@ -34,17 +34,17 @@ class ParameterOptions:
     """The service's parameters. Omitted parameters are not sent."""
 
     n: Annotated[int | None, Parameter(name=("--n", "-n"))] = None
-    """Pictures per edit, 1 to 6 (1)."""
+    """Pictures per edit, 1 to 6 (default: 1)."""
     size: str | None = None
-    """WIDTHxHEIGHT in pixels, each 512 to 2048, rounded to multiples of 16 (about 1024x1024, in the last image's ratio)."""  # noqa: E501  # one line of help
+    """WIDTHxHEIGHT in pixels, each 512 to 2048, rounded to multiples of 16 (default: about 1 megapixel, in the last image's ratio)."""  # noqa: E501  # one line of help
     negative_prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
     """Contents to avoid, at most 500 characters."""
     seed: int | None = None
     """A number from 0 to 2147483647. The same seed gives similar, not identical, results (default: random)."""
     prompt_extend: bool | None = None
-    """Let the service rewrite the instruction, or not (yes)."""
+    """Whether the service rewrites the instruction (default: yes)."""
     watermark: bool | None = None
-    """Write "Qwen-Image" into the bottom-right corner, or not (no)."""
+    """Whether the service writes "Qwen-Image" into the bottom-right corner (default: no)."""
 
     def parameters(self) -> EditParameters:
         """Return the options as :class:`EditParameters`."""
@@ -57,7 +57,7 @@ class ConnectionOptions:
     """Options for the connection."""
 
     protocol: Literal["generation", "queue", "dashscope"] | None = None
-    """The service's protocol (QWEN_EDIT_PROTOCOL, or generation)."""
+    """The service's protocol (default: QWEN_EDIT_PROTOCOL, or generation)."""
     model: str | None = None
     """The model's name at the service (default: depends on the protocol)."""
     deadline: float = 600.0
@@ -65,7 +65,7 @@ class ConnectionOptions:
     timeout: float = 60.0
     """Maximum seconds to wait for a reply, or for progress of an upload."""
     poll_interval: float | None = None
-    """Seconds between status checks of a task (learned from the durations of tasks)."""
+    """Seconds between status checks of a task (default: learned from the durations of tasks)."""
     trust_env: Flag = False
     """Use the environment's proxies and netrc."""
     allow_result_hosts: Annotated[
@@ -87,7 +87,7 @@ class SubmissionOptions:
     strict: Flag = False
     """Refuse text that the service would cut off. In a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
-    """Repeat a submission after a lost reply. Both tasks may be charged. A batch repeats only edits of earlier runs."""
+    """Repeat a submission after a lost reply. Both tasks may be charged. In a batch, only a later run repeats it."""
     envelope: Literal["auto", "flat", "params", "header"] = "auto"
     """The form of the request body for the generation protocol. Auto tries flat, then params."""
     emulator: Flag = False
@@ -108,9 +108,9 @@ class BatchOptions:
     edit_changed: Flag = False
     """Edit a row again if its pictures, instruction or parameters have changed. The earlier files keep their names."""
     max_cost: Decimal | None = None
-    """Stop submitting before the whole batch could cost more than this amount."""
+    """Stop submitting before all runs of the batch together could cost more than this amount."""
     max_tasks: int | None = None
-    """Stop submitting after the whole batch has created this many tasks."""
+    """Stop submitting after all runs of the batch together have created this many tasks."""
     stop_after_failures: int | None = None
     """Stop submitting after this many failures."""
     journal: Path | None = None
@@ -154,9 +154,9 @@ _ATTACH = re.compile(r"session\.attach\('([^']+)'\)")
 
 
 def shell_text(text: str) -> str:
-    """Replace the Python options in a message with shell options, such as ``name=True`` with ``--name``.
+    """Replace the Python options in a message with shell options.
 
-    ``session.attach('TASK_ID')`` becomes ``qwen-edit fetch TASK_ID``.
+    ``name=True`` becomes ``--name``, and ``session.attach('TASK_ID')`` becomes ``qwen-edit fetch TASK_ID``.
 
     Messages in journals keep the Python options, because Python users read journals too.
     """

@@ -65,7 +65,7 @@ class _Output:
             self._null.close()
 
     def _break(self) -> None:
-        # Closing drops the buffered text. If Python failed to write that text at exit, the exit code would be 120.
+        # Python flushes open streams at exit. If that failed, the exit code would be 120.
         with contextlib.suppress(OSError, ValueError):
             self._stream.close()
         self._stream = self._to_null()

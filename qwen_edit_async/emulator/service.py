@@ -1,4 +1,7 @@
-"""Holds the state that the API origin and the results origin share, such as tasks. Checks the rate and key of calls."""
+"""Holds the state, such as tasks, that the emulator's API server and its results server share.
+
+Also checks the rate and the key of API calls.
+"""
 
 from __future__ import annotations
 

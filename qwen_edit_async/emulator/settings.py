@@ -23,7 +23,7 @@ class EmulatorSettings:
     """
 
     port: int = attrs.field(default=0, validator=[ge(0), le(65535)])
-    """TCP port of the API on 127.0.0.1. 0 means a free port. Results are served on a second port, always a free one."""
+    """TCP port of the API on 127.0.0.1; 0 means a free port. Results are served on a second port, always a free one."""
     api_key: str = attrs.field(default="qwen-edit-emulator-key", repr=False, validator=instance_of(str))
     """The key that ``Authorization: Bearer`` must carry."""
     envelope: Envelope = attrs.field(default="flat", validator=in_(("flat", "params", "both", "header")))
@@ -32,8 +32,8 @@ class EmulatorSettings:
     model_contract: Literal["generation", "queue", "both"] | None = attrs.field(
         default="both", validator=in_(("generation", "queue", "both", None))
     )
-    """The protocols in the gateway's description of the model, or None for a gateway without descriptions. With
-    ``both``, the description recommends generation."""
+    """The protocols that the emulator lists if a client requests its description of the model. With None, the request
+    gets a 404. With ``both``, the description recommends generation."""
     engine: EditEngine = attrs.field(factory=PillowEngine)
     """The engine that makes the pictures."""
     duration: Duration = attrs.field(factory=LogNormal)

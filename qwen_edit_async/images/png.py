@@ -190,7 +190,7 @@ class _Check:
     def _colours(self) -> str:
         """Return the type of the chunk that sets colours other than sRGB, or an empty text.
 
-        The type iCCP is never returned, but an iCCP chunk overrides gAMA and cHRM.
+        An iCCP chunk overrides gAMA and cHRM. The type iCCP is not returned, because conversions handle ICC profiles.
         """
         if self._kept.get(b"cICP", _SRGB_CODE) != _SRGB_CODE:
             return "cICP"

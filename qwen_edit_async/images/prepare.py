@@ -78,7 +78,7 @@ def prepare(
 
 
 def named(upload: Upload, name: str, position: int) -> Upload:
-    """Return a copy of an upload whose warnings, notes and errors begin with the image's name."""
+    """Return a copy of an upload with the image's name. The copy's warnings, notes and errors begin with the name."""
     return attrs.evolve(
         upload,
         name=name,

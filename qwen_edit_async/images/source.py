@@ -30,7 +30,7 @@ _TEXT_PIECE: Final = 512 * 1024
 def open_image(image: Any, limit: int) -> tuple[IO[bytes], Upload]:
     """Open an image. Return its file, positioned at the start, and its upload, whose ``head`` is still empty.
 
-    The caller must close the file, unless it is ``upload.file``, which :meth:`Upload.close` closes.
+    If the file is ``upload.file``, :meth:`Upload.close` closes it. Otherwise, the caller must close it.
 
     Raises:
         ImageError: The image can't be read, is empty, or has more than ``limit`` bytes.
@@ -149,7 +149,7 @@ _DEEPEST: Final = 8
 _locks: dict[int, list[threading.RLock]] = {}
 """The lock of each shared object, by the object's id.
 
-A list contains the same lock once for each ``with`` block that holds the lock or waits for it.
+Each ``with`` block that holds the lock or waits for it has an entry in the list. All entries are the same lock.
 
 Edits can share an open file, or a picture that Pillow has not loaded yet. Without a lock, two threads that read the
 same object would each get a part of its bytes. Each object has its own lock, so a file that hangs delays only the

@@ -197,7 +197,10 @@ def _urls_in(output: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
 
 
 def _placeholder(item: Any) -> tuple[str, ...]:
-    """Return an empty text for a picture without a URL, and nothing for text or an object with a member ``text``."""
+    """Return ``("",)`` if an item is a picture without a URL, and ``()`` otherwise.
+
+    A text that is not empty, or an object with a member ``text``, is not a picture.
+    """
     is_missing = not item or (isinstance(item, dict | list) and "text" not in item)
     return ("",) if is_missing else ()
 

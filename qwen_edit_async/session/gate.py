@@ -235,7 +235,10 @@ class Gate:
             self._admit()
 
     def _admit(self, reached: float = -math.inf) -> None:
-        """Hand out all slots and turns that are due. ``reached`` is the time of a timer that has fired."""
+        """Hand out all slots and turns that are due.
+
+        ``reached`` is the time for which a timer was set. The timer may fire slightly earlier.
+        """
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -61,9 +61,10 @@ class ResultStore(Protocol):
 class OutputImage:
     """One result picture, downloaded on request. Its documented format is PNG.
 
-    Its URL expires, usually after 24 hours. A later download first gets a new URL from the task's status, except with
-    the protocol ``dashscope``, which has no tasks. An output image can be pickled and deep-copied. The copy has no
-    session, so it can't be downloaded. ``session.attach(task_id)`` gets the result again.
+    Its URL expires, usually after 24 hours. A later download first gets a new URL with a status check. The protocol
+    ``dashscope`` has no status checks, so a later download fails. An output image can be pickled and deep-copied. The
+    copy has no session, so it can't be downloaded. ``session.attach(task_id)`` gets the result again,
+    except with ``dashscope``.
 
     Attributes:
         url: The URL of the picture. The download needs no key.
@@ -87,8 +88,8 @@ class OutputImage:
 
         A PNG is downloaded again if a chunk that its pixels need is missing or damaged. Other damage to a PNG is
         accepted. An intact picture in another format is accepted with a logged warning. A damaged picture in another
-        format is downloaded again. After the last attempt, it is returned if more than half of it seems usable. A
-        damaged picture that is returned causes an :class:`EditWarning`.
+        format is downloaded again. Only the last attempt accepts such a picture, and only if more than half of it
+        seems usable. A damaged picture that is returned causes an :class:`EditWarning`.
 
         Raises:
             DownloadError: If no usable picture could be downloaded.
@@ -180,8 +181,8 @@ class EditResult:
         usage: The cost.
         metadata: The service's own metadata, unchanged.
         timings: The duration of each phase.
-        notes: Sentences about changes to images before sending (``fit=True``), text that the service ignored, and
-            missing pictures.
+        notes: Sentences that say how ``fit=True`` changed the images, which text the service ignored, which images it
+            may have edited badly, and how many pictures are missing.
         request: The request; ``None`` for an attached task.
         raw: The service's whole reply, unchanged.
     """

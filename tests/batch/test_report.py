@@ -75,7 +75,7 @@ def test_a_batch_with_anything_left_is_not_ok(change):
         "end noticed: half within 0.5 s, 95 % within 1.5 s",
         "3.2 status checks per edit, 6 submissions repeated",
         "3 × moderation: a, b, …",
-        "uncertain, and repeated only with consent (resubmit_uncertain): cat, dog",
+        "uncertain (submitted again only with resubmit_uncertain=True): cat, dog",
         "stopped: max_cost",
         "run it again to go on: no edit is paid for twice",
     ],
@@ -158,7 +158,7 @@ def test_the_head_of_a_page_tells_the_whole():
     assert facts["cost"] == "0.2856 (+ 1 edit without a price)"
     assert facts["running"] == "half within 20.0 s, 95 % within 30.0 s"
     assert facts["on this page"] == "10 of 17 edits, those with errors first"
-    assert facts["not on this page"] == "1 refused row: report.json says why"
+    assert facts["not on this page"] == "1 refused row; see report.json for the reasons"
 
 
 def test_a_report_adds_what_the_journal_does_not_have():

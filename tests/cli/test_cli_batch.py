@@ -340,7 +340,7 @@ def test_uncertain_submissions_are_repeated_only_on_request(photos, batch, capsy
         assert batch(photos / "a.png") == 1
         text = capsys.readouterr().err
         assert "\n  1 uncertain: a task may exist, and be charged\n" in text
-        assert "\nuncertain, and repeated only with consent (--resubmit-uncertain): a\n" in text
+        assert "\nuncertain (submitted again only with --resubmit-uncertain): a\n" in text
         assert "failed" not in text
         assert "run it again" not in text  # which would change nothing
         assert len(service.tasks) == 1
@@ -363,7 +363,7 @@ def test_tasks_that_ended_with_an_embedded_service_are_repeated_only_on_request(
     assert batch(photos, "--emulator") == 1
     text = capsys.readouterr().err
     assert "3 × the service does not know the task or has forgotten it; the task may have been charged: a, b, c" in text
-    assert "\nuncertain, and repeated only with consent (--resubmit-uncertain): a, b, c\n" in text
+    assert "\nuncertain (submitted again only with --resubmit-uncertain): a, b, c\n" in text
     assert batch(photos, "--emulator", "--resubmit-uncertain") == 0
     assert "3 of 3 edits done" in capsys.readouterr().err
 
@@ -451,7 +451,7 @@ def test_a_dry_run_of_good_rows_is_exit_code_0_and_names_shell_options(photos, b
     assert batch(photos / "a.png") == 1
     capsys.readouterr()
     assert batch(photos / "a.png", "--dry-run") == 0
-    assert "1 uncertain: a task may exist; repeated only with consent (--resubmit-uncertain)" in capsys.readouterr().out
+    assert "1 uncertain: a task may exist; submitted again only with --resubmit-uncertain" in capsys.readouterr().out
 
 
 def test_a_dry_run_names_what_is_wrong_with_the_journal(photos, batch, out, capsys):

@@ -74,7 +74,7 @@ async def test_a_run_that_ends_before_a_reply_leaves_the_edit_uncertain(tmp_path
             await stopped.run(session)
     report = stopped.report
     assert (report.planned, report.in_flight, report.uncertain, report.uncertain_keys) == (2, 0, 1, ("edit0",))
-    assert "uncertain, and repeated only with consent (resubmit_uncertain): edit0" in report.text()
+    assert "uncertain (submitted again only with resubmit_uncertain=True): edit0" in report.text()
     assert (await batch(tmp_path).plan()).uncertain == 1
 
 

@@ -74,7 +74,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
 
 
 def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return the task ids of completed, unsaved edits by key. If a key occurs again, the edit's name follows it."""
+    """Return the task ids of completed, unsaved edits by key; for a repeated key, by ``key (name)``."""
     tasks: dict[str, str] = {}
     rows = connection.execute(
         "SELECT key, name, task_id FROM edits WHERE state = 'completed' ORDER BY number LIMIT ?", (_LISTED_KEYS,)

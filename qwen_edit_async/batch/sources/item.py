@@ -24,8 +24,8 @@ class SourceItem:
         request: The edit.
         identity: The identity of the edit; empty if it is not known yet.
         problem: The reason why the row can't be edited.
-        place: The name of the item in messages. For a row of one of several Parquet files, ``place`` is the file's
-            name. If ``place`` is empty, messages name the row number or the first image.
+        place: The origin of the row in :attr:`label`, such as a key, a path, or the name of a Parquet file. If
+            ``place`` is empty, the label is the row number or the first image.
     """
 
     row: int | None = None
@@ -81,7 +81,7 @@ class Reading:
 
 
 def request_of(given: Any, defaults: EditDefaults) -> EditRequest:
-    """Return the request for an item, which is a request, a mapping of a request's fields, or only images.
+    """Return the request for an item. The item is a request, a mapping of a request's fields, or only images.
 
     Raises:
         InvalidEditError: If the item is none of these, has no instruction, or is a request although there are defaults.

@@ -65,8 +65,9 @@ _TABLES: Final = {".csv": csv_items, ".tsv": csv_items, ".jsonl": jsonl_items, "
 _PARQUET: Final = (".parquet", ".pq")
 _TABLE_ENDINGS: Final = (*_TABLES, *_PARQUET)
 _TABLE_ADVICE: Final = (
-    f"Tables are {', '.join(_TABLE_ENDINGS[:-1])} or {_TABLE_ENDINGS[-1]}: "
-    "save a spreadsheet as CSV, write JSON as one object per line, and unpack an archive"
+    f"The name of a table ends in {', '.join(_TABLE_ENDINGS[:-1])} or {_TABLE_ENDINGS[-1]}. "
+    "If the file is a spreadsheet, save it as CSV. If it is JSON, write one object per line to a .jsonl file. "
+    "If it is an archive, unpack it"
 )
 
 
@@ -76,7 +77,7 @@ def is_source(value: object) -> TypeGuard[Source]:
 
 
 def is_table(source: Source, base: str = "") -> bool:
-    """Return whether a source is a table, whose rows can have keys. Relative paths start from ``base``."""
+    """Return whether a source is a table, whose rows can have keys. A relative ``source`` starts from ``base``."""
     return not isinstance(source, str | os.PathLike) or bool(_tables_of(source, base))
 
 
@@ -155,7 +156,8 @@ def _local_items(source: str, reading: Reading) -> Iterator[SourceItem]:
         return _pattern_items(search, source, reading.base)
     if not is_picture(str(path)):
         raise ConfigurationError(f"{path} is neither a {PICTURE} nor a table. {_TABLE_ADVICE}")
-    single = Search(attrs.evolve(reading, exclude=""))  # a picture given by name may be in the results folder
+    # A picture given by name is edited even if it is in the results folder.
+    single = Search(attrs.evolve(reading, exclude=""))
     return single.items([str(path)], str(path), str(path.parent))
 
 
@@ -173,7 +175,7 @@ def _pattern_items(search: Search, pattern: str, base: str) -> Iterator[SourceIt
 
 
 def table_folder(source: Source, base: str = "") -> str:
-    """Return the folder of a table's file, from which relative paths in the table start; empty for other sources."""
+    """Return the folder from which relative paths in a table file start; empty for any other source."""
     tables = _tables_of(source, base) if isinstance(source, str | os.PathLike) else ()
     return str(tables[0].parent) if tables else ""
 
@@ -206,7 +208,7 @@ def _pattern_advice(pattern: str, matches: Callable[[str], Iterable[str]]) -> st
     for folder in map(str, Path(pattern).parents):  # the longest path first
         if glob.has_magic(folder) and Path(folder).exists():
             escaped = glob.escape(folder) + pattern[len(folder) :]
-            return f". In a pattern, [ and ] stand for one of several characters: write {escaped!r}"
+            return f". In a pattern, *, ? and [ are wildcards. If they belong to the folder's name, write {escaped!r}"
     paths = list(matches(pattern))
     if advice := _table_advice(paths):
         return advice

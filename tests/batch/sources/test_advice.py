@@ -44,8 +44,9 @@ def test_a_file_of_another_kind_says_which_tables_can_be_read(make, refusal, nam
     make(name, content=b"image\na.png\n")
     assert refusal(name, defaults) == (
         f"{name} is neither a JPEG, PNG, BMP, TIFF, WEBP or GIF picture nor a table. "
-        "Tables are .csv, .tsv, .jsonl, .ndjson, .parquet or .pq: save a spreadsheet as CSV, "
-        "write JSON as one object per line, and unpack an archive"
+        "The name of a table ends in .csv, .tsv, .jsonl, .ndjson, .parquet or .pq. "
+        "If the file is a spreadsheet, save it as CSV. If it is JSON, write one object per line to a .jsonl file. "
+        "If it is an archive, unpack it"
     )
 
 
@@ -78,7 +79,7 @@ def test_a_folder_that_was_searched_gives_no_such_advice(make, tmp_path):
 def test_brackets_of_a_folder_s_name_are_to_be_escaped(make, read, refusal, pattern):
     make(pattern.replace("*", "a"))
     advice = refusal(pattern)
-    assert "In a pattern, [ and ] stand for one of several characters" in advice
+    assert "In a pattern, *, ? and [ are wildcards" in advice
     escaped = advice.rpartition("write ")[2].strip("'")
     assert len(read(escaped)) == 1
 
