@@ -3,7 +3,7 @@
 Start with :class:`EditSession`. The names exported here are public, as are the modules ``emulator``, ``notebook``,
 ``ray`` and ``sync``, and the fixtures of ``pytest_plugin``. Any other module may change without notice.
 
-In this table, a module imports only from its own line or from lines below::
+In this table, a module imports only from modules on its own line or on lower lines::
 
     cli  notebook  sync  ...       front ends
     batch  emulator                EditBatch and EditHub, the journal, the sources of edits; the emulated service

@@ -6,8 +6,7 @@
 ``qwen_edit_session`` is an open `EditSession` on this emulator, for async tests with anyio's plugin or pytest-asyncio.
 
 The emulator and the session are imported only when a fixture is used. So test suites without these fixtures do not get
-slower. A coverage tool may start only after pytest has imported this plugin. It then misses the imports of only a few
-modules.
+slower. A coverage tool that starts after pytest has imported this plugin misses the imports of only a few modules.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _POLL_SECONDS = 0.05
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker. If pytest-asyncio is active, also register a session fixture for each loop scope."""
+    """Register the marker. If pytest-asyncio is active, also register an `EditSession` fixture for each loop scope."""
     config.addinivalue_line("markers", f"{_MARKER}(**settings): settings of the qwen_edit_emulator fixture")
     if config.pluginmanager.hasplugin("asyncio"):
         pytest_asyncio = importlib.import_module("pytest_asyncio")

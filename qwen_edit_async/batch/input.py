@@ -159,8 +159,8 @@ class BatchInput:
         for item in tagged(self._items(source, lambda _: None)):
             left -= 1
             yield item
-        # missing() also yields the identity of a table row that became invalid after the survey. Such a row is still
-        # there. So the missing rows of a table are reported only if this reading had fewer rows than the survey.
+        # missing() also yields the identity of a table row that became invalid after the survey, but is still there.
+        # So for a table, missing() is used only if this reading had fewer rows than the survey.
         if left > 0 or not is_table(source, self.reading.base):
             for identity in self._counts.missing():
                 yield SourceItem(problem="it has disappeared since the run began", place=identity)

@@ -1,4 +1,4 @@
-"""The state that the edits of one run share, from locking the folder to writing the reports."""
+"""One bulk run: the state that its edits share, and its steps from locking the folder to writing the reports."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ class Run:
         unanswered: The number of submissions whose reply is awaited, or whose task id is being journalled.
         unwritten: The key and the task id of each edit whose task id could not be journalled.
         refused: The refused rows, grouped by reason.
-        changed: The number of refused rows that have an edit in the journal. The journal's totals already count these
-            edits.
+        changed: The number of refused rows whose edit is in the journal, such as changed rows. The journal's totals
+            already count these edits.
         report: The report; ``None`` before the run ends or is interrupted.
         room: The semaphore that limits the number of edits in progress.
         rows: The asyncio tasks of the edits in progress.
@@ -160,7 +160,7 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def row_lock(self, identity: str) -> AsyncGenerator[None, None]:
-        """Wait until nothing else works on an edit. Then reserve the edit while the block runs."""
+        """Wait until no other coroutine is working on an edit. Then reserve the edit while the block runs."""
         while identity in self._locked:
             await self.wait_for_change()
         self._locked.add(identity)

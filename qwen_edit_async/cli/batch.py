@@ -52,8 +52,9 @@ def batch(
     records every step, so no edit is paid for twice. report.html shows each picture before and after its edit.
     report.json is for programs.
 
-    With --protocol queue, Ctrl-C cancels only queued tasks at the service, because a task in progress will be charged.
-    The next run gets the results of tasks in progress.
+    After Ctrl-C, tasks in flight continue at the service and are charged. The exception is --protocol queue: the
+    service is asked to cancel the tasks that have not begun. The next run gets the results of all other tasks.
+    With --protocol dashscope, edits without a reply become uncertain instead.
 
     Args:
         source: A folder, a quoted pattern ("photos/*.jpg"), or a table (.csv, .tsv, .jsonl or .parquet, or a folder

@@ -54,7 +54,7 @@ class Previews:
         self.after: dict[int, Thumbnail] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Inputs may be open files, which can't be copied. A copied result can't download, so it makes no thumbnails.
+        # Inputs may be open files, which can't be copied. A copied result can't download, so it needs no inputs.
         return self.__dict__ | {"_inputs": ()}
 
     def lacks(self, index: int) -> bool:

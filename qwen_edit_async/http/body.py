@@ -118,7 +118,7 @@ class JSONBody(Payload):
             else:
                 await self._write_short(writer, self._short)
         except QwenEditError as error:
-            self.failure = error.for_task(None)  # without the traceback, which would make a reference cycle
+            self.failure = error.for_task(None)  # a copy without the traceback, which would make a reference cycle
             raise
         if self.on_sent is not None:
             self.on_sent()
@@ -210,7 +210,10 @@ def _has_news(writer: ChunkWriter) -> bool:
 
 
 async def _notice_close(writer: ChunkWriter) -> None:
-    """Raise an error if the service has closed the connection. Before the last chunk is sent, no task exists."""
+    """Raise an error if the service has closed the connection.
+
+    This is checked before the last chunk is sent, while no task can exist.
+    """
     for _ in range(2):  # the loop notices the close during the first sleep, and tells the transport during the second
         await asyncio.sleep(0)
     if isinstance(writer, StreamWriter) and (writer.transport is None or writer.transport.is_closing()):

@@ -1,7 +1,8 @@
 """Downloads result pictures without sending the API key.
 
-A download is repeated if it fails or if the picture is damaged. After the last attempt, a damaged picture that is
-not a PNG is kept if more than half of it seems usable. If a result's URL has expired, a status check gets a new URL.
+A download is repeated if it fails or if the picture is damaged. A damaged picture from the last attempt is
+kept if more than half of it seems usable, unless it is a PNG. If a result's URL has expired, a status check gets a new
+URL.
 """
 
 from __future__ import annotations
@@ -110,8 +111,8 @@ class Downloader:
 
         Returns:
             The path of the file, and a description of the picture's damage; empty if the picture is not damaged. If
-            the suffix of ``path`` names another format, it is changed: ``a.png`` becomes ``a.jpg`` for a JPEG, unless
-            ``a.jpg`` exists.
+            the suffix of ``path`` does not suit the picture's format, the suffix is corrected: a JPEG for ``a.png`` is
+            saved as ``a.jpg``. If ``a.jpg`` already exists, the JPEG is saved as ``a.png``.
 
         Raises:
             DownloadError: No usable picture could be downloaded.

@@ -91,8 +91,9 @@ def resolve_base_url(
     The address has no trailing slash.
 
     Raises:
-        ConfigurationError: The address is not a plain http(s) URL, belongs to another protocol, or ends with the path
-            of a call. An http URL of another machine needs ``allow_insecure``.
+        ConfigurationError: The address is not a plain http(s) URL, its host does not offer the protocol, or its path
+            ends with the beginning of a call's path. Or the key would be sent unencrypted to another machine, and
+            ``allow_insecure`` is false.
     """
     url = base_url or from_environment or protocol.default_base_url
     try:
@@ -125,14 +126,17 @@ def resolve_base_url(
 
 
 def _start_at_end_of(path: str, submission_path: str) -> str:
-    """Return the longest suffix of ``path`` that is a prefix of ``submission_path`` with at least two segments."""
+    """Return the longest beginning of ``submission_path`` that ``path`` ends with; empty if there is none.
+
+    A beginning must have at least two segments.
+    """
     names = submission_path.split("/")[1:]
     starts = ("/" + "/".join(names[:count]) for count in range(len(names), _SHORTEST_START - 1, -1))
     return next((start for start in starts if path.endswith(start)), "")
 
 
 def origin_of(base_url: str) -> str:
-    """Return the scheme, host and port of a resolved address, without a default port."""
+    """Return the scheme, host and port of a resolved address. The scheme's default port is left out."""
     parts = urlsplit(base_url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     port = "" if parts.port in {None, _DEFAULT_PORTS[parts.scheme]} else f":{parts.port}"
@@ -220,7 +224,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
             raise ConfigurationError(f"default_headers has {quoted(name)}: give a valid header name")
         if name.lower() in _OWN_HEADERS:
             raise ConfigurationError(
-                f"default_headers may not hold {name}: each call sets it (give the key as api_key)"
+                f"default_headers may not hold {name}, because each call sets it: leave it out (pass a key as api_key)"
             )
     return checked
 

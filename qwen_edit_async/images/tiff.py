@@ -149,7 +149,7 @@ def _has_sensor_data(file: IO[bytes], size: int, tags: Tags) -> bool:
 
 
 def _unreadable_kind(head: bytes, tags: Tags) -> str:
-    """Return the kind of TIFF if decoders misread it or show it in black and white; otherwise an empty string."""
+    """Return the unsupported kind of a TIFF file, which decoders misread; empty if the kind is supported."""
     if _is_big(head) and not head.startswith(b"II"):
         return "big-endian BigTIFF"
     bits = tags.get(BITS) or (1,)

@@ -123,7 +123,7 @@ class HubActor:
             await asyncio.wait([outcome, wanted], return_when=asyncio.FIRST_COMPLETED)
             return outcome.result() if outcome.done() else ImagesWanted(delivery.name, self._inline)
         finally:
-            outcome.cancel()  # only the wait ends; the edit goes on
+            outcome.cancel()  # ends only this call's wait: the hub goes on with the edit
             wanted.cancel()
             await asyncio.wait([outcome, wanted])  # so that neither asyncio task outlives the call
 

@@ -113,7 +113,7 @@ def test_the_folder_of_results_is_no_source(photos):
     ("source", "problem"),
     [
         ("s3://no-such-bucket/photos", "s3://no-such-bucket/photos can't be read: "),
-        ("empty", "no file in .* is named like a JPEG, PNG"),
+        ("empty", "no file in .* has the ending of a JPEG, PNG"),
         ("missing.csv", "missing.csv can't be read: does not exist"),
         ("missing.parquet", "missing.parquet can't be read: does not exist"),
     ],

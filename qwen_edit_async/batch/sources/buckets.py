@@ -40,7 +40,7 @@ def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
         request = EditRequest(image, defaults.instruction, defaults.parameters)
         yield SourceItem(request=request, identity=storable(name))
     if not found:
-        raise ConfigurationError(f"no file in {path} is named like a {PICTURE}")
+        raise ConfigurationError(f"no file in {path} has the ending of a {PICTURE}, such as .png")
     if others:
         reading.note(left_out_others(others))
 
@@ -48,7 +48,7 @@ def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
 def tagged(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
     """Yield the edits. Each image in a bucket gets its file's tag, which changes when the file's content changes.
 
-    Tags are requested for a page of edits at a time.
+    Tags are requested for 256 edits at a time.
     """
     left = iter(items)
     while page := [*islice(left, _PAGE)]:
@@ -65,9 +65,9 @@ def _tagged(item: SourceItem, tags: Mapping[BucketPath, BucketPath]) -> SourceIt
 
 
 def files_of(path: BucketPath, *, recursive: bool = False) -> Iterator[tuple[str, BucketPath]]:
-    """Yield each file's path below the searched folder, and the file. ``path`` is a picture, a folder or a pattern.
+    """Yield pairs: a file's path relative to the searched folder, and the file itself.
 
-    The search leaves out hidden files and files in hidden folders.
+    ``path`` is a picture, a folder or a pattern. The search leaves out hidden files and files in hidden folders.
     """
     is_pattern = glob.has_magic(path.name)
     if path.suffix.lower() in PICTURE_ENDINGS and not is_pattern:
