@@ -35,7 +35,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._starting = threading.Lock()
-        self._process = os.getpid()
+        self._process = 0
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = asyncio.Event()
@@ -57,6 +57,7 @@ class LoopThread:
             is_new = self._thread is None
             if is_new:
                 started: Future[None] = Future()
+                self._process = os.getpid()
                 self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
                 self._thread.start()
                 started.result()
@@ -70,6 +71,9 @@ class LoopThread:
 
     def stop(self, last: Callable[[], Any] | None = None) -> None:
         """Make a last call, and end the loop with everything that runs on it. Do nothing if the loop is not running."""
+        if threading.current_thread() is self._thread:  # a forgotten generator was garbage-collected here
+            self._stopped.set()
+            return
         try:
             if last is not None:
                 self.call(last)
@@ -90,12 +94,12 @@ class LoopThread:
         """
         return self._call(functools.partial(function, *args, **options), queue.SimpleQueue())
 
-    def iterate(self, iterable: AsyncIterable[T], news: News | None = None) -> Iterator[T]:
+    def iterate(self, iterable: AsyncIterable[T], source: CallerIterable[Any] | None = None) -> Iterator[T]:
         """Yield the items of an async iterable. Close it at the end, or when the caller stops early.
 
-        If the iterable depends on a :class:`CallerIterable`, pass that object's ``news``.
+        ``source`` is the :class:`CallerIterable` from which the iterable takes its own input, if there is one.
         """
-        news = queue.SimpleQueue() if news is None else news
+        news: News = queue.SimpleQueue() if source is None else source.news
         items: Any = self.call(aiter, iterable)
 
         async def next_item() -> Any:
@@ -110,6 +114,8 @@ class LoopThread:
         finally:
             with contextlib.suppress(SessionClosedError):  # the loop has ended, and the iterable with it
                 self.call(close)
+            if source is not None:
+                source.close()
 
     def _call(self, function: Callable[[], Any], news: News) -> Any:
         tasks: list[asyncio.Task[Any]] = []
@@ -135,13 +141,11 @@ class LoopThread:
         try:
             self._schedule(start)
             ended = self._wait(news)
-        except KeyboardInterrupt as interrupt:
+        except BaseException as interrupt:  # Ctrl-C, or what another signal's handler raised
             with contextlib.suppress(SessionClosedError):
                 self._schedule(cancel)
                 self._wait(news, helping=False)
-            if tasks and tasks[0].done() and not tasks[0].cancelled() and tasks[0].exception() is None:
-                notes.append(f"the interrupted call had already returned {tasks[0].result()!r}")
-            for note in notes:
+            for note in (*notes, *(note for task in tasks for note in _note_on_success(task))):
                 interrupt.add_note(note)
             raise
         if ended is not None and not ended.cancelled():
@@ -188,6 +192,15 @@ class LoopThread:
                 started.set_exception(error)
 
 
+def _note_on_success(task: asyncio.Task[Any]) -> list[str]:
+    """Return a note if an interrupted call had already returned something, such as a result that was paid for."""
+    if not task.done() or task.cancelled() or task.exception() is not None:
+        return []
+    result = task.result()
+    is_telling = result is not _END and not isinstance(result, (bytes, type(None)))
+    return [f"the interrupted call had already returned {result!r}"] if is_telling else []
+
+
 class CallerIterable(Generic[T]):
     """An async iterable over a caller's iterable. The caller's thread pulls each item, while it waits for a result.
 
@@ -200,6 +213,10 @@ class CallerIterable(Generic[T]):
     def __init__(self, items: Iterable[T]) -> None:
         self.news: News = queue.SimpleQueue()
         self._items = iter(items)
+
+    def close(self) -> None:
+        """Drop the iterable. A generator that nobody else holds ends here, on the caller's thread."""
+        self._items = iter(())
 
     async def __aiter__(self) -> AsyncIterator[T]:
         loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ the main thread waits for. A copy made by pickle is a closed session.
 
 import functools
 import inspect
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable
 
 import qwen_edit_async as aio
 from qwen_edit_async.loop_thread import CallerIterable, LoopThread
@@ -27,7 +27,7 @@ class Face:
     _wrapped = _loop = None
 
     def _wrap(self, value):
-        if isinstance(value, tuple):
+        if type(value) is tuple:  # not a request that is a named tuple
             return tuple(map(self._wrap, value))
         if isinstance(value, AsyncIterable):
             return (self._wrap(item) for item in self._loop.iterate(value))
@@ -93,10 +93,10 @@ class EditSession(face(aio.EditSession, on_loop={"attach", "pictures"})):
 
     @functools.wraps(aio.EditSession.edit_many)
     def edit_many(self, requests, **options):
-        requests = CallerIterable(requests) if isinstance(requests, Iterable) else requests
+        source = None if isinstance(requests, AsyncIterable) else CallerIterable(requests)
         with CallSite.kept():
-            stream = self._loop.call(self._wrapped.edit_many, requests, **options)
-        return (self._wrap(outcome) for outcome in self._loop.iterate(stream, getattr(requests, "news", None)))
+            stream = self._loop.call(self._wrapped.edit_many, requests if source is None else source, **options)
+        return (self._wrap(outcome) for outcome in self._loop.iterate(stream, source))
 
     def open(self):
         """Open the session. A ``with`` statement does this."""

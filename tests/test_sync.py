@@ -6,15 +6,19 @@ import ast
 import asyncio
 import contextlib
 import contextvars
+import gc
 import inspect
+import itertools
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from bulk_runs import PHOTO
@@ -22,6 +26,7 @@ from bulk_runs import PHOTO
 import qwen_edit_async as aio
 from qwen_edit_async import sync
 from qwen_edit_async.emulator import EditEmulator, FixedEngine
+from qwen_edit_async.loop_thread import CallerIterable, LoopThread
 
 pytestmark = pytest.mark.may_block("the face blocks the thread that calls it")
 
@@ -226,6 +231,169 @@ def test_an_exit_of_a_callback_reaches_the_caller(qwen_edit_emulator, raised):
             session.edit(PHOTO, "make it snow")
         with pytest.raises(aio.SessionClosedError):
             session.edit(PHOTO, "make it snow")
+
+
+def test_an_input_ends_on_the_thread_that_waits_when_the_loop_over_the_outcomes_is_left(session):
+    ended_on = []
+    for _ in session.edit_many(requests_that_end(ended_on)):
+        break
+    assert ended_on == [threading.main_thread()]
+
+
+def test_an_input_ends_at_once_even_if_an_item_is_wanted():
+    ended_on = []
+    gc.disable()
+    try:
+        source = CallerIterable(requests_that_end(ended_on))
+        with LoopThread() as loop:
+            for _ in loop.iterate(one_ahead(source), source):
+                break
+            assert ended_on == [threading.main_thread()]
+    finally:
+        gc.enable()
+
+
+def requests_that_end(ended_on):
+    try:
+        for number in itertools.count():
+            yield {"image": PHOTO, "instruction": f"edit {number}"}
+    finally:
+        ended_on.append(threading.current_thread())
+
+
+async def one_ahead(source):
+    items = aiter(source)
+    first = await anext(items)
+    ahead = asyncio.ensure_future(anext(items))
+    await asyncio.sleep(0)
+    yield first
+    ahead.cancel()
+
+
+class Sequence:
+    """An iterable of the old kind, without ``__iter__``."""
+
+    pulled_on: ClassVar = set()
+
+    def __getitem__(self, number):
+        self.pulled_on.add(threading.current_thread())
+        return {"image": PHOTO, "instruction": "make it snow"} if number < 2 else [][number]
+
+
+def test_an_input_without_iter_is_pulled_on_the_thread_that_waits(session):
+    assert len(list(session.edit_many(Sequence()))) == 2
+    assert Sequence.pulled_on == {threading.main_thread()}
+
+
+class AlarmError(Exception):
+    """Raised by a signal's handler."""
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGALRM, AlarmError)])
+def test_an_edit_that_a_signal_interrupts_names_its_task(number, raised, monkeypatch):
+    def interrupt(*_):
+        raise raised
+
+    before = signal.signal(number, interrupt)
+    try:
+        with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator:
+            main = threading.main_thread().ident
+
+            def kill(event):
+                if isinstance(event, aio.EditSubmitted):
+                    signal.pthread_kill(main, number)
+
+            session = open_session(emulator, on_event=kill).open()
+            with pytest.raises(raised) as caught:
+                session.edit(PHOTO, "make it snow")
+            [task_id] = emulator.tasks
+            assert caught.value.__notes__ == [
+                f"task {task_id} runs on at the service: session.attach({task_id!r}) gets its result"
+            ]
+            assert session.unfinished == (task_id,)
+            session.__exit__(KeyError)
+    finally:
+        signal.signal(number, before)
+
+
+def test_an_interrupted_call_that_had_already_returned_names_its_result(session):
+    interrupted = threading.Event()
+    main = threading.main_thread().ident
+
+    async def edit():
+        result = await session._wrapped.edit(PHOTO, "make it snow")
+        signal.pthread_kill(main, signal.SIGINT)
+        assert interrupted.wait(20)
+        return result
+
+    before = signal.signal(signal.SIGINT, lambda *args: (interrupted.set(), signal.default_int_handler(*args)))
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            session._loop.call(edit)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    [note] = caught.value.__notes__
+    assert note.startswith("the interrupted call had already returned EditResult(task_id=")
+
+
+def test_equal_objects_have_equal_wrappers(session):
+    task = session.submit(PHOTO, "make it snow")
+    assert session.attach(task.id) == task
+    assert len({session.attach(task.id), task}) == 1
+    assert task != session.submit(PHOTO, "make it rain")
+    assert task != task.id
+
+
+def test_the_key_is_in_no_local_variable_of_a_traceback(qwen_edit_emulator):
+    with pytest.raises(aio.ConfigurationError) as caught:
+        open_session(qwen_edit_emulator, max_in_flight=0)
+    frames = [frame for frame, _ in traceback.walk_tb(caught.tb) if frame.f_globals["__name__"].startswith("qwen")]
+    assert frames
+    assert not any(qwen_edit_emulator.api_key in repr(frame.f_locals) for frame in frames)
+
+
+def test_a_pickle_tells_what_changes_results(qwen_edit_emulator):
+    def pickled(**options):
+        return pickle.dumps(sync.EditSession("key-1", base_url=qwen_edit_emulator.url, **options))
+
+    same = [pickled(), pickled(max_in_flight=3)]
+    other = [pickled(fit=True), pickled(protocol="queue"), pickled(model="another")]
+    assert len(set(same)) == 1
+    assert len({*same, *other}) == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_session_made_before_a_fork_can_be_opened_after_it(qwen_edit_emulator):
+    session = open_session(qwen_edit_emulator)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            with session:
+                status = 0 if session.edit(PHOTO, "make it snow").task_id else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_generator_that_is_forgotten_on_its_own_thread_ends_the_thread():
+    loops = []
+
+    def numbers():
+        with LoopThread() as loop:
+            loops.append(loop)
+            yield from loop.iterate(endless())
+
+    generators = [numbers()]
+    assert next(generators[0]) == 0
+    loops[0].call(generators.clear)
+    loops[0]._thread.join(20)
+    assert not loops[0]._thread.is_alive()
+
+
+async def endless():
+    for number in itertools.count():
+        yield number
 
 
 def test_a_callback_can_not_wait_for_its_own_session(qwen_edit_emulator):
