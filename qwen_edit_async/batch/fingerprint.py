@@ -95,8 +95,8 @@ def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerpr
     """Return the fingerprint of a request.
 
     ``entry`` is the edit's entry in the journal; ``None`` for a new edit. The images of an edit with an entry are read
-    only if the request's stamp is empty or differs from the entry's stamp. If a new edit has a stamp, its image files
-    are not read here, but hashed when they are sent.
+    only if the request's stamp is empty or differs from the entry's stamp. The images of a new edit are hashed here
+    only if the stamp is empty or all images are URLs. Otherwise, these images are hashed when they are sent.
     """
     stamped = stamp(request)
     if entry is None and stamped and not all(map(is_url, request.images)):

@@ -2,8 +2,9 @@
 
 The identity of an edit is its row's key or, for a picture in a folder, the path below the folder. Otherwise, the
 identity is the first image's name and a hash of the images, the instruction and the parameters. The hash covers each
-image's path or URL, or the content of an image in memory. A path in a table's folder is hashed relative to that folder.
-A URL is hashed without its signature. The journal allots file names when it plans an edit, and never changes them.
+image's path or URL, or the content of an image in memory. For a row of a table, the path of the folder that holds the
+table is left out of the hash. A URL is hashed without its signature. The journal allots file names when it plans an
+edit, and never changes them.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def identity_of(request: EditRequest, hash_of: Callable[[object], str], folder: 
     Args:
         request: The request.
         hash_of: Called with each image in memory and each data URI; returns the hash of the content.
-        folder: The folder of a table. Its path is removed from the images' paths, so identities stay the same when the
-            folder is moved.
+        folder: The folder that holds the row's table. The folder's path is removed from the images' paths, so
+            identities stay the same when the folder is moved.
     """
     if request.key:
         return storable(request.key)

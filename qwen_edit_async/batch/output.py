@@ -25,7 +25,7 @@ _MAX_LINKS: Final = 40
 _PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)
 _PNG_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
 _TAIL_BYTES: Final = 4096
-"""The number of bytes to search for the end marker, at the end of a PNG file. Other bytes may follow the marker."""
+"""The number of bytes at the end of a PNG file that are searched for the end marker. Other bytes may follow it."""
 
 
 def local_folder(path: AnyPath, here: str, use: str) -> Path:
@@ -103,7 +103,7 @@ class BatchOutput:
         existing = [each for each in names if self._exists(each)]
         if existing and not self.overwrite:
             raise InvalidEditError(
-                "a file that this batch did not make has the name of the result",
+                "the name of its result is taken by a file that this batch did not make",
                 hint="move that file, use another output folder, give this edit another key (the name of its files), "
                 "or use overwrite=True",
             )
@@ -161,9 +161,9 @@ def _real(folder: str) -> str | None:
 
 
 def sweep(folder: Path, names: Iterable[str]) -> None:
-    """Delete the part files that a killed run left behind for files with these names.
+    """Delete part files, which are unfinished downloads that a killed run left behind.
 
-    Other part files are kept, because they may be unfinished downloads of other programs.
+    Only the part files of the files in ``names`` are deleted. Other part files may belong to other programs.
     """
     left = {name[:PART_NAME_CHARACTERS] for name in names}
     with os.scandir(folder) as entries:  # Path.glob would list them all in memory

@@ -110,8 +110,8 @@ class Row:
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
         """Journal the task's id and any picture URLs. If there is certainly no task, restore the edit's earlier state.
 
-        The edit's coroutine may have been cancelled before the reply arrived, so it can't journal the task. Some
-        protocols return the URLs only in this reply.
+        The task is journalled here, and not in the edit's coroutine, because the coroutine may have been cancelled
+        before the reply arrived. Some protocols return the URLs only in this reply.
         """
         if isinstance(fate, TaskSnapshot):
             if self._state is State.SUBMITTING:
@@ -144,7 +144,7 @@ class Row:
             return
         if self._is_doubtful:
             self._move(State.UNCERTAIN, repeats=self._entry.repeats)
-        else:  # no task exists, so a later run needs no consent to submit the edit
+        else:  # no task exists, so a later run may submit the edit without ``resubmit_uncertain``
             self._move(State.PLANNED, reason=None, problem=None)
 
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:

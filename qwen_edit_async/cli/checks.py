@@ -114,7 +114,7 @@ def _advice(problem: str, *, proxied: bool) -> str:
             "certificate file"
         )
     if proxied:
-        return "check the proxy of the environment, QWEN_EDIT_BASE_URL and the network"
+        return "check the environment's proxy, QWEN_EDIT_BASE_URL and the network"
     return "check QWEN_EDIT_BASE_URL and the network; to use a proxy, set HTTPS_PROXY and pass --trust-env"
 
 

@@ -184,11 +184,11 @@ class Command:
             return
         ids = list(dict.fromkeys([*session.unfinished, *sorted(self.unsaved)]))
         if emulator is not None:
-            # Tasks of earlier runs are not counted: they ended with the emulators of those runs.
+            # Tasks of earlier runs are not counted: they were lost when the emulators of those runs stopped.
             if count := sum(task_id in emulator.tasks for task_id in ids):
-                ended = f"{counted(count, 'task')} ended with the embedded service"
+                loss = f"the embedded service stops, and loses {counted(count, 'task')}"
                 way = "use --resubmit-uncertain" if self.journalled else "run the command again"
-                self.screen.line(f"{ended}: to repeat the edits, {way}")
+                self.screen.line(f"{loss}: to repeat the edits, {way}")
             return
         if ids and not self.journalled:
             way = "Fetch the pictures later with:" if session.has_tasks else "No pictures can be fetched later."
@@ -197,8 +197,8 @@ class Command:
                 command = ["qwen-edit", "fetch", task_id, "-o", str(self.output)]
                 self.screen.line(f"  {shlex.join(command)}", whole=True)
         if cancelled := session.statistics().cancellations:
-            fate = ", to be submitted again" if self.journalled else ""
-            self.screen.line(f"cancelled at the service{fate}: {counted(cancelled, 'task')}")
+            fate = "; the next run submits cancelled edits again" if self.journalled else ""
+            self.screen.line(f"cancelled at the service: {counted(cancelled, 'task')}{fate}")
         if uncertain := session.statistics().uncertain:
             submissions = counted(uncertain, "submission")
             self.screen.warning(f"{submissions} got no clear reply: tasks with unknown ids may exist and be charged")
@@ -206,7 +206,10 @@ class Command:
 
 @contextlib.asynccontextmanager
 async def showing(session: EditSession, screen: Screen, state: Callable[[], str]) -> AsyncIterator[None]:
-    """On a terminal, show the text from ``state`` and the end of any Retry-After pause while the block runs."""
+    """While the block runs, show the text from ``state`` on a terminal.
+
+    During a Retry-After pause, also show the time when the pause ends.
+    """
     from rich.text import Text  # noqa: PLC0415  # slow to import
 
     with screen.console.status("") as line:

@@ -69,9 +69,10 @@ class EditEngine(Protocol):
         ...
 
     def render(self, job: EditJob) -> list[bytes]:
-        """Return `job.n` PNG files. If this method raises an exception, the task or the download fails.
+        """Return `job.n` PNG files. If this method raises an exception, the task fails.
 
-        The emulator calls `render` on worker threads, for several tasks at a time.
+        For an engine that does not read images, the request that needed the pictures fails instead. The emulator calls
+        `render` on worker threads, for several tasks at a time.
         """
         ...
 

@@ -28,7 +28,7 @@ _ERRORS_OF_EDITS = frozenset({APIStatusError, BadRequestError})
 """The errors in a response that are about the edit. Other errors, such as a rate limit, are about the call itself."""
 
 _PATH_NAMES = {"status": "status_url", "response": "response_url", "cancel": "cancel_url"}
-"""For each call about a task, the member of the submission's reply that may hold the call's URL."""
+"""Maps each call about a task to a member of the reply to the submission. The member may hold the call's URL."""
 
 
 @attrs.frozen
@@ -96,7 +96,8 @@ class QueueProtocol(WireProtocol):
     def read_cancellation(self, reply: Reply, task: TaskSnapshot) -> None:
         """Raise an error if the service refused the cancellation.
 
-        A reply with a completed status or an error is a refusal, unless its status or ``error_type`` says "cancelled".
+        A reply with an HTTP error is a refusal. In any other reply, the status or ``error_type`` "cancelled" confirms
+        the cancellation. Without this confirmation, a completed status or an error is a refusal.
         """
         if not reply.ok:
             raise error_from_reply(reply, task_id=task.task_id)

@@ -59,7 +59,7 @@ def expiry_of(text: str) -> datetime | None:
 def path_below(url: object, base_url: str) -> str | None:
     """Return the rest of ``url`` after ``base_url``; ``None`` if ``url`` is not a URL below ``base_url``.
 
-    A URL with control characters is ignored, because its path would not be the service's.
+    A URL with control characters is ignored, because parsing would change its path.
     """
     if not isinstance(url, str) or not url or not url.isprintable() or not base_url:
         return None

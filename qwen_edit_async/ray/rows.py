@@ -82,8 +82,9 @@ class EditRows:
         hub: The hub.
         save_to: The folder for the pictures: a local folder that all workers share, or a folder in a bucket
             (``s3://bucket/folder``) that they can read and write. An edit is not submitted if a file with the name of
-            its result exists. A file that gets this name after the submission is not replaced, and the edit stays
-            ``completed``. A worker that is killed during a download can leave a hidden file that ends in ``.part``.
+            its result exists. If such a file appears later, it is not replaced: the picture is not saved, and the row
+            has an error and the status ``completed``. A worker that is killed during a download can leave a hidden
+            file that ends in ``.part``.
         trust_env: Whether downloads use the proxies of the worker's environment.
     """
 
@@ -155,7 +156,7 @@ class EditRows:
         return reply
 
     def _images_of(self, request: EditRequest, wanted: ImagesWanted) -> Images:
-        """Return the images of a request for the hub, or the reason why they can't be sent. Blocking."""
+        """Return a request's images as they are sent to the hub, or the reason why they can't be sent. Blocking."""
         try:
             for index in range(requested_pictures(request.parameters)):
                 if (self._folder / f"{wanted.name}-{index}.png").exists():

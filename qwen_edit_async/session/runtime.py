@@ -257,7 +257,7 @@ class Runtime:
         try:
             await self._service.transport.open()
             await self._downloader.open()
-            if not started.done():  # a cancelled `start` has cancelled the future, and will stop this task
+            if not started.done():  # if `start` was cancelled, the future is done, and `start` stops this task
                 started.set_result(None)
             await self.poller.run()
         except asyncio.CancelledError:
@@ -328,11 +328,11 @@ class Runtime:
 def _forget(task: asyncio.Task[None]) -> None:
     _running.discard(task)
     if not task.cancelled():
-        task.exception()  # marks an interrupt as retrieved; the event loop has already raised it
+        task.exception()  # keeps asyncio from logging a KeyboardInterrupt or SystemExit that the event loop raised
 
 
 def _sole(error: BaseException) -> BaseException:
-    """Return the first exception inside nested exception groups. Return an error that is not a group unchanged."""
+    """Return the first exception inside nested exception groups. If the error is not a group, return the error."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -172,7 +172,7 @@ class EditPipeline:
         Raises:
             StopAsyncIteration: If there are no more outcomes.
             SessionClosedError: If the session was closed before the input ended.
-            Exception: The input's error, raised after the outcomes of all earlier requests.
+            Exception: If the input raised this exception. All earlier outcomes are returned first.
         """
         if self._task is None and not self._stopped:
             self._task = self._submitter.spawn(self._pull())

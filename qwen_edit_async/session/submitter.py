@@ -93,7 +93,7 @@ class Submitter:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            task.exception()  # so that asyncio does not log an interrupt that the event loop has already raised
+            task.exception()  # keeps asyncio from logging a KeyboardInterrupt or SystemExit that the event loop raised
         if (submission := self._tasks.pop(task)) is not None:
             submission.end_wait()
 

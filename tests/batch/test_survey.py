@@ -457,8 +457,8 @@ async def test_files_that_would_be_replaced_are_counted(photos, out):
 
 
 THERE_ALREADY = (
-    "a file that this batch did not make has the name of the result; move that file, use another output folder, "
-    "give this edit another key (the name of its files), or use overwrite=True"
+    "the name of its result is taken by a file that this batch did not make; move that file, "
+    "use another output folder, give this edit another key (the name of its files), or use overwrite=True"
 )
 
 

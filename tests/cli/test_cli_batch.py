@@ -403,7 +403,7 @@ def test_only_this_runs_tasks_are_reported_as_ended_with_the_embedded_service(ph
         return 0
 
     assert Command(Screen(), ConnectionOptions(), SubmissionOptions(emulator=True), output=photos)(work) == 0
-    assert "1 task ended with the embedded service" in capsys.readouterr().err
+    assert "the embedded service stops, and loses 1 task" in capsys.readouterr().err
 
 
 def test_a_dry_run_needs_no_key_and_writes_nothing(table, batch, out, capsys, monkeypatch):

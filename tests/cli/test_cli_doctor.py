@@ -169,7 +169,7 @@ def test_a_dead_proxy_of_the_environment_is_named(examine, monkeypatch):
     code, found = examine("--trust-env")
     assert (code, found["connection"]["ok"]) == (1, False)
     assert "no reply from the proxy 127.0.0.1:9: " in found["connection"]["found"]
-    assert found["connection"]["advice"].startswith("check the proxy of the environment")
+    assert found["connection"]["advice"].startswith("check the environment's proxy")
     assert "HTTPS_PROXY" not in found["connection"]["advice"]
     assert "hush" not in str(found)
 

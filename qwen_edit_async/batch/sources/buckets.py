@@ -46,7 +46,7 @@ def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
 
 
 def tagged(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
-    """Yield the edits. Each image in a bucket gets its file's tag, which changes when the file's content changes.
+    """Yield the edits. Add to each path in a bucket the file's tag, which changes when the file's content changes.
 
     Tags are requested for 256 edits at a time.
     """

@@ -20,7 +20,7 @@ _QUOTED: Final = re.compile(r'"[^"]*"')
 _DECLARED: Final = re.compile(r'"?sep=(\t|[^\w\s"])"?\s*', re.IGNORECASE)
 """The line in which spreadsheets declare the cell separator."""
 
-_ADVICE: Final = "double the quotes in a quoted cell; put long texts, such as data URIs, in JSON Lines"
+_ADVICE: Final = "inside a quoted cell, write each quote twice; put long texts, such as data URIs, in JSON Lines"
 
 
 def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
@@ -40,7 +40,8 @@ def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
             cells = next(reader, None)
         except csv.Error as error:
             last = before + reader.line_num
-            if row == header or last != line:  # the columns, or the start of the next row, are unknown
+            # A bad header leaves the columns unknown. A bad row of several lines leaves the next row's start unknown.
+            if row == header or last != line:
                 raise ConfigurationError(
                     f"{path}: row {row}, from line {line} to {last}, is not well quoted: {error}"
                 ) from None
@@ -57,7 +58,7 @@ def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
 
 
 def _header(lines: Iterator[str]) -> tuple[int, int, str, str]:
-    """Return the header's row number, the number of lines before the header, its first line, and the separator."""
+    """Return the row number of the header, the number of lines above it, the header's first line, and the separator."""
     blank, first, declared = 0, "", None
     for first in lines:
         if declared is None and (declared := _DECLARED.fullmatch(first)) is not None:

@@ -420,7 +420,7 @@ def test_a_row_that_is_not_well_quoted_says_so_and_stops_no_other(table):
     items = table(f'image,instruction\na.jpg,"one\ntwo"\nb.jpg,"say "hi""\nc.jpg,{"x" * 200_000}\nd.jpg,5" nails\n')
     assert [item.row for item in items] == [2, 3, 4, 5]
     assert items[1].problem.startswith(
-        "line 4 is not a row of a table: ',' expected after '\"' (double the quotes in a quoted"
+        "line 4 is not a row of a table: ',' expected after '\"' (inside a quoted cell, write each quote twice"
     )
     assert items[2].problem.startswith("line 5 is not a row of a table: field larger than field limit")
     assert items[3].request.instruction == '5" nails'
