@@ -45,9 +45,8 @@ class EditSession:
         protocol: ``"generation"`` (documented), ``"queue"`` (newer, on the same gateway) or ``"dashscope"`` (Alibaba
             Model Studio, whose key may be in ``DASHSCOPE_API_KEY``). ``QWEN_EDIT_PROTOCOL`` can set another default.
         model: The service's name for the model. The default depends on the protocol.
-        envelope: The layout of a ``"generation"`` body: ``"flat"`` (documented), ``"params"`` (nested more deeply), or
-            ``"header"`` (flat, but with the model only in the header ``X-Model``). ``"auto"`` begins with ``"flat"``,
-            and changes to ``"params"`` if the service refuses ``"flat"`` as malformed.
+        envelope: The layout of a ``"generation"`` body: ``"flat"`` (documented), ``"params"`` (nested more deeply),
+            ``"header"`` (flat, with the model only in ``X-Model``), or ``"auto"``: ``"flat"``, or ``"params"`` if refused.
         max_in_flight: The maximum number of tasks in flight, from the start of their submission to their end. If the
             account allows fewer, the session learns that limit and respects it.
         submit_rate: The maximum number of submissions per second, including repeated ones; by default no limit.
@@ -56,10 +55,9 @@ class EditSession:
         polling: The policy that decides when to check a task. Each session has its own :class:`Learned` by default.
         timeout: Seconds for each of three phases: connecting (at most 10), sending the next piece of an upload, and
             waiting for a reply. Give :class:`Timeouts` to set the phases separately.
-        deadline: Seconds that an edit may take, from taking its slot to its end. Until the edit is accepted,
-            time spent waiting for a rate limit, a requested pause, or another slot after a 429 does not count. But a
-            waiting edit fails if the service accepts no other edit for ``deadline`` seconds. After the deadline, the
-            session waits up to 30 s for the reply to a last status check.
+        deadline: Seconds that an edit may take, from taking its slot to its end. Waiting for a rate limit, a requested
+            pause or another slot after a 429 does not count, unless the service accepts no edit for ``deadline``
+            seconds. A last status check may take 30 s more.
         max_retries: The maximum number of retries after temporary failures. Retries after 429 do not count.
         resubmit_uncertain: Whether to submit an edit again, and risk a second charge, if a reply was lost or unclear.
         strict: Whether to raise an error, and not only warn, if the service would silently cut off text.
@@ -392,9 +390,8 @@ class EditSession:
     def unfinished(self) -> tuple[str, ...]:
         """The ids of watched tasks, given-up tasks, and tasks whose results ``edit`` or ``edit_many`` did not deliver.
 
-        The session gives up a task if you cancel it, its deadline passes, or the service refuses a check. It also gives
-        up tasks that still run when the session or their ``edit_many`` loop ends. The newest 10,000 unwatched tasks are
-        kept, even after closing. ``attach`` gets the results.
+        The session gives up a task if you cancel it, its deadline passes, the service refuses a check, or the session
+        or the ``edit_many`` loop ends before the task. The newest 10,000 unwatched tasks are kept, even after closing.
         """
         return self._state.runtime.poller.unfinished if self._state.runtime is not None else ()
 

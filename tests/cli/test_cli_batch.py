@@ -396,7 +396,7 @@ def test_tasks_that_the_journal_could_not_keep_are_named_and_not_submitted_again
     assert main(["fetch", task_id, "-o", str(photos / "fetched"), *QUICK]) == 0
 
 
-def test_only_this_runs_tasks_are_reported_as_ended_with_the_embedded_service(photos, capsys):
+def test_only_this_runs_tasks_are_reported_as_lost_with_the_embedded_service(photos, capsys):
     async def work(session):
         session.attach("task-of-an-earlier-run")
         await session.submit(photos / "a.png", "snow")
