@@ -46,9 +46,8 @@ class EditSession:
             Model Studio, whose key may be in ``DASHSCOPE_API_KEY``). ``QWEN_EDIT_PROTOCOL`` can set another default.
         model: The service's name for the model. The default depends on the protocol.
         envelope: The layout of a ``"generation"`` body: ``"flat"`` (documented), ``"params"`` (nested more deeply),
-            ``"header"`` (flat, with the model only in ``X-Model``), or ``"auto"``: ``"flat"``, or ``"params"`` if refused.
-        max_in_flight: The maximum number of tasks in flight, from the start of their submission to their end. If the
-            account allows fewer, the session learns that limit and respects it.
+            ``"header"`` (flat, with the model only in ``X-Model``), or ``"auto"``: ``"flat"``, or else ``"params"``.
+        max_in_flight: The maximum number of tasks in flight. If the account allows fewer, the session learns that limit.
         submit_rate: The maximum number of submissions per second, including repeated ones; by default no limit.
         poll_rate: The maximum number of status checks per second; by default no limit. Tasks that are most likely done
             are checked first. With n tasks in flight, a check starts at most about ``5 * n / poll_rate`` s late.
@@ -66,8 +65,7 @@ class EditSession:
             presigned URLs, unless ``fit`` is set or the store can't presign URLs.
         ssl: The TLS settings of all connections: an :class:`ssl.SSLContext`, or the path of a file with CA certificates
             to trust instead of the system's. ``False`` is refused. By default, ``SSL_CERT_FILE`` can name such a file.
-        proxy: The HTTP proxy of all connections, as ``"http://HOST:PORT"`` or ``"http://USER:PASSWORD@HOST:PORT"``.
-            It is not used for http on loopback.
+        proxy: The HTTP proxy of all connections, except for http on loopback: ``"http://[USER:PASSWORD@]HOST:PORT"``.
         trust_env: Whether to use the environment's proxies and netrc file. Neither is used for http on loopback.
         allow_insecure: Whether the key may be sent over http to another machine.
         allow_result_hosts: Hosts from which results are downloaded even if the hosts' addresses are not public. If
