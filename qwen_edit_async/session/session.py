@@ -47,7 +47,7 @@ class EditSession:
         model: The service's name for the model. The default depends on the protocol.
         envelope: The layout of a ``"generation"`` body: ``"flat"`` (documented), ``"params"`` (nested more deeply),
             ``"header"`` (flat, with the model only in ``X-Model``), or ``"auto"``: ``"flat"``, or else ``"params"``.
-        max_in_flight: The maximum number of tasks in flight. If the account allows fewer, the session learns that limit.
+        max_in_flight: The maximum number of tasks in flight. If the account allows fewer, the session learns the limit.
         submit_rate: The maximum number of submissions per second, including repeated ones; by default no limit.
         poll_rate: The maximum number of status checks per second; by default no limit. Tasks that are most likely done
             are checked first. With n tasks in flight, a check starts at most about ``5 * n / poll_rate`` s late.
