@@ -203,7 +203,7 @@ class RateLimitError(APIStatusError):
     @property
     def summary(self) -> str:
         """The hint, or a fixed message if there is no hint."""
-        return self.hint or "too many requests, until the deadline"
+        return self.hint or 'the last reply before the deadline was "too many requests"'
 
 
 class InternalServerError(APIStatusError):

@@ -122,10 +122,11 @@ class EditRequest:
     Pickling or deep-copying a request replaces open files with empty bytes. A copy that lacks a file can't be sent.
 
     Attributes:
-        images: One image, or a sequence of one to three images in the order that the instruction refers to. By default,
-            the output has the aspect ratio of the last image. An image is a path, an http(s) URL, a data URI, bytes, a
-            binary file object, a PIL image, or a uint8 array (H×W, H×W×3, H×W×4). The extra ``cloud`` adds images in
-            buckets: a URL (``s3://``, ``gs://``, ``az://``), or a tuple ``(store, path)`` with an obstore store.
+        images: One image, or a sequence of one to three images. In the instruction, "image 2" means the second image.
+            By default, the output has the aspect ratio of the last image. An image is a path, an http(s) URL, a data
+            URI, bytes, a binary file object, a PIL image, or a uint8 array (H×W, H×W×3, H×W×4). The extra ``cloud``
+            adds images in buckets: a URL (``s3://``, ``gs://``, ``az://``), or a tuple ``(store, path)`` with an
+            obstore store.
         instruction: The change to make, in Chinese or English. The service ignores everything after 800 characters.
         parameters: The options of the edit.
         key: Your own name for this edit. The output files are named after the key. The key is never sent.

@@ -17,7 +17,7 @@
 
        submitted ──► planned            the service cancelled the task: nothing was made or charged
 
-       completed, saved, failed, uncertain ──► replaced    the row was changed, and is edited again with consent
+       completed, saved, failed, uncertain ──► replaced    the row has changed; with consent, a new edit takes its place
 
 An edit is *submitting* from just before its request is sent until the reply is known. A later run that finds this state
 can't know whether a task exists, so it marks the edit *uncertain*. An edit is also uncertain if the service does not

@@ -24,7 +24,7 @@ class BatchOutcome:
         key: The edit's key, or ``name`` for an edit without a key.
         status: The state of the edit. An unfinished edit is ``planned``, ``submitting``, ``submitted`` or
             ``completed`` (its pictures are not saved yet). A finished edit is ``saved``, ``failed``, ``uncertain`` (a
-            task may exist, and be charged) or ``replaced`` (its row was changed and edited again).
+            task may exist, and be charged) or ``replaced`` (its row has changed, and a new edit took its place).
         instruction: The instruction.
         images: The paths of the images, or their URLs without signatures; ``None`` for an image in memory.
         parameters: The parameters that were given, by name.
@@ -93,7 +93,8 @@ class BatchProgress:
         in_flight: The number of edits that this run is submitting, or whose tasks it waits for.
         cost: The cost of the whole batch so far.
         total: The number of rows, pictures or requests in the input, including invalid ones; ``None`` if not counted.
-        held: The reason why submissions stop until a completed edit is saved; empty while submissions continue.
+        held: The reason why submissions wait until an edit is saved: the pictures of three edits in a row could not be
+            saved. Empty if submissions do not wait.
         begun: Whether the run has begun to work on edits.
         publishing: Whether the run has begun to write ``report.html`` and ``report.json``.
     """

@@ -240,7 +240,7 @@ class Row:
             cost = self._cost_of(task)
             await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
             run.budget.completed(pictures, cost, made=len(result.images), counted=self._entry.cost)
-            # The report makes its own thumbnails, so saving these pictures need not make previews.
+            # These pictures need no previews, because the report makes its own thumbnails.
             await self._save([attrs.evolve(image, previews=None) for image in result.images])
 
     def _cost_of(self, task: EditTask) -> Decimal | None:
@@ -294,7 +294,8 @@ class Row:
     def _count_failure(self, error: Exception) -> None:
         run = self._run
         run.progress.failed += 1
-        if not isinstance(error, InvalidEditError):  # bad input fails in every run, so counting it could stop every run
+        # Bad input fails in every run. If it counted towards ``stop_after_failures``, it could stop every run.
+        if not isinstance(error, InvalidEditError):
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
         run.notify()
 

@@ -1,4 +1,4 @@
-"""The results origin: renders pictures, and serves them under signed URLs that expire.
+"""The emulator's server for results: renders pictures, and serves them under signed URLs that expire.
 
 Pictures that are made from the input images are kept on disk. Other pictures are rendered anew for each download.
 Requests for results need no key.
@@ -66,7 +66,7 @@ class Results:
             await self._client.close()
 
     def application(self) -> web.Application:
-        """Return the results origin's application."""
+        """Return the web application that serves the pictures."""
         application = web.Application(middlewares=[ignore_disconnects])
         application.router.add_get(_PATH, self._download)
         application.router.add_route("*", "/{path:.*}", self._unknown)

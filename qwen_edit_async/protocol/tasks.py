@@ -79,7 +79,7 @@ def status_word(document: Mapping[str, Any]) -> str | None:
 
 
 def snapshot_of(reply: Mapping[str, Any], task_id: str, asked_url: str = "") -> TaskSnapshot:
-    """Read a task from a reply. Resolve relative URLs of pictures against ``asked_url``, the URL of the request.
+    """Read a task from a reply. Resolve relative URLs of pictures against ``asked_url``, the URL of the API call.
 
     The function does not use cattrs, which takes a fifth longer for each status reply (7.4 instead of 6.2 µs).
     """

@@ -40,7 +40,7 @@ def resolve(text: str, base: URL) -> URL:
 
 
 def absolute(text: str, asked_url: str) -> str:
-    """Resolve a result's relative URL against the URL of the request. Return an absolute URL unchanged."""
+    """Resolve a picture's relative URL against ``asked_url``, the URL of the API call. Return other URLs unchanged."""
     try:
         is_relative = bool(asked_url) and not to_url(text).scheme
         return str(resolve(text, URL(asked_url, encoded=True))) if is_relative else text

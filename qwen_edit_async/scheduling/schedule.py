@@ -270,7 +270,7 @@ class PollSchedule(Generic[W]):
         return False
 
     def _next_check(self, task: W, snapshot: TaskSnapshot, now: float) -> float:
-        if snapshot.lacks_pictures:  # the policy must not count this wait as a part of the edit
+        if snapshot.lacks_pictures:  # policy.next_check() would learn that the edit was still running
             waited = now - task.pictureless_at
             return min(now + max(_PICTURES_INTERVAL, waited), task.pictureless_at + PICTURES_GRACE)
         return max(self._policy.next_check(task, now), now + _MIN_INTERVAL)

@@ -27,7 +27,8 @@ class SubmissionObserver(Protocol):
     """Called before and after each attempt to submit one edit.
 
     An edit can take several attempts, one after the other. If an attempt may have created a task, no other attempt
-    follows, even with ``resubmit_uncertain``. A background task of the session calls the observer.
+    follows: the session ignores ``resubmit_uncertain`` for an edit with an observer. A background task of the session
+    calls the observer.
     """
 
     async def about_to_submit(self, uploads: Sequence[Upload]) -> None:
@@ -41,8 +42,8 @@ class SubmissionObserver(Protocol):
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
         """Called with the task that an attempt created, or with the kind of the attempt's failure. Must not raise.
 
-        This method is called once for each return of :meth:`about_to_submit`, even if the edit was cancelled or its
-        deadline passed meanwhile.
+        Each time :meth:`about_to_submit` has returned without an error, this method is called once, even if the edit
+        was cancelled or its deadline passed meanwhile.
         """
         ...
 
@@ -92,7 +93,7 @@ class CallSite:
     @classmethod
     @contextlib.contextmanager
     def kept(cls) -> Iterator[None]:
-        """Store the running line of the user's code while the block runs.
+        """Store the line of the user's code that is running now, until the block ends.
 
         In another thread that runs in a copy of this context, :meth:`of_caller` returns the stored line.
         """

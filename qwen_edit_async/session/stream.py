@@ -1,7 +1,8 @@
 """Runs the edits of ``edit_many``.
 
 An :class:`EditPipeline` does the work in background tasks of the session. It pulls requests as the user fetches
-outcomes, and yields outcomes as edits end. Users hold only an :class:`EditStream` and its iterator.
+outcomes, and yields outcomes as edits end. Users hold only an :class:`EditStream` and its iterator. The pipeline
+refers to neither, so the iterator can be garbage-collected while edits run.
 
 The pipeline stops when the ``async with`` block of the stream ends, or when the iterator is garbage-collected, for
 example after a ``break``.

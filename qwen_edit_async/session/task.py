@@ -102,7 +102,8 @@ class EditTask(ScheduledTask):
         notes: Sentences about changes that ``fit=True`` made, about text that the service ignores, and about images
             that the service may edit badly.
         snapshot: The service's newest reply about the task.
-        context: The context variables of the caller who submitted or attached the task, for the status checks.
+        context: The context variables of the caller who submitted or attached the task. The session uses them for the
+            task's status checks, events and cancellation.
         queued: The seconds that the edit waited for its slot and for permission to send requests.
         submitting: The seconds that the submission took, without ``queued``.
         outcome: The result that ``await task`` returns, or the error that it raises; ``None`` until there is one.
@@ -198,7 +199,8 @@ class EditTask(ScheduledTask):
         A caller that reads slowly misses snapshots that newer ones have replaced.
 
         Raises:
-            QwenEditError: The error that ``await task`` raises, unless the last snapshot shows that the task ended.
+            QwenEditError: The error that ``await task`` raises. If the last snapshot shows that the task ended, even
+                by failure, the iteration ends without an error.
         """
         shown: TaskSnapshot | None = None
         while True:

@@ -46,7 +46,7 @@ class BucketPath(os.PathLike[str]):
     """A file or a folder in a bucket.
 
     Attributes:
-        root: The URL of the bucket, followed by the prefix of the user's store, if any.
+        root: The URL of the bucket. If the user passed an obstore store with a prefix, the prefix follows.
         key: The path below ``root``.
         replace: Whether a write replaces an existing file.
         size: The file's size in bytes if this process has written or listed the file; otherwise -1.

@@ -206,7 +206,7 @@ async def test_too_many_requests_until_the_deadline_are_an_error():
         with pytest.raises(RateLimitError) as caught:
             await session.edit(IMAGE, "snow", deadline=60.0)
         assert now() - start == pytest.approx(60.0, abs=0.1)
-    assert caught.value.summary == "too many requests, until the deadline"
+    assert caught.value.summary == 'the last reply before the deadline was "too many requests"'
 
 
 @pytest.mark.parametrize("http_status", [307, 408, 409, 429, 503])

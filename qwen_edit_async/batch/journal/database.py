@@ -92,7 +92,7 @@ _REPLACE: Final = (
     "UPDATE edits SET state = 'replaced', identity = NULL, reason = NULL, "
     "repeats = repeats + (state = 'uncertain' AND task_id IS NULL) WHERE number = ?"
 )
-"""Replacing an uncertain edit without a task id counts as a repeat, because the replaced edit may be charged too."""
+"""If an uncertain edit has no task id, ``repeats`` counts its replacement, because both edits may be charged."""
 
 _INTERRUPTED: Final = "the run ended while the edit was being submitted: a task may exist, and be charged"
 
@@ -236,7 +236,7 @@ class Store:
         return self.plan(identity, request, fingerprint)
 
     def restamp(self, number: int, stamp: str) -> None:
-        """Replace the stamp of an edit whose image files have the same content as before."""
+        """Replace the hash of an edit's request and of its files' paths, sizes and times. The content is the same."""
         self._connection.execute("UPDATE edits SET stamp = ? WHERE number = ?", (stamp, number))
 
     def move(self, number: int, state: State, /, **columns: Any) -> None:
@@ -315,8 +315,8 @@ class Store:
         with suppress(sqlite3.OperationalError):  # some network drives lack the shared memory that WAL needs
             mode = self._one("PRAGMA journal_mode = WAL")
         if mode != "wal":
-            # With PERSIST, a rollback file stays beside the journal. read_only_address() takes the file as a sign that
-            # the journal may change.
+            # With PERSIST, a rollback file stays beside the journal. While the rollback file exists,
+            # read_only_address() does not tell SQLite that the journal is immutable.
             self._one("PRAGMA journal_mode = PERSIST")
             log.warning(
                 "%s: SQLite can't keep a write-ahead log on this file system, so the journal is slower", self._path

@@ -51,8 +51,8 @@ class Journal:
             service: The name or address of the service. A journal has the tasks of one service only.
 
         Raises:
-            JournalError: If the folder has an earlier run's report, but the journal is missing or empty. If the journal
-                can't be opened or written, is used by another run, or has tasks of another service.
+            JournalError: If the journal can't be opened or written, is used by another run, or has tasks of another
+                service. Also if the folder has an earlier run's report, but the journal is missing or empty.
         """
         executor = ThreadPoolExecutor(1, "qwen-edit-journal")
         held = contextlib.ExitStack()

@@ -46,7 +46,7 @@ def read_page(
 def read_chosen(journal: Path, folder: FilePath, limit: int) -> Generator[BatchOutcome, None, None]:
     """Yield outcomes for ``report.html``: first the edits with errors, then the others.
 
-    Each group is in the journal's order. An edit is left out if its row was changed and edited again.
+    Each group is in the journal's order. An edit is left out if a new edit took its place, because its row had changed.
 
     Raises:
         JournalError: If the journal is missing or can't be read.
