@@ -7,6 +7,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import pathlib
 import random
 import socket
@@ -483,3 +484,19 @@ async def test_large_chunks_are_handed_over_as_they_were_made(make_body) -> None
     await make_body(Watched(size=len(data), read=bytes_upload(data).read)).write(Watching())
     assert len(made) == 2
     assert all(any(chunk is kept for kept in handed_over) for chunk in made)
+
+
+def test_an_image_that_is_no_local_file_is_opened_as_it_is():
+    image = bytes_upload(b"image")
+    assert image.opened() is image
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows can't open a folder")
+def test_a_disk_that_fails_while_a_file_is_read_is_named(tmp_path):
+    image = file_image(tmp_path / "a.jpg", b"image").opened()
+    folder = os.open(tmp_path, os.O_RDONLY)
+    os.dup2(folder, image.file.fileno())  # reading a folder is an error
+    os.close(folder)
+    with pytest.raises(InvalidEditError, match=r"image 1 .*can't be read any more: Is a directory"):
+        image.chunk(0)
+    image.close()
