@@ -62,7 +62,7 @@ async def outcomes(package, faults, options):
         ends.append(await end_of(lambda: session.edit(PHOTO, "too late")))
         service = emulator.statistics()
     seen = (counts.submitted, counts.completed, counts.failed, counts.uncertain, counts.resubmitted, unfinished)
-    return [described(end) for end in ends], seen, (service.tasks_created, service.submits, service.charges)
+    return [described(end) for end in ends], seen, (service.tasks_created, service.submits)
 
 
 async def many(session):
