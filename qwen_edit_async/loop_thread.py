@@ -64,7 +64,7 @@ class LoopThread:
             try:
                 if first is not None:
                     self.call(first)
-            except BaseException:
+            except BaseException:  # also Ctrl-C: nobody else would end a loop whose session did not open
                 if is_new:
                     self.stop()
                 raise
@@ -80,7 +80,7 @@ class LoopThread:
             self._schedule(self._stopped.set)
         except SessionClosedError:  # another thread has ended the loop, or this process is a fork
             return
-        except BaseException:
+        except BaseException:  # also Ctrl-C, or an error of the last call: the loop must end all the same
             self.stop()
             raise
         if self._thread is not None:
