@@ -472,7 +472,7 @@ async def test_the_request_log_names_headers_and_never_holds_the_key():
 
 async def test_closing_leaves_no_task_thread_socket_or_file(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    tasks_before = asyncio.all_tasks()
+    tasks_before, threads_before = asyncio.all_tasks(), threading.enumerate()
     async with running(engine=PillowEngine(), duration=60, faults=FaultPlan([Fault.hang().on("check")])) as (
         emulator,
         call,
@@ -487,7 +487,8 @@ async def test_closing_leaves_no_task_thread_socket_or_file(tmp_path, monkeypatc
         with pytest.raises(aiohttp.ClientError):
             await hanging
     assert asyncio.all_tasks() == tasks_before
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("qwen-edit-emulator")]
+    started = [thread.name for thread in threading.enumerate() if thread not in threads_before]
+    assert not [name for name in started if name.startswith("qwen-edit-emulator")]
     assert not list(tmp_path.iterdir())
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
