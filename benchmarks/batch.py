@@ -26,7 +26,7 @@ from _server import serve
 from PIL import Image
 
 from qwen_edit_async import EditBatch, EditSession, EditWarning
-from qwen_edit_async.batch.report import PAGE_NAME
+from qwen_edit_async.batch.rules.report import PAGE_NAME
 from qwen_edit_async.emulator import LogNormal
 
 WALL_TARGET, AGAIN_TARGET, PUBLISHING_TARGET = 1.05, 1.0, 1.0

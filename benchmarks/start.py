@@ -20,10 +20,10 @@ from _report import Row, parse, report
 from _server import serve
 
 from qwen_edit_async import EditRequest
-from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.fingerprint import fingerprint_of, identify
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
+from qwen_edit_async.batch.rules.decide import State
 
 IMPORT_TARGET, HELP_TARGET = 1.25, 1.3
 MEMORY_TARGET = 1.25

@@ -36,9 +36,9 @@ from qwen_edit_async import (
     QwenEditError,
     SubmitUncertainError,
 )
-from qwen_edit_async.batch.budget import to_money
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.price import price_of_picture
+from qwen_edit_async.batch.rules.budget import to_money
 from qwen_edit_async.batch.sources.read import is_table
 from qwen_edit_async.display.thumbnails import make_thumbnail
 from qwen_edit_async.files import safe_stem

@@ -16,7 +16,7 @@ from qwen_edit_async import ConfigurationError, EditRequest, InvalidEditError
 from qwen_edit_async.batch.fingerprint import fingerprint_of, identify
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.output import BatchOutput
-from qwen_edit_async.batch.sources import EditDefaults, Reading
+from qwen_edit_async.batch.rules.item import EditDefaults, Reading
 from qwen_edit_async.images.integrity import judge
 from qwen_edit_async.images.prepare import prepare
 

@@ -9,7 +9,8 @@ from decimal import Decimal
 import pytest
 
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, QwenEditError, TaskFailure
-from qwen_edit_async.batch.sources import EditDefaults, Reading, read_source
+from qwen_edit_async.batch.rules.item import EditDefaults, Reading
+from qwen_edit_async.batch.sources import read_source
 from qwen_edit_async.cli import main
 from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.protocol.replies import error_from_reply

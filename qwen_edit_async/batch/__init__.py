@@ -11,13 +11,9 @@
     publish      report.html and report.json        output     the folder of the results
     fingerprint  hashes of images                   counts     the repeated and missing rows of a source
     worker       blocking calls on one thread       price      the price of a picture
+    outcome      BatchOutcome, BatchProgress
     journal/     SQLite, the run lock               sources/   folders, tables, data frames
-    ------------------------------------------------------ modules without I/O
-    decide       the states of an edit, the moves between states, and the next action for an edit
-    identity     the identity of an edit, and the names of its files
-    signatures   presigned URLs without their signatures
-    plan         BatchPlan                          report     BatchReport
-    outcome      BatchOutcome, BatchProgress        budget     the limits on costs, tasks and failures
+    rules/       decisions, plans and reports, without I/O
 """
 
 from qwen_edit_async.batch.batch import EditBatch as EditBatch
@@ -26,9 +22,9 @@ from qwen_edit_async.batch.journal.journal import JOURNAL_NAME as JOURNAL_NAME
 from qwen_edit_async.batch.outcome import BatchOutcome as BatchOutcome
 from qwen_edit_async.batch.outcome import BatchProgress as BatchProgress
 from qwen_edit_async.batch.outcome import BatchStatus as BatchStatus
-from qwen_edit_async.batch.plan import BatchPlan as BatchPlan
-from qwen_edit_async.batch.plan import ParameterGroup as ParameterGroup
-from qwen_edit_async.batch.plan import RowProblem as RowProblem
-from qwen_edit_async.batch.report import BatchReport as BatchReport
-from qwen_edit_async.batch.report import FailureGroup as FailureGroup
-from qwen_edit_async.batch.report import Percentiles as Percentiles
+from qwen_edit_async.batch.rules.plan import BatchPlan as BatchPlan
+from qwen_edit_async.batch.rules.plan import ParameterGroup as ParameterGroup
+from qwen_edit_async.batch.rules.plan import RowProblem as RowProblem
+from qwen_edit_async.batch.rules.report import BatchReport as BatchReport
+from qwen_edit_async.batch.rules.report import FailureGroup as FailureGroup
+from qwen_edit_async.batch.rules.report import Percentiles as Percentiles

@@ -11,18 +11,18 @@ from typing import Final
 
 import attrs
 
-from qwen_edit_async.batch.budget import to_money
-from qwen_edit_async.batch.decide import Consent
 from qwen_edit_async.batch.input import BatchInput, BatchSource
 from qwen_edit_async.batch.intake import edit_all
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.outcomes import read_page
 from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress
 from qwen_edit_async.batch.output import output_at
-from qwen_edit_async.batch.plan import BatchPlan
-from qwen_edit_async.batch.report import BatchReport
+from qwen_edit_async.batch.rules.budget import to_money
+from qwen_edit_async.batch.rules.decide import Consent
+from qwen_edit_async.batch.rules.item import EditDefaults, Reading
+from qwen_edit_async.batch.rules.plan import BatchPlan
+from qwen_edit_async.batch.rules.report import BatchReport
 from qwen_edit_async.batch.run import Run, RunOptions, open_run
-from qwen_edit_async.batch.sources import EditDefaults, Reading
 from qwen_edit_async.batch.survey import make_plan
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.models import EditParameters

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.decide import Entry, Fingerprint
-from qwen_edit_async.batch.identity import content_hash, identity_of, stamp_of, storable
-from qwen_edit_async.batch.signatures import unsigned
+from qwen_edit_async.batch.rules.decide import Entry, Fingerprint
+from qwen_edit_async.batch.rules.identity import content_hash, identity_of, stamp_of, storable
+from qwen_edit_async.batch.rules.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
 from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.findings import ImageError

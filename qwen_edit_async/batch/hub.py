@@ -14,15 +14,15 @@ from typing import Any, Final, Self
 import anyio
 import attrs
 
-from qwen_edit_async.batch.budget import to_money
-from qwen_edit_async.batch.decide import Consent, Entry, State
 from qwen_edit_async.batch.fingerprint import identities_of, located
-from qwen_edit_async.batch.identity import image_locator
 from qwen_edit_async.batch.intake import ImageLoader, resume, take, unfinished
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress, BatchStatus
 from qwen_edit_async.batch.output import BatchOutput, local_folder
-from qwen_edit_async.batch.report import BatchReport
+from qwen_edit_async.batch.rules.budget import to_money
+from qwen_edit_async.batch.rules.decide import Consent, Entry, State
+from qwen_edit_async.batch.rules.identity import image_locator
+from qwen_edit_async.batch.rules.report import BatchReport
 from qwen_edit_async.batch.run import Run, RunOptions, open_run
 from qwen_edit_async.errors import InvalidEditError, JournalError, SessionClosedError
 from qwen_edit_async.log import log

@@ -14,19 +14,8 @@ import attrs
 from qwen_edit_async.batch.counts import RowCounts
 from qwen_edit_async.batch.fingerprint import identify, identities_of, located
 from qwen_edit_async.batch.output import BatchOutput
-from qwen_edit_async.batch.sources import (
-    NO_DEFAULTS,
-    EditDefaults,
-    Reading,
-    Source,
-    SourceItem,
-    is_source,
-    is_table,
-    item_of,
-    read_source,
-    table_folder,
-    tagged,
-)
+from qwen_edit_async.batch.rules.item import NO_DEFAULTS, EditDefaults, Reading, SourceItem, item_of
+from qwen_edit_async.batch.sources import Source, is_source, is_table, read_source, table_folder, tagged
 from qwen_edit_async.batch.worker import Worker
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import BinaryReader, ImageInput, PillowImage, is_bare_base64, is_data_uri

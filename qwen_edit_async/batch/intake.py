@@ -13,16 +13,16 @@ from typing import Any, Final, TypeAlias, TypeVar
 import anyio
 import attrs
 
-from qwen_edit_async.batch.decide import SENDS, Action, Entry, Fingerprint, decide, instead, refusal
 from qwen_edit_async.batch.fingerprint import fingerprint_of
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
-from qwen_edit_async.batch.plan import BatchPlan
-from qwen_edit_async.batch.report import BatchReport
 from qwen_edit_async.batch.row import Row
+from qwen_edit_async.batch.rules.decide import SENDS, Action, Entry, Fingerprint, decide, instead, refusal
+from qwen_edit_async.batch.rules.item import SourceItem
+from qwen_edit_async.batch.rules.plan import BatchPlan
+from qwen_edit_async.batch.rules.report import BatchReport
 from qwen_edit_async.batch.run import Run
-from qwen_edit_async.batch.sources import SourceItem
 from qwen_edit_async.batch.survey import make_plan
 from qwen_edit_async.errors import InvalidEditError, JournalError, summary_of
 from qwen_edit_async.images.kinds import ImageInput

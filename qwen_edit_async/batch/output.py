@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.identity import folded, image_locator
+from qwen_edit_async.batch.rules.identity import folded, image_locator
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images.kinds import is_url
 from qwen_edit_async.models import EditRequest, requested_pictures

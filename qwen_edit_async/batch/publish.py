@@ -19,7 +19,7 @@ import attrs
 
 from qwen_edit_async.batch.journal.outcomes import read_chosen
 from qwen_edit_async.batch.outcome import BatchOutcome, BatchStatus
-from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport
+from qwen_edit_async.batch.rules.report import JSON_NAME, PAGE_NAME, BatchReport
 from qwen_edit_async.display.gallery import GalleryEdit, Picture, gallery_html
 from qwen_edit_async.display.links import relative_path
 from qwen_edit_async.display.store import ThumbnailStore

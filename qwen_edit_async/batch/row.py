@@ -14,10 +14,10 @@ from typing import Any
 
 import attrs
 
-from qwen_edit_async.batch.budget import Verdict
-from qwen_edit_async.batch.decide import SENDS, Action, Entry, State, state_after
 from qwen_edit_async.batch.fingerprint import digest_of
 from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.rules.budget import Verdict
+from qwen_edit_async.batch.rules.decide import SENDS, Action, Entry, State, state_after
 from qwen_edit_async.batch.run import Run
 from qwen_edit_async.errors import (
     APIConnectionError,

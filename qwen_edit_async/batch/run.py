@@ -15,15 +15,15 @@ from typing import Any, Final, TypeVar
 import anyio
 import attrs
 
-from qwen_edit_async.batch.budget import Budget
-from qwen_edit_async.batch.decide import Consent, error_of_run
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
 from qwen_edit_async.batch.outcome import BatchProgress
 from qwen_edit_async.batch.output import BatchOutput, sweep
-from qwen_edit_async.batch.plan import Reasons
 from qwen_edit_async.batch.publish import publish
-from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME, BatchReport, make_report
+from qwen_edit_async.batch.rules.budget import Budget
+from qwen_edit_async.batch.rules.decide import Consent, error_of_run
+from qwen_edit_async.batch.rules.plan import Reasons
+from qwen_edit_async.batch.rules.report import JSON_NAME, PAGE_NAME, BatchReport, make_report
 from qwen_edit_async.batch.worker import Worker
 from qwen_edit_async.checks import check_not_negative, check_positive
 from qwen_edit_async.display.store import ThumbnailStore

@@ -9,16 +9,17 @@ import threading
 
 import attrs
 
-from qwen_edit_async.batch.decide import PAYS, Action, Entry, Fingerprint, State, decide, instead, refusal
 from qwen_edit_async.batch.fingerprint import fingerprint_of
-from qwen_edit_async.batch.identity import allot, folded, stem_of
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, check_not_lost
-from qwen_edit_async.batch.plan import BatchPlan, Tally
-from qwen_edit_async.batch.report import JournalSummary
+from qwen_edit_async.batch.rules.decide import PAYS, Action, Entry, Fingerprint, State, decide, instead, refusal
+from qwen_edit_async.batch.rules.identity import allot, folded, stem_of
+from qwen_edit_async.batch.rules.item import SourceItem
+from qwen_edit_async.batch.rules.plan import BatchPlan, Tally
+from qwen_edit_async.batch.rules.report import JournalSummary
 from qwen_edit_async.batch.run import RunOptions
-from qwen_edit_async.batch.sources import SourceItem, tagged
+from qwen_edit_async.batch.sources import tagged
 from qwen_edit_async.errors import InvalidEditError, summary_of
 from qwen_edit_async.images.kinds import map_images
 from qwen_edit_async.images.prepare import check_ends

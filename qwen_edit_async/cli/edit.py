@@ -54,7 +54,7 @@ def edit(
         submission: Options for submissions.
         connection: Options for the connection.
     """
-    from qwen_edit_async.batch.identity import image_stem  # noqa: PLC0415  # slow to import
+    from qwen_edit_async.batch.rules.identity import image_stem  # noqa: PLC0415  # slow to import
 
     name = image_stem(images[0]) or "picture"
     command = Command(

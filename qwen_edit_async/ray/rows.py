@@ -13,8 +13,8 @@ import attrs
 
 from qwen_edit_async.batch import BatchOutcome
 from qwen_edit_async.batch.fingerprint import ImageHash, hash_image, identify
-from qwen_edit_async.batch.sources import EditDefaults, Reading
-from qwen_edit_async.batch.sources.rows import Rows
+from qwen_edit_async.batch.rules.item import EditDefaults, Reading
+from qwen_edit_async.batch.rules.rows import Rows
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError, QwenEditError, summary_of
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.network import Network

@@ -21,9 +21,9 @@ from qwen_edit_async import (
     JournalError,
     SessionClosedError,
 )
-from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.fingerprint import ImageHash, hash_image
 from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.rules.decide import State
 from qwen_edit_async.emulator import EditEmulator, Fault
 
 pytestmark = pytest.mark.anyio

@@ -12,7 +12,7 @@ from PIL import Image
 
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.output import BatchOutput
-from qwen_edit_async.batch.sources import EditDefaults, Reading
+from qwen_edit_async.batch.rules.item import EditDefaults, Reading
 
 SNOW = EditDefaults("make it snow")
 

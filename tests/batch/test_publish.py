@@ -32,13 +32,13 @@ from qwen_edit_async import (
 )
 from qwen_edit_async.batch import publish as _publish
 from qwen_edit_async.batch import run as _run
-from qwen_edit_async.batch.decide import Fingerprint, State
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.journal.outcomes import PAGE
 from qwen_edit_async.batch.outcome import BatchOutcome
 from qwen_edit_async.batch.publish import publish
-from qwen_edit_async.batch.report import JournalSummary, make_report
+from qwen_edit_async.batch.rules.decide import Fingerprint, State
+from qwen_edit_async.batch.rules.report import JournalSummary, make_report
 from qwen_edit_async.display.store import STORE_NAME, ThumbnailStore
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.notebook import show_batch

@@ -13,8 +13,8 @@ from memory_transport import IMAGE, NORMAL, Interrupted, MemoryService, MemorySe
 from skipping_loop import SkippingLoop
 
 from qwen_edit_async import EditBatch, EditRequest, JournalError
-from qwen_edit_async.batch.decide import State
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
+from qwen_edit_async.batch.rules.decide import State
 
 pytestmark = [
     pytest.mark.anyio,

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from wire_replies import FLAT, PARAMS, TASK, asked, created, reply, sent
 
-from qwen_edit_async.batch.budget import Budget
+from qwen_edit_async.batch.rules.budget import Budget
 from qwen_edit_async.errors import (
     APIResponseError,
     APIStatusError,

@@ -15,7 +15,8 @@ from bulk_runs import PHOTO, service, states
 from obstore.store import MemoryStore
 
 from qwen_edit_async import BucketPath, ConfigurationError, EditBatch, EditRequest
-from qwen_edit_async.batch.sources import EditDefaults, Reading, SourceItem, is_table, read_source, table_folder, tagged
+from qwen_edit_async.batch.rules.item import EditDefaults, Reading, SourceItem
+from qwen_edit_async.batch.sources import is_table, read_source, table_folder, tagged
 from qwen_edit_async.cli import main
 
 SNOW = EditDefaults("make it snow")

@@ -11,8 +11,6 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.decide import ORIGINS, Entry, Fingerprint, State
-from qwen_edit_async.batch.identity import allot, describe, folded, stem_of
 from qwen_edit_async.batch.journal.rows import (
     DAMAGED,
     OUTCOME_COLUMNS,
@@ -24,7 +22,9 @@ from qwen_edit_async.batch.journal.rows import (
 )
 from qwen_edit_async.batch.journal.summary import read_summary, read_totals
 from qwen_edit_async.batch.outcome import BatchOutcome
-from qwen_edit_async.batch.report import JournalSummary
+from qwen_edit_async.batch.rules.decide import ORIGINS, Entry, Fingerprint, State
+from qwen_edit_async.batch.rules.identity import allot, describe, folded, stem_of
+from qwen_edit_async.batch.rules.report import JournalSummary
 from qwen_edit_async.errors import InvalidEditError, JournalError
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, requested_pictures

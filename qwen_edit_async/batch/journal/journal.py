@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.lock import run_lock
-from qwen_edit_async.batch.report import JSON_NAME, PAGE_NAME
+from qwen_edit_async.batch.rules.report import JSON_NAME, PAGE_NAME
 from qwen_edit_async.batch.worker import Call, Worker
 from qwen_edit_async.errors import JournalError
 

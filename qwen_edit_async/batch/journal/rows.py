@@ -12,8 +12,8 @@ from typing import Any, Final, TypeVar
 import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
-from qwen_edit_async.batch.decide import Entry, State
 from qwen_edit_async.batch.outcome import BatchOutcome
+from qwen_edit_async.batch.rules.decide import Entry, State
 from qwen_edit_async.errors import InvalidEditError, JournalError
 from qwen_edit_async.protocol.replies import cost_of
 from qwen_edit_async.storage.paths import FilePath

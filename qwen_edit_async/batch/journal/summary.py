@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.report import FailureGroup, JournalSummary, Percentiles
+from qwen_edit_async.batch.rules.report import FailureGroup, JournalSummary, Percentiles
 from qwen_edit_async.protocol.replies import cost_of
 
 _LISTED_KEYS: Final = 100

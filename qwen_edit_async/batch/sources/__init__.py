@@ -10,18 +10,9 @@ names them.
     read        recognises the kind of a source, and gives hints if the source has no pictures
     folders     folders, patterns     tables   CSV, JSON Lines      frames   Parquet, data frames, datasets (extras)
     buckets     folders and patterns in buckets (extra)
-    ------------------------------------------------------------------------------------------ pure below
-    rows        a table's columns and cells
-    item        one row
 """
 
 from qwen_edit_async.batch.sources.buckets import tagged as tagged
-from qwen_edit_async.batch.sources.item import NO_DEFAULTS as NO_DEFAULTS
-from qwen_edit_async.batch.sources.item import EditDefaults as EditDefaults
-from qwen_edit_async.batch.sources.item import Reading as Reading
-from qwen_edit_async.batch.sources.item import SourceItem as SourceItem
-from qwen_edit_async.batch.sources.item import item_of as item_of
-from qwen_edit_async.batch.sources.item import request_of as request_of
 from qwen_edit_async.batch.sources.read import Source as Source
 from qwen_edit_async.batch.sources.read import is_source as is_source
 from qwen_edit_async.batch.sources.read import is_table as is_table

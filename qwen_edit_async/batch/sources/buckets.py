@@ -13,9 +13,9 @@ from typing import Final
 
 import attrs
 
-from qwen_edit_async.batch.identity import storable
+from qwen_edit_async.batch.rules.identity import storable
+from qwen_edit_async.batch.rules.item import Reading, SourceItem
 from qwen_edit_async.batch.sources.folders import NO_INSTRUCTION, PICTURE, left_out_others
-from qwen_edit_async.batch.sources.item import Reading, SourceItem
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import PICTURE_ENDINGS
 from qwen_edit_async.models import EditRequest

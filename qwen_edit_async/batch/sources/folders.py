@@ -18,9 +18,9 @@ from typing import Final
 
 import attrs
 
-from qwen_edit_async.batch.identity import storable
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
-from qwen_edit_async.batch.sources.item import Reading, SourceItem
+from qwen_edit_async.batch.rules.identity import storable
+from qwen_edit_async.batch.rules.item import Reading, SourceItem
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.images.kinds import (
     ACCEPTED_ENDINGS,

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.sources.item import Reading, SourceItem
-from qwen_edit_async.batch.sources.rows import Rows
+from qwen_edit_async.batch.rules.item import Reading, SourceItem
+from qwen_edit_async.batch.rules.rows import Rows
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.storage.paths import FilePath
 from qwen_edit_async.text import counted

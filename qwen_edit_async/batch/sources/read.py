@@ -12,10 +12,10 @@ from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import attrs
 
+from qwen_edit_async.batch.rules.item import Reading, SourceItem
 from qwen_edit_async.batch.sources.buckets import bucket_items, files_of
 from qwen_edit_async.batch.sources.folders import PICTURE, Search, is_picture
 from qwen_edit_async.batch.sources.frames import dataset_items, frame_items, parquet_items
-from qwen_edit_async.batch.sources.item import Reading, SourceItem
 from qwen_edit_async.batch.sources.tables import csv_items, jsonl_items
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.storage.bucket import BucketPath

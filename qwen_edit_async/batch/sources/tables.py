@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from qwen_edit_async.batch.sources.item import Reading, SourceItem
-from qwen_edit_async.batch.sources.rows import Rows
+from qwen_edit_async.batch.rules.item import Reading, SourceItem
+from qwen_edit_async.batch.rules.rows import Rows
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.storage.paths import FilePath
 

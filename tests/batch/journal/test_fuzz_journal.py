@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_edit_async import EditRequest, JournalError
-from qwen_edit_async.batch.decide import SENDS, Consent, Fingerprint, State, decide
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, Journal
-from qwen_edit_async.batch.report import BatchReport
+from qwen_edit_async.batch.rules.decide import SENDS, Consent, Fingerprint, State, decide
+from qwen_edit_async.batch.rules.report import BatchReport
 
 pytestmark = [
     pytest.mark.anyio,

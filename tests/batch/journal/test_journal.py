@@ -19,7 +19,6 @@ import pytest
 from memory_transport import MemoryService, MemorySession, until
 
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, JournalError
-from qwen_edit_async.batch.decide import Fingerprint, State
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.intake import edit_all
 from qwen_edit_async.batch.journal.database import APPLICATION_ID, Store
@@ -28,9 +27,10 @@ from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.batch.journal.outcomes import read_page
 from qwen_edit_async.batch.journal.rows import explain
 from qwen_edit_async.batch.output import BatchOutput
-from qwen_edit_async.batch.report import Percentiles
+from qwen_edit_async.batch.rules.decide import Fingerprint, State
+from qwen_edit_async.batch.rules.item import EditDefaults, Reading
+from qwen_edit_async.batch.rules.report import Percentiles
 from qwen_edit_async.batch.run import RunOptions, open_run
-from qwen_edit_async.batch.sources import EditDefaults, Reading
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the test looks into the file from outside")]
 

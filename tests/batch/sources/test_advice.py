@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from qwen_edit_async import ConfigurationError
-from qwen_edit_async.batch.sources import EditDefaults, Reading, read_source
+from qwen_edit_async.batch.rules.item import EditDefaults, Reading
+from qwen_edit_async.batch.sources import read_source
 from qwen_edit_async.cli import main
 
 SNOW = EditDefaults("make it snow")

@@ -11,7 +11,8 @@ from emulator_calls import encode
 from PIL import Image
 
 from qwen_edit_async import ConfigurationError, EditBatch
-from qwen_edit_async.batch.sources import EditDefaults, Reading, is_table, read_source, table_folder
+from qwen_edit_async.batch.rules.item import EditDefaults, Reading
+from qwen_edit_async.batch.sources import is_table, read_source, table_folder
 
 SNOW = EditDefaults("make it snow")
 

@@ -7,7 +7,8 @@ import pyarrow.parquet
 import pytest
 
 from qwen_edit_async import ConfigurationError
-from qwen_edit_async.batch.sources import EditDefaults, Reading, is_table, read_source, table_folder
+from qwen_edit_async.batch.rules.item import EditDefaults, Reading
+from qwen_edit_async.batch.sources import is_table, read_source, table_folder
 
 SNOW = EditDefaults("make it snow")
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)

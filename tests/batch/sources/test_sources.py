@@ -16,8 +16,9 @@ from PIL import Image
 
 from qwen_edit_async import ConfigurationError, EditParameters, EditRequest, InvalidEditError
 from qwen_edit_async.batch import JOURNAL_NAME
-from qwen_edit_async.batch.signatures import unsigned
-from qwen_edit_async.batch.sources import EditDefaults, Reading, SourceItem, item_of, read_source, request_of
+from qwen_edit_async.batch.rules.item import EditDefaults, Reading, SourceItem, item_of, request_of
+from qwen_edit_async.batch.rules.signatures import unsigned
+from qwen_edit_async.batch.sources import read_source
 from qwen_edit_async.models import request_from_fields
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)

@@ -7,8 +7,8 @@ import attrs
 import pytest
 
 from qwen_edit_async import BatchPlan, EditParameters, FailureGroup
-from qwen_edit_async.batch.plan import ParameterGroup, RowProblem, Tally
-from qwen_edit_async.batch.report import JournalSummary
+from qwen_edit_async.batch.rules.plan import ParameterGroup, RowProblem, Tally
+from qwen_edit_async.batch.rules.report import JournalSummary
 
 PLAN = BatchPlan(
     folder="out",

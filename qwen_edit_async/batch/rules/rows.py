@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.sources.item import Reading, SourceItem
+from qwen_edit_async.batch.rules.item import Reading, SourceItem
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images.kinds import (
     ArrayLike,

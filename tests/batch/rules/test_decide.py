@@ -17,7 +17,7 @@ from qwen_edit_async import (
     NotFoundError,
     SessionClosedError,
 )
-from qwen_edit_async.batch.decide import (
+from qwen_edit_async.batch.rules.decide import (
     MOVES,
     ORIGINS,
     PAYS,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_edit_async.batch.budget import Budget, Verdict
-from qwen_edit_async.batch.report import JournalSummary
+from qwen_edit_async.batch.rules.budget import Budget, Verdict
+from qwen_edit_async.batch.rules.report import JournalSummary
 
 
 def settle(budget: Budget, pictures: int, cost: Decimal | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.batch.report import FailureGroup, JournalSummary
+from qwen_edit_async.batch.rules.report import FailureGroup, JournalSummary
 from qwen_edit_async.models import EditParameters, requested_pictures
 from qwen_edit_async.text import counted, visible
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import attrs
 
-from qwen_edit_async.batch.report import JournalSummary
+from qwen_edit_async.batch.rules.report import JournalSummary
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.text import counted, quoted
 

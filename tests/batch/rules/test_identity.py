@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_edit_async import EditFailedError, EditParameters, EditRequest, InvalidEditError, QwenEditError
-from qwen_edit_async.batch.identity import (
+from qwen_edit_async.batch.rules.identity import (
     allot,
     content_hash,
     describe,

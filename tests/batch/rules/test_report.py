@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from qwen_edit_async import BatchReport, FailureGroup, Percentiles
-from qwen_edit_async.batch.report import JournalSummary, make_report
+from qwen_edit_async.batch.rules.report import JournalSummary, make_report
 
 DONE = BatchReport(folder="out", elapsed=2.5, saved=2, pictures=3, cost=Decimal("0.1071"))
 HALF_DONE = BatchReport(

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
-from qwen_edit_async.batch.signatures import unsigned
+from qwen_edit_async.batch.rules.signatures import unsigned
 from qwen_edit_async.files import safe_stem
 from qwen_edit_async.images.kinds import is_data_uri, is_url
 from qwen_edit_async.models import EditParameters, EditRequest
