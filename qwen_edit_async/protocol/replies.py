@@ -54,7 +54,7 @@ _ERROR_BY_CODE: Mapping[int | str | None, type[APIStatusError]] = {
     "ratelimitexceeded": RateLimitError,
     "throttling": RateLimitError,
     **dict.fromkeys(range(40201, 40209), InsufficientBalanceError),
-    "arrearage": InsufficientBalanceError,
+    **dict.fromkeys(("arrearage", "insufficientbalance"), InsufficientBalanceError),
     "invalidapikey": AuthenticationError,
     "accessdenied": PermissionDeniedError,
     "invalidparameter": BadRequestError,

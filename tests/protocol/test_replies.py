@@ -129,6 +129,7 @@ def test_an_error_code_goes_before_a_code_wherever_it_stands(document: dict[str,
     ("code", "kind"),
     [
         ("Arrearage", InsufficientBalanceError),
+        ("INSUFFICIENT_BALANCE", InsufficientBalanceError),
         ("InvalidApiKey", AuthenticationError),
         ("AccessDenied.Unpurchased", PermissionDeniedError),
         ("InvalidParameter.DataInspection", BadRequestError),
