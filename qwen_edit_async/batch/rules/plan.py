@@ -114,11 +114,7 @@ class BatchPlan:
         """Return the plan as a few lines of text."""
         lines = [f"{counted(self.rows, 'row')} read; the results go to {self.folder}", self._submission()]
         if len(self.groups) > 1 or any(group.parameters for group in self.groups):
-            lines += [
-                f"    {counted(group.edits, 'edit')}, {counted(group.pictures, 'picture')}: "
-                f"{group.parameters or 'default parameters'}"
-                for group in self.groups
-            ]
+            lines += self._group_lines()
         lines += [f"  {count} {words}" for count, words in self._rest() if count]
         lines += [f"  note: {note}" for note in (*self._limits(), *self.notes)]
         return visible("\n".join([*lines, *self.problem_lines()]))
@@ -140,6 +136,17 @@ class BatchPlan:
             *(visible(f"  {_problem_line(group)}") for group in listed),
             *([f"  … and {rest} more"] if rest else []),
         ]
+
+    def _group_lines(self) -> list[str]:
+        lines = [
+            f"    {counted(group.edits, 'edit')}, {counted(group.pictures, 'picture')}: "
+            f"{group.parameters or 'default parameters'}"
+            for group in self.groups
+        ]
+        if edits := self.submit - sum(group.edits for group in self.groups):
+            pictures = self.pictures - sum(group.pictures for group in self.groups)
+            lines.append(f"    … and {counted(edits, 'more edit')}, {counted(pictures, 'picture')}")
+        return lines
 
     def _submission(self) -> str:
         cost = "" if self.cost is None else f", about {self.cost.normalize():f} at {self.price} a picture"

@@ -119,6 +119,17 @@ def test_of_many_kinds_of_parameters_the_first_are_told():
         tally.submission(EditParameters(size=(side, 512)))
     plan = tally.plan("out", 9, JournalSummary())
     assert (len(plan.groups), plan.submit) == (20, 100)
+    assert plan.text().splitlines()[-2:] == [
+        "    1 edit, 1 picture: size=531*512",
+        "    … and 80 more edits, 80 pictures",
+    ]
+
+
+def test_a_plan_that_names_all_parameters_has_no_more():
+    tally = Tally()
+    for side in range(512, 532):
+        tally.submission(EditParameters(size=(side, 512)))
+    assert tally.plan("out", 9, JournalSummary()).text().endswith("\n    1 edit, 1 picture: size=531*512")
 
 
 def test_everything_is_counted_and_noted_once():
