@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sqlite3
 from decimal import Decimal
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from qwen_edit_async import (
 )
 from qwen_edit_async.batch.fingerprint import ImageHash, hash_image
 from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.rules.decide import State
 from qwen_edit_async.emulator import EditEmulator, Fault
 
@@ -292,6 +294,22 @@ async def test_a_full_disk_ends_the_hub_and_names_each_task(job, request_of):
             await hub.__aexit__(None, None, None)
         (task_id,) = emulator.tasks
         assert any(task_id in note for note in caught.value.__notes__)
+
+
+@pytest.mark.may_block("the test damages the journal itself")
+@pytest.mark.parametrize("change", ["request = '{'", "pictures = 0"])
+@pytest.mark.parametrize("call", ["submit", "check"])
+async def test_a_damaged_edit_is_an_error_before_anything_is_done_for_it(job, request_of, call, change):
+    async with service(Fault.status(400).on(call).nth(1)) as (emulator, session):
+        async with EditHub(job, session) as hub:
+            await hub.edit(request_of())
+        tasks, before = created(emulator), states(job)
+        with contextlib.closing(sqlite3.connect(job / JOURNAL_NAME)) as journal, journal:
+            journal.execute(f"UPDATE edits SET {change}")
+        with pytest.raises(JournalError, match="damaged"):
+            async with EditHub(job, session) as hub:
+                await hub.edit(request_of())
+        assert (created(emulator), states(job)) == (tasks, before)
 
 
 async def test_a_hub_in_a_task_that_is_cancelled_ends_in_order(job, request_of):

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import attrs
 
+from qwen_edit_async import contract
 from qwen_edit_async.batch.journal.rows import (
     DAMAGED,
     OUTCOME_COLUMNS,
@@ -81,9 +82,16 @@ _ENTRY: Final = ", ".join(field.name for field in attrs.fields(Entry))
 _COUNT_DAMAGED: Final = (
     f"SELECT count(*) FROM edits WHERE state NOT IN ({', '.join(repr(state.value) for state in State)}) "
     "OR (identity IS NULL) != (state = 'replaced') OR typeof(identity) NOT IN ('text', 'null') "
-    "OR typeof(name) != 'text' OR (task_id IS NULL AND state IN ('submitted', 'completed', 'saved'))"
+    "OR typeof(name) != 'text' OR (task_id IS NULL AND state IN ('submitted', 'completed', 'saved')) "
+    f"OR pictures NOT BETWEEN {contract.MIN_N} AND {contract.MAX_N}"
 )
 """Counts rows with impossible values. SQLite stores no checksums, so its integrity check misses damaged values."""
+
+_UNFINISHED: Final = (
+    f"SELECT {_ENTRY}, {OUTCOME_COLUMNS} FROM edits "
+    "WHERE state NOT IN ('saved', 'replaced', 'failed') OR (state = 'failed' AND task_id IS NULL)"
+)
+"""Selects the edits that a run may still submit or wait for."""
 
 _HAS_TASKS: Final = (
     "SELECT EXISTS (SELECT 1 FROM edits WHERE task_id IS NOT NULL OR state IN ('submitting', 'uncertain'))"
@@ -332,6 +340,9 @@ class Store:
             raise JournalError(f"the journal {self._path}: {DAMAGED}")
         for (task_id,) in self._connection.execute("SELECT task_id FROM edits WHERE task_id IS NOT NULL"):
             check_task_id(task_id)  # otherwise, a bad id could end a run that has already submitted edits
+        for row in self._connection.execute(_UNFINISHED):  # otherwise, a run could pay for an edit before it fails
+            to_entry(row)
+            to_outcome(row, self._path, self._path.parent)
 
     def _select(self, where: str, *values: Any) -> list[Entry]:
         rows = self._connection.execute(f"SELECT {_ENTRY} FROM edits WHERE {where}", values)

@@ -156,13 +156,43 @@ async def test_what_no_run_writes_is_a_damaged_journal(change, tmp_path):
         ("saved-3", "task_id = CAST(task_id AS BLOB)"),
         ("submitted-3", "task_id = char(17) || substr(task_id, 2)"),
         ("submitted-3", "task_id = CAST(x'f4' || substr(task_id, 2) AS TEXT)"),
+        ("saved-3", "pictures = 0"),
+        ("planned-3", "pictures = 7"),
+        ("planned-3", "request = substr(request, 2)"),
+        ("planned-3", "request = CAST(x'f4' || substr(request, 2) AS TEXT)"),
+        ("planned-3", "request = replace(request, 'instruction', 'inspruction')"),
+        ("submitted-3", "queued = x'00'"),
+        ("submitting-3", "files = '[5]'"),
+        ("uncertain-3", "attempts = 'once'"),
     ],
-    ids=["identity is no text", "id is no text", "id has a control character", "id is no UTF-8"],
+    ids=[
+        "identity is no text",
+        "id is no text",
+        "id has a control character",
+        "id is no UTF-8",
+        "no pictures",
+        "too many pictures",
+        "request is no JSON",
+        "request is no UTF-8",
+        "request has no instruction",
+        "time is no number",
+        "files have no names",
+        "attempts are no number",
+    ],
 )
 async def test_what_no_run_writes_is_found_before_anything_is_submitted(key, change, tmp_path):
     damage_row(tmp_path, key, change)
+    before = (tmp_path / JOURNAL_NAME).read_bytes()
     with pytest.raises(JournalError, match=r"damaged|not decode"):
         Store(tmp_path / JOURNAL_NAME)
+    assert (tmp_path / JOURNAL_NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["request = '{'", "queued = x'00'"])
+@pytest.mark.parametrize("key", ["saved-3", "failed-3"])
+async def test_damage_that_can_cost_nothing_more_refuses_no_journal(key, change, tmp_path):
+    damage_row(tmp_path, key, change)
+    assert await fresh_keys((tmp_path / JOURNAL_NAME).read_bytes()) == set()
 
 
 @pytest.mark.parametrize("content", [b"", b"S", b"\0", bytes(99), bytes(512)])
