@@ -178,7 +178,8 @@ class BatchInput:
             identity = item.identity or identify(request, folder)
             number, _ = self._counts.add(identity)
             if number > 1 and request.key:
-                yield item.refused(f"the key {quoted(request.key)} belongs to another row")
+                problem = f"the key {quoted(request.key)} belongs to another row"
+                yield item.refused(problem, kind="the key belongs to another row")
                 continue
             identity = identity if number == 1 else f"{identity}-{number}"
             yield attrs.evolve(item, request=located(request, self.reading.base), identity=identity)

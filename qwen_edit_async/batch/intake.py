@@ -131,7 +131,7 @@ async def _feed_all(run: Run, given: BatchInput) -> None:
 
     async def begin(item: SourceItem) -> None:
         if item.request is None:
-            run.refuse(item.problem or "it is not an edit", item.label)
+            run.refuse(item.problem or "it is not an edit", item.label, item.kind)
             return
         async with run.row_lock(item.identity):
             await take(run, item.identity, item.request, resumed)

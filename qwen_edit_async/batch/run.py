@@ -170,10 +170,10 @@ class Run:
             self._locked.discard(identity)
             self.notify()
 
-    def refuse(self, reason: str, key: str) -> None:
-        """Count and log a refused row."""
+    def refuse(self, reason: str, key: str, kind: str = "") -> None:
+        """Count and log a refused row. ``kind`` is the reason without text of the row. By default, it is ``reason``."""
         self.progress.failed += 1
-        self.refused.add(reason, key)
+        self.refused.add(reason, key, kind)
         log.warning("refused %r: %s", key, reason)
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

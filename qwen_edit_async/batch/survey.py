@@ -81,7 +81,7 @@ class _Survey:
 
     def _look_at(self, item: SourceItem) -> None:
         if item.request is None:
-            raise InvalidEditError(item.problem or "it is not an edit")
+            raise InvalidEditError(item.problem or "it is not an edit", summary=item.kind)
         request = item.request
         entry = None if self.store is None else self.store.find(item.identity)
         fingerprint = Fingerprint() if entry is None else fingerprint_of(request, entry)

@@ -17,11 +17,20 @@ SAVE_ANEW: Final = "Save it as a new PNG file, or let the session do so with fit
 
 
 class ImageError(ValueError):
-    """An image can't be used. The message is the predicate of a sentence about the image."""
+    """An image can't be used. The message is the predicate of a sentence about the image.
+
+    Args:
+        message: The predicate.
+        summary: The predicate without the text or bytes of the image. By default, it is ``message``.
+    """
+
+    def __init__(self, message: str, *, summary: str = "") -> None:
+        super().__init__(message)
+        self._summary = summary or message
 
     def named(self, name: str, position: int) -> InvalidEditError:
         """Return the error for users. Its message names the image; its summary has only the image's position."""
-        return InvalidEditError(f"{name} {self}", summary=f"image {position} {self}")
+        return InvalidEditError(f"{name} {self}", summary=f"image {position} {self._summary}")
 
 
 class DamageError(ValueError):

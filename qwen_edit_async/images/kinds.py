@@ -333,7 +333,8 @@ def check_format(head: bytes, path: str = "", *, fit: bool = False) -> str | Non
     if other is not None and (other in UNCONVERTIBLE or not fit):
         raise ImageError(other_advice(other))
     if media_type is None and other is None:
-        raise ImageError(f"is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image: it begins with {head[:8]!r}")
+        kind = "is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image"
+        raise ImageError(f"{kind}: it begins with {head[:8]!r}", summary=kind)
     return media_type
 
 
@@ -367,13 +368,17 @@ def _check_text(image: str) -> None:
         except ValueError:
             host = None
         if not host or " " in image or not image.isprintable():
-            raise ImageError(f"is not a valid URL: {image[:200]!r}")
+            raise _text_error("is not a valid URL", image)
     elif _URL_SCHEME.match(image):
-        raise ImageError(f"is a URL that is not http(s), s3, gs or az: {image[:200]!r}; open it, and pass the file")
+        raise _text_error("is a URL that is not http(s), s3, gs or az", image, "; open it, and pass the file")
     elif is_bare_base64(image):
         raise ImageError("is Base64 text: put data:image/png;base64, in front of it, or give the decoded bytes")
     elif not image or "\0" in image:
-        raise ImageError(f"is not a path: {image[:200]!r}")
+        raise _text_error("is not a path", image)
+
+
+def _text_error(kind: str, image: str, advice: str = "") -> ImageError:
+    return ImageError(f"{kind}: {image[:200]!r}{advice}", summary=f"{kind}{advice}")
 
 
 def _check_array(image: ArrayLike) -> None:

@@ -103,6 +103,50 @@ async def test_every_bad_row_is_told_with_its_number_and_the_others_are_planned(
     ]  # fmt: skip
 
 
+NOT_HTTP = FailureGroup(
+    reason="image 1 is a URL that is not http(s), s3, gs or az; open it, and pass the file",
+    count=3,
+    keys=("row 2", "row 3", "row 4"),
+)
+
+
+async def test_rows_with_one_kind_of_problem_are_one_group_in_plan_and_report(table, out):
+    repeats = [f"a.png,snow,,{key}" for key in "xyxy"]
+    path = table(*(f"ftp://host/{number}.png,snow,," for number in range(3)), *repeats)
+    batch = EditBatch(path, out)
+    groups = (
+        NOT_HTTP,
+        FailureGroup(reason="the key belongs to another row", count=2, keys=("row 7", "row 8")),
+    )
+    assert (await batch.plan()).problem_groups == groups
+    async with service() as (_, session):
+        assert (await batch.run(session)).failures == groups
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "reason"),
+    [
+        ("edits.csv", '"a"b,snow,,', "the line is not a row of a table"),
+        ("edits.jsonl", "{", "it is not JSON"),
+    ],
+)
+async def test_bad_lines_are_one_group(photos, out, name, bad, reason):
+    good = "a.png,snow,," if name == "edits.csv" else '{"image": "a.png", "instruction": "snow"}'
+    head = ["image,instruction,n,key"] if name == "edits.csv" else []
+    lines = [*head, good, bad, f"{bad} "]
+    (photos / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (group,) = (await EditBatch(photos / name, out).plan()).problem_groups
+    assert (group.reason.startswith(reason), group.count) == (True, 2)
+
+
+async def test_requests_with_one_kind_of_problem_are_one_group(out):
+    given = [{"image": f"ftp://host/{number}.png", "instruction": "snow"} for number in range(3)]
+    group = attrs.evolve(NOT_HTTP, keys=("request 1", "request 2", "request 3"))
+    assert (await EditBatch(given, out).plan()).problem_groups == (group,)
+    async with service() as (_, session):
+        assert (await EditBatch(given, out).run(session)).failures == (group,)
+
+
 @pytest.mark.parametrize("fit", [False, True])
 async def test_pictures_that_are_cut_short_are_problems(photos, out, fit):
     (photos / "a.png").write_bytes(PHOTO[:-1])

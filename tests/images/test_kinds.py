@@ -256,6 +256,33 @@ def test_what_is_certainly_no_image_is_refused_by_name(image: object, reason: st
         map_images(check_image, ["a.png", image])
 
 
+@pytest.mark.parametrize(
+    ("images", "summary"),
+    [
+        (
+            ["ftp://a/1.png", "ftp://b/2.png"],
+            "image 1 is a URL that is not http(s), s3, gs or az; open it, and pass the file",
+        ),
+        (["http://", "https:///a.png"], "image 1 is not a valid URL"),
+        (["", "a\0b"], "image 1 is not a path"),
+    ],
+)
+def test_errors_of_a_kind_have_one_summary(images: list[str], summary: str) -> None:
+    found = set()
+    for image in images:
+        with pytest.raises(InvalidEditError) as error:
+            map_images(check_image, [image])
+        found.add(error.value.summary)
+        assert repr(image) in str(error.value)
+    assert found == {summary}
+
+
+def test_the_summary_of_an_unknown_format_has_no_beginning() -> None:
+    with pytest.raises(InvalidEditError) as error:
+        map_images(check_format, [b"just some text"])
+    assert error.value.summary == "image 1 is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image"
+
+
 def test_the_beginning_of_base64_is_found() -> None:
     assert base64_start("data:image/png;base64,AAAA") == 22
 

@@ -24,6 +24,7 @@ class SourceItem:
         request: The edit.
         identity: The identity of the edit; empty if it is not known yet.
         problem: The reason why the row can't be edited.
+        kind: The reason without text of the row; empty if ``problem`` has no such text.
         place: The origin of the row in :attr:`label`, such as a key, a path, or the name of a Parquet file. If
             ``place`` is empty, the label is the row number or the first image.
     """
@@ -32,11 +33,12 @@ class SourceItem:
     request: EditRequest | None = None
     identity: str = ""
     problem: str | None = None
+    kind: str = ""
     place: str = ""
 
-    def refused(self, problem: str) -> SourceItem:
+    def refused(self, problem: str, kind: str = "") -> SourceItem:
         """Return the row with a problem instead of its edit."""
-        return attrs.evolve(self, request=None, identity="", problem=problem)
+        return attrs.evolve(self, request=None, identity="", problem=problem, kind=kind)
 
     @property
     def label(self) -> str:
@@ -111,5 +113,6 @@ def item_of(given: object, defaults: EditDefaults, number: int) -> SourceItem:
         request = request_of(given, defaults)
     except Exception as error:  # noqa: BLE001  # an error of one item must not stop the other items
         key = given.get("key") if isinstance(given, Mapping) else None
-        return SourceItem(problem=str(error), place=place if key is None else str(key))
+        kind = error.summary if isinstance(error, InvalidEditError) else ""
+        return SourceItem(problem=str(error), kind=kind, place=place if key is None else str(key))
     return SourceItem(request=request, place=request.key or place)

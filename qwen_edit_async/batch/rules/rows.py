@@ -102,7 +102,7 @@ class Rows:
                 metadata={name: value for name, value in cells.items() if name not in _COLUMNS},
             )
         except InvalidEditError as error:
-            return SourceItem(row=row, problem=str(error))
+            return SourceItem(row=row, problem=str(error), kind=error.summary)
         return SourceItem(row=row, request=request)
 
     def _parameter(self, name: str, value: Any) -> Any:

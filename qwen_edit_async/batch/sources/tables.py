@@ -45,7 +45,8 @@ def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
                 raise ConfigurationError(
                     f"{path}: row {row}, from line {line} to {last}, is not well quoted: {error}"
                 ) from None
-            yield SourceItem(row=row, problem=f"line {line} is not a row of a table: {error} ({_ADVICE})")
+            problem = f"line {line} is not a row of a table: {error} ({_ADVICE})"
+            yield SourceItem(row=row, problem=problem, kind=f"the line is not a row of a table ({_ADVICE})")
             continue
         if row == header:
             columns = rows.check_columns(str(path), cells or [])
@@ -82,7 +83,7 @@ def jsonl_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
-            yield SourceItem(row=row, problem=f"it is not JSON: {error}")
+            yield SourceItem(row=row, problem=f"it is not JSON: {error}", kind="it is not JSON")
             continue
         if isinstance(fields, dict):
             yield rows.item_of_fields(row, fields)
