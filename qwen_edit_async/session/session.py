@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from random import Random
 from ssl import SSLContext
-from typing import Self, Unpack, overload
+from typing import Any, Self, Unpack, overload
 
 from qwen_edit_async.events import EditEvent
 from qwen_edit_async.http import options as http
@@ -256,12 +256,13 @@ class EditSession:
         request = request_from_arguments(images, instruction, options)
         return await self._state.require_open().submitter.submit(request, self._limits.changed(deadline), observer)
 
+    @overload
+    async def estimate(self, images: EditRequest, *, deadline: float | None = None) -> Estimate: ...
+    @overload
     async def estimate(
-        self,
-        images: ImageInput | Sequence[ImageInput] | EditRequest,
-        instruction: str | None = None,
-        **options: Unpack[EditKeywords],
-    ) -> Estimate:
+        self, images: ImageInput | Sequence[ImageInput], instruction: str, **options: Unpack[EditKeywords]
+    ) -> Estimate: ...
+    async def estimate(self, images: Any, instruction: str | None = None, **options: Unpack[EditKeywords]) -> Estimate:
         """Request the price of an edit. The images are sent, but no task is created or charged.
 
         Arguments and errors are those of :meth:`edit`, with two more errors:
