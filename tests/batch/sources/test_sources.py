@@ -180,6 +180,23 @@ def test_a_pattern_follows_no_link_to_a_folder_on_its_own(tmp_path, read, notes)
     assert names(read("in/elsewhere/*.jpg")) == ["b.jpg"]  # the user names the link
 
 
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*/x.jpg", ["x.jpg"]),
+        ("li?k/x.jpg", ["x.jpg"]),
+        ("[l]ink/x.jpg", ["x.jpg"]),
+        ("**/*.jpg", ["a.jpg"]),
+        ("**/link/x.jpg", ["x.jpg"]),  # the user names the link
+    ],
+)
+def test_patterns_follow_links_to_folders_where_pathlib_does(tmp_path, read, pattern, found):
+    write(tmp_path / "in" / "own", **{"a.jpg": JPEG})
+    write(tmp_path / "elsewhere", **{"x.jpg": JPEG})
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert names(read(f"in/{pattern}")) == found == [path.name for path in (tmp_path / "in").glob(pattern)]
+
+
 def test_a_pattern_without_a_folder_in_front_gives_plain_paths(tmp_path, monkeypatch):
     write(tmp_path / "in", **{"a.jpg": JPEG})
     write(tmp_path, **{"b.jpg": JPEG})
