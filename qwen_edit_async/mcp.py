@@ -94,11 +94,12 @@ class Allowance:
 
 @attrs.frozen
 class ServerState:
-    """The session, the folder and the allowance of a server."""
+    """The session, the folder and the allowance of a server, and a lock for edits whose price is not known."""
 
     session: EditSession
     folder: Path
     allowance: Allowance
+    _alone: anyio.Lock = attrs.field(factory=anyio.Lock)
 
     def inside(self, path: str) -> Path:
         """Resolve a path against the folder, and check that it is inside the folder.
@@ -147,6 +148,20 @@ class ServerState:
             advice = f"the user can set {PRICE_VARIABLE} to the price of a picture, and restart the server"
             raise ToolError(f"the price of a picture is unknown ({error.summary}): {advice}") from None
         return max(stated, known or Decimal(0))
+
+    @contextlib.asynccontextmanager
+    async def reserved(self, parameters: EditParameters, pictures: int) -> AsyncGenerator[Decimal, None]:
+        """Reserve the cost of an edit, and yield the amount. The caller settles it before the block ends.
+
+        While no price above 0 is known, an edit reserves the whole allowance, and other edits wait for its end.
+
+        Raises:
+            ToolError: The price is unknown, or not enough is left.
+        """
+        price = await self.price(parameters)
+        async with contextlib.nullcontext() if price else self._alone:
+            price = price or self.allowance.price or Decimal(0)  # the edit before this one may have made it known
+            yield self.allowance.reserve(price * pictures or self.allowance.left)
 
 
 def make_server(environment: Mapping[str, str], **session: Any) -> MCPServer[ServerState]:
@@ -217,19 +232,19 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
 async def _edit(context: Context[ServerState], request: EditRequest, pictures: int) -> EditResult:
     """Make an edit within the allowance, and report its progress."""
     state = context.request_context.lifespan_context
-    price = await state.price(request.parameters)
-    reserved, cost = state.allowance.reserve(price * pictures), None
-    try:
-        result = await _result_of(await state.session.submit(request), context)
-        cost = result.usage.cost
-    except QwenEditError as error:
-        if isinstance(error, EditFailedError):
-            cost = error.cost or Decimal(0)
-        elif not (error.task_id or isinstance(error, SubmitUncertainError)):
-            cost = Decimal(0)
-        raise
-    finally:
-        state.allowance.settle(reserved, cost, pictures)
+    async with state.reserved(request.parameters, pictures) as reserved:
+        cost = None
+        try:
+            result = await _result_of(await state.session.submit(request), context)
+            cost = result.usage.cost
+        except QwenEditError as error:
+            if isinstance(error, EditFailedError):
+                cost = error.cost or Decimal(0)
+            elif not (error.task_id or isinstance(error, SubmitUncertainError)):
+                cost = Decimal(0)
+            raise
+        finally:
+            state.allowance.settle(reserved, cost, pictures)
     return result
 
 

@@ -339,6 +339,48 @@ async def test_a_failed_edit_counts_at_the_cost_that_the_service_states(tmp_path
     assert state.allowance.left == Decimal("0.07")
 
 
+@pytest.mark.parametrize(
+    ("cost", "ends"),
+    [
+        ("0.04", ["done", "done", "refused"]),  # the cost of the first edit makes the price known
+        ("0", ["done", "done", "done"]),
+        (None, ["done", "refused", "refused"]),
+    ],
+    ids=["charged", "free", "unstated"],
+)
+async def test_edits_run_one_at_a_time_until_a_price_above_0_is_known(tmp_path, cost, ends):
+    running, most, ended = 0, 0, []
+    usage = Usage(cost=None if cost is None else Decimal(cost))
+
+    async def estimate(*_, **__):
+        await anyio.lowlevel.checkpoint()
+        return Estimate(cost=Decimal(0))
+
+    async def submit(_):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        for _ in range(10):  # the other calls come as far as they can
+            await anyio.lowlevel.checkpoint()
+        running -= 1
+        return EndedTask(SimpleNamespace(usage=usage))
+
+    async def edit():
+        try:
+            await mcp._edit(call_in(state), EditRequest("https://pictures.example/cat.png", "x"), 1)
+        except ToolError:
+            ended.append("refused")
+        else:
+            ended.append("done")
+
+    state = ServerState(SimpleNamespace(submit=submit, estimate=estimate), tmp_path, Allowance(Decimal("0.10")))
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(edit)
+    assert (sorted(ended), most) == (sorted(ends), 1)
+    assert state.allowance.left == {"0.04": Decimal("0.02"), "0": Decimal("0.10"), None: 0}[cost]
+
+
 async def test_pictures_that_can_not_be_saved_are_named_by_their_task(tmp_path):
     async def submit(_):
         return EndedTask(SimpleNamespace(task_id="task-1", usage=Usage(cost=Decimal("0.04")), save=save))
