@@ -199,6 +199,9 @@ class Command:
         if cancelled := session.statistics().cancellations:
             fate = "; the next run submits cancelled edits again" if self.journalled else ""
             self.screen.line(f"cancelled at the service: {counted(cancelled, 'task')}{fate}")
+            if ids and self.journalled:
+                left = counted(len(ids), "task")
+                self.screen.line(f"not cancelled: {left}; the next run fetches the pictures, which may be charged")
         if uncertain := session.statistics().uncertain:
             submissions = counted(uncertain, "submission")
             self.screen.warning(f"{submissions} got no clear reply: tasks with unknown ids may exist and be charged")
