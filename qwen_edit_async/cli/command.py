@@ -67,20 +67,6 @@ class Command:
     submit_rate: float | None = None
     journalled: bool = False
 
-    @property
-    def service(self) -> str:
-        """The service's name in journals. If the name is empty, journals record the service's address.
-
-        The embedded service has a name, because its address changes from run to run.
-        """
-        is_embedded = self.submission is not None and self.submission.emulator
-        return "the embedded service" if is_embedded else ""
-
-    @property
-    def resubmits(self) -> bool:
-        """Whether uncertain edits may be submitted again."""
-        return self.submission is not None and self.submission.resubmit_uncertain
-
     def __call__(self, work: Work) -> int:
         """Open a session, do the work, close the session, and return the exit code.
 

@@ -93,6 +93,14 @@ class SubmissionOptions:
     emulator: Flag = False
     """Use the emulator, an embedded service that needs no key. It does not run the model."""
 
+    @property
+    def service(self) -> str:
+        """The service's name in journals. If the name is empty, journals record the service's address.
+
+        The embedded service has a name, because its address changes from run to run.
+        """
+        return "the embedded service" if self.emulator else ""
+
 
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
