@@ -36,10 +36,10 @@ def batch(
     *,
     instruction: Annotated[str | None, Instruction] = None,
     output: Output,
-    options: BatchOptions | None = None,
-    parameters: ParameterOptions | None = None,
-    submission: SubmissionOptions | None = None,
-    connection: ConnectionOptions | None = None,
+    options: BatchOptions = BatchOptions(),
+    parameters: ParameterOptions = ParameterOptions(),
+    submission: SubmissionOptions = SubmissionOptions(),
+    connection: ConnectionOptions = ConnectionOptions(),
 ) -> int:
     """Edit many pictures.
 
@@ -65,8 +65,6 @@ def batch(
         submission: Options for submissions.
         connection: Options for the connection.
     """
-    options, parameters = options or BatchOptions(), parameters or ParameterOptions()
-    connection, submission = connection or ConnectionOptions(), submission or SubmissionOptions()
     price = options.price
     if (price is not None or options.ask_price) and not options.dry_run and options.max_cost is None:
         raise ConfigurationError("--price and --ask-price need --dry-run or --max-cost: add one of these")

@@ -35,9 +35,9 @@ def edit(
     instruction: Annotated[str, Instruction],
     output: Output = Path(),
     as_json: AsJSON = False,
-    parameters: ParameterOptions | None = None,
-    submission: SubmissionOptions | None = None,
-    connection: ConnectionOptions | None = None,
+    parameters: ParameterOptions = ParameterOptions(),
+    submission: SubmissionOptions = SubmissionOptions(),
+    connection: ConnectionOptions = ConnectionOptions(),
 ) -> int:
     """Edit one to three pictures together.
 
@@ -57,12 +57,10 @@ def edit(
     from qwen_edit_async.batch.rules.identity import image_stem  # noqa: PLC0415  # slow to import
 
     name = image_stem(images[0]) or "picture"
-    command = Command(
-        Screen(), connection or ConnectionOptions(), submission or SubmissionOptions(), output=output, as_json=as_json
-    )
+    command = Command(Screen(), connection, submission, output=output, as_json=as_json)
 
     async def work(session: EditSession) -> int:
-        request = EditRequest(images, instruction, (parameters or ParameterOptions()).parameters())
+        request = EditRequest(images, instruction, parameters.parameters())
         return await _edit(session, request, name, command)
 
     return command(work)

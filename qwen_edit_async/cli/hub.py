@@ -23,9 +23,9 @@ _SHORTEST_TOKEN = 16
 def hub(
     *,
     output: Output,
-    options: HubOptions | None = None,
-    submission: SubmissionOptions | None = None,
-    connection: ConnectionOptions | None = None,
+    options: HubOptions = HubOptions(),
+    submission: SubmissionOptions = SubmissionOptions(),
+    connection: ConnectionOptions = ConnectionOptions(),
 ) -> int:
     """Make edits for worker processes that share one account, until Ctrl-C.
 
@@ -44,18 +44,11 @@ def hub(
     from qwen_edit_async.batch.hub import EditHub  # noqa: PLC0415  # slow to import
     from qwen_edit_async.batch.server import address_of, load_certificate, serve  # noqa: PLC0415  # slow to import
 
-    options, submission = options or HubOptions(), submission or SubmissionOptions()
     token = _token()
     address_of(options.listen)  # refuses a bad address before the session opens
     certificate = None if options.certificate is None else load_certificate(options.certificate)
     command = Command(
-        Screen(),
-        connection or ConnectionOptions(),
-        submission,
-        options.concurrency,
-        output,
-        submit_rate=options.submit_rate,
-        journalled=True,
+        Screen(), connection, submission, options.concurrency, output, submit_rate=options.submit_rate, journalled=True
     )
 
     async def work(session: EditSession) -> int:
