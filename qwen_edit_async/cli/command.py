@@ -7,7 +7,6 @@ import contextlib
 import os
 import shlex
 from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
@@ -50,7 +49,7 @@ class Command:
         connection: Options for the connection.
         submission: Options for submissions; ``None`` for a command that submits nothing.
         max_in_flight: The maximum number of tasks in flight.
-        output: The folder for results.
+        output: The folder for results; ``None`` for a command that saves nothing.
         as_json: Whether the result or the error is printed as JSON.
         unsaved: Ids of completed tasks whose pictures are not all saved yet.
         submit_rate: The maximum number of submissions per second; ``None`` for no limit.
@@ -61,7 +60,7 @@ class Command:
     connection: ConnectionOptions
     submission: SubmissionOptions | None = None
     max_in_flight: int = 16
-    output: FilePath = Path()
+    output: FilePath | None = None
     as_json: bool = False
     unsaved: set[str] = attrs.field(factory=set)
     submit_rate: float | None = None
@@ -73,7 +72,8 @@ class Command:
         SIGINT, SIGTERM and SIGHUP cancel the work. Under ``nohup``, SIGHUP does not.
         """
         try:
-            _check_output(self.output)
+            if self.output is not None:
+                _check_output(self.output)
             with self.screen.warnings_as_notes(), asyncio.Runner() as runner:
                 return runner.run(self._main(work))
         except (KeyboardInterrupt, asyncio.CancelledError):
@@ -229,9 +229,9 @@ async def wait_for(session: EditSession, task: EditTask, command: Command) -> Ed
     return result
 
 
-async def save(result: EditResult, command: Command, stem: str | None = None) -> tuple[FilePath, ...]:
+async def save(result: EditResult, output: FilePath, command: Command, stem: str | None = None) -> tuple[FilePath, ...]:
     """Save a result's pictures and return their paths. Print the paths unless the output is JSON."""
-    paths = await result.save(command.output, stem=stem)
+    paths = await result.save(output, stem=stem)
     command.unsaved.discard(result.task_id)
     if not command.as_json:
         for path in paths:

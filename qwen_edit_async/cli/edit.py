@@ -61,19 +61,15 @@ def edit(
 
     async def work(session: EditSession) -> int:
         request = EditRequest(images, instruction, parameters.parameters())
-        return await _edit(session, request, name, command)
+        async with showing(session, command.screen, lambda: "submitting"):
+            task = await session.submit(request)
+        result = await wait_for(session, task, command)
+        paths = await save(result, output, command, f"{name[:_NAME_CHARACTERS]}-{result.task_id}")
+        if as_json:
+            print_json(_as_json(result, paths))
+        return ExitCode.DONE
 
     return command(work)
-
-
-async def _edit(session: EditSession, request: EditRequest, name: str, command: Command) -> int:
-    async with showing(session, command.screen, lambda: "submitting"):
-        task = await session.submit(request)
-    result = await wait_for(session, task, command)
-    paths = await save(result, command, f"{name[:_NAME_CHARACTERS]}-{result.task_id}")
-    if command.as_json:
-        print_json(_as_json(result, paths))
-    return ExitCode.DONE
 
 
 def _as_json(result: EditResult, paths: tuple[FilePath, ...]) -> dict[str, Any]:

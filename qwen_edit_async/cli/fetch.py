@@ -27,7 +27,7 @@ def fetch(task_id: str, /, *, output: Output = Path(), connection: ConnectionOpt
     command = Command(Screen(), connection, output=output)
 
     async def work(session: EditSession) -> int:
-        await save(await wait_for(session, session.attach(task_id), command), command)
+        await save(await wait_for(session, session.attach(task_id), command), output, command)
         return ExitCode.DONE
 
     return command(work)
