@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 
 from qwen_edit_async.cli.display import Screen, print_json, print_output
-from qwen_edit_async.cli.messages import (
-    MISSING_KEY,
-    ExitCode,
-    MissingKeyError,
-    exit_code,
-)
+from qwen_edit_async.cli.messages import MISSING_KEY, ExitCode, MissingKeyError, exit_code
 from qwen_edit_async.cli.options import ConnectionOptions, SubmissionOptions, shell_text
 from qwen_edit_async.cli.signals import cancel_on_termination
 from qwen_edit_async.display.cards import local_time_in
@@ -83,10 +78,12 @@ class Command:
             return exit_code(error)
 
     def _show(self, error: Exception) -> None:
+        message = str(error) or type(error).__name__
         if self.as_json:
-            print_json(_as_json(error))
+            details = {name: getattr(error, name, None) for name in ("task_id", "code")}
+            print_json({"error": {"type": type(error).__name__, "message": shell_text(message), **details}})
         else:
-            self.screen.error(str(error) or type(error).__name__)
+            self.screen.error(message)
         for note in getattr(error, "__notes__", ()):
             self.screen.line(note, whole=True)
 
@@ -96,17 +93,14 @@ class Command:
             session = self._new_session(emulator)
             try:
                 async with session:
-                    return await self._interruptible(work(session))
+                    try:
+                        return await work(session)
+                    except asyncio.CancelledError:
+                        self.screen.line("interrupted", "bold")
+                        raise
             finally:
                 self.screen.close()
                 self._print_unfinished(session, emulator)
-
-    async def _interruptible(self, work: Coroutine[Any, Any, int]) -> int:
-        try:
-            return await work
-        except asyncio.CancelledError:
-            self.screen.line("interrupted", "bold")
-            raise
 
     @contextlib.asynccontextmanager
     async def _emulator(self) -> AsyncIterator[EditEmulator | None]:
@@ -214,8 +208,13 @@ async def showing(session: EditSession, screen: Screen, state: Callable[[], str]
             refreshing.cancel()
 
 
-async def wait_for(session: EditSession, task: EditTask, command: Command) -> EditResult:
-    """Wait for a task and show its progress. Print the result's notes, and record that the pictures are unsaved."""
+async def save_result(
+    session: EditSession, task: EditTask, output: FilePath, command: Command, stem: str | None = None
+) -> tuple[EditResult, tuple[FilePath, ...]]:
+    """Wait for a task, save its pictures, and return its result and the pictures' paths.
+
+    Show the task's progress. Print the result's notes and, unless the output is JSON, the paths.
+    """
 
     def state() -> str:
         word, progress = task.snapshot.status_word, task.snapshot.progress
@@ -226,17 +225,12 @@ async def wait_for(session: EditSession, task: EditTask, command: Command) -> Ed
     command.unsaved.add(task.id)
     for note in result.notes:
         command.screen.note(note)
-    return result
-
-
-async def save(result: EditResult, output: FilePath, command: Command, stem: str | None = None) -> tuple[FilePath, ...]:
-    """Save a result's pictures and return their paths. Print the paths unless the output is JSON."""
     paths = await result.save(output, stem=stem)
-    command.unsaved.discard(result.task_id)
+    command.unsaved.discard(task.id)
     if not command.as_json:
         for path in paths:
             print_output(str(path))
-    return paths
+    return result, paths
 
 
 def _check_output(folder: FilePath) -> None:
@@ -250,13 +244,3 @@ def _check_output(folder: FilePath) -> None:
         raise ConfigurationError(f"{folder} can't be a folder for results: {error.strerror}") from None
     if not writable:
         raise ConfigurationError(f"{folder} can't be written to: choose another output folder")
-
-
-def _as_json(error: Exception) -> dict[str, Any]:
-    details = {
-        "type": type(error).__name__,
-        "message": shell_text(str(error) or type(error).__name__),
-        "task_id": getattr(error, "task_id", None),
-        "code": getattr(error, "code", None),
-    }
-    return {"error": details}

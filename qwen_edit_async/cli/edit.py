@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 
-from qwen_edit_async.cli.command import Command, save, showing, wait_for
+from qwen_edit_async.cli.command import Command, save_result, showing
 from qwen_edit_async.cli.display import Screen, print_json
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import (
@@ -63,8 +63,8 @@ def edit(
         request = EditRequest(images, instruction, parameters.parameters())
         async with showing(session, command.screen, lambda: "submitting"):
             task = await session.submit(request)
-        result = await wait_for(session, task, command)
-        paths = await save(result, output, command, f"{name[:_NAME_CHARACTERS]}-{result.task_id}")
+        stem = f"{name[:_NAME_CHARACTERS]}-{task.id}"
+        result, paths = await save_result(session, task, output, command, stem)
         if as_json:
             print_json(_as_json(result, paths))
         return ExitCode.DONE

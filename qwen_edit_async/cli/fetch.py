@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qwen_edit_async.cli.command import Command, save, wait_for
+from qwen_edit_async.cli.command import Command, save_result
 from qwen_edit_async.cli.display import Screen
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import ConnectionOptions, Output
@@ -27,7 +27,7 @@ def fetch(task_id: str, /, *, output: Output = Path(), connection: ConnectionOpt
     command = Command(Screen(), connection, output=output)
 
     async def work(session: EditSession) -> int:
-        await save(await wait_for(session, session.attach(task_id), command), output, command)
+        await save_result(session, session.attach(task_id), output, command)
         return ExitCode.DONE
 
     return command(work)
