@@ -43,8 +43,6 @@ def run(arguments: Sequence[str]) -> int:
 
         Screen().error(str(error))
         return ExitCode.USAGE if isinstance(error, OSError) else exit_code(error)
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
     return int(code or ExitCode.DONE)
 
 
