@@ -11,7 +11,6 @@ import queue
 import sys
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from concurrent.futures import Future
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 
 from qwen_edit_async.errors import SessionClosedError
@@ -56,11 +55,10 @@ class LoopThread:
         with self._starting:
             is_new = self._thread is None
             if is_new:
-                started: Future[None] = Future()
-                self._process = os.getpid()
-                self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+                runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+                self._loop, self._process = runner.get_loop(), os.getpid()
+                self._thread = threading.Thread(target=self._run, args=(runner,), daemon=True)
                 self._thread.start()
-                started.result()
             try:
                 if first is not None:
                     self.call(first)
@@ -178,18 +176,12 @@ class LoopThread:
             if helping:
                 event()
 
-    def _run(self, started: Future[None]) -> None:
-        async def serve() -> None:
-            self._loop = asyncio.get_running_loop()
-            started.set_result(None)
-            await self._stopped.wait()
-
+    def _run(self, runner: asyncio.Runner) -> None:
         try:
-            asyncio.run(serve())
+            with runner:
+                runner.run(self._stopped.wait())
         except BaseException as error:  # noqa: BLE001  # raised in the threads that wait for calls
             self._crash = error
-            if not started.done():
-                started.set_exception(error)
 
 
 def _note_on_success(task: asyncio.Task[Any]) -> list[str]:
