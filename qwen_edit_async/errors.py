@@ -266,8 +266,7 @@ class EditFailedError(QwenEditError):
         self.cost = cost
 
     def __str__(self) -> str:
-        code = "" if self.code is None else f" (code {self.code})"
-        return f"task {self.task_id} failed: {self.message}{code}"
+        return f"task {self.task_id} failed: {self.summary}"
 
     @property
     def summary(self) -> str:
