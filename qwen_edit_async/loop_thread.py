@@ -117,14 +117,10 @@ class LoopThread:
 
     def _call(self, function: Callable[[], Any], news: News) -> Any:
         tasks: list[asyncio.Task[Any]] = []
-        notes: list[str] = []
 
         async def run() -> Any:
-            try:
-                result = function()
-                return await result if inspect.iscoroutine(result) else result
-            finally:
-                notes.extend(getattr(sys.exception(), "__notes__", ()))
+            result = function()
+            return await result if inspect.iscoroutine(result) else result
 
         def start() -> None:
             tasks.append(asyncio.create_task(run()))
@@ -143,8 +139,9 @@ class LoopThread:
             with contextlib.suppress(SessionClosedError):
                 self._schedule(cancel)
                 self._wait(news, helping=False)
-            for note in (*notes, *(note for task in tasks for note in _note_on_success(task))):
-                interrupt.add_note(note)
+            for task in tasks:
+                for note in _notes_about(task) if task.done() else ():
+                    interrupt.add_note(note)
             raise
         if ended is not None and not ended.cancelled():
             return ended.result()
@@ -184,11 +181,15 @@ class LoopThread:
             self._crash = error
 
 
-def _note_on_success(task: asyncio.Task[Any]) -> list[str]:
-    """Return a note if an interrupted call had already returned something, such as a result that was paid for."""
-    if not task.done() or task.cancelled() or task.exception() is not None:
-        return []
-    result = task.result()
+def _notes_about(task: asyncio.Task[Any]) -> list[str]:
+    """Return the notes of an interrupted call's error, or a note if the call had already returned something.
+
+    The call may have returned a result that was paid for.
+    """
+    try:
+        result = task.result()
+    except BaseException as error:  # noqa: BLE001  # also the cancellation that the interrupt caused
+        return getattr(error, "__notes__", [])
     is_telling = result is not _END and not isinstance(result, (bytes, type(None)))
     return [f"the interrupted call had already returned {result!r}"] if is_telling else []
 
