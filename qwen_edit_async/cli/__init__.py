@@ -1,8 +1,5 @@
 """The ``qwen-edit`` command.
 
-The exit code is 0 (all done), 1 (not all done), 2 (wrong usage), 3 (key missing or refused, balance too low) or 130
-(interrupted).
-
 ::
 
     main ──► help            the top-level help

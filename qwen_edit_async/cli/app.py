@@ -1,7 +1,4 @@
-"""Runs a ``qwen-edit`` command, reports its errors, and returns the exit code.
-
-A command's module is imported only when the command runs.
-"""
+"""Runs a ``qwen-edit`` command, reports its errors, and returns the exit code."""
 
 from __future__ import annotations
 

@@ -62,10 +62,7 @@ class Command:
     journalled: bool = False
 
     def __call__(self, work: Work) -> int:
-        """Open a session, do the work, close the session, and return the exit code.
-
-        SIGINT, SIGTERM and SIGHUP cancel the work. Under ``nohup``, SIGHUP does not.
-        """
+        """Open a session, do the work, close the session, and return the exit code. Signals cancel the work."""
         try:
             if self.output is not None:
                 _check_output(self.output)
