@@ -198,14 +198,7 @@ async def _price(connection: ConnectionOptions) -> Finding:
     reasons = []
     for envelope in get_args(Envelope):
         try:
-            async with EditSession(
-                protocol=connection.protocol,
-                model=connection.model,
-                envelope=envelope,
-                timeout=connection.timeout,
-                trust_env=connection.trust_env,
-                max_retries=0,
-            ) as session:
+            async with EditSession(envelope=envelope, max_retries=0, **connection.session_options()) as session:
                 estimate = await price_of_picture(session)
         except QwenEditError as error:
             reasons.append(error.summary)

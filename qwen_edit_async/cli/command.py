@@ -131,28 +131,15 @@ class Command:
             raise MissingKeyError(str(error)) from None
 
     def _new_session(self, emulator: EditEmulator | None) -> EditSession:
-        from qwen_edit_async.scheduling.policies import FixedInterval  # noqa: PLC0415  # slow to import
         from qwen_edit_async.session.session import EditSession  # noqa: PLC0415  # slow to import
 
-        connection, submission = self.connection, self.submission or SubmissionOptions()
-        interval = connection.poll_interval
         return EditSession(
             None if emulator is None else emulator.api_key,
             base_url=None if emulator is None else emulator.url,
-            protocol=connection.protocol,
-            model=connection.model,
-            envelope=submission.envelope,
             max_in_flight=self.max_in_flight,
             submit_rate=self.submit_rate,
-            polling=None if interval is None else FixedInterval(interval),
-            timeout=connection.timeout,
-            deadline=connection.deadline,
-            resubmit_uncertain=submission.resubmit_uncertain,
-            strict=submission.strict,
-            fit=submission.fit,
-            inline=submission.inline,
-            trust_env=connection.trust_env,
-            allow_result_hosts=connection.allow_result_hosts,
+            **self.connection.session_options(),
+            **({} if self.submission is None else self.submission.session_options()),
         )
 
     def _print_unfinished(self, session: EditSession, emulator: EditEmulator | None) -> None:
