@@ -11,11 +11,9 @@ import queue
 import sys
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias
 
 from qwen_edit_async.errors import SessionClosedError
-
-T = TypeVar("T")
 
 News: TypeAlias = "queue.SimpleQueue[asyncio.Task[Any] | Callable[[], None] | None]"
 """The queue that a waiting caller reads. A task or ``None`` ends the wait. A function is called during the wait."""
@@ -92,7 +90,7 @@ class LoopThread:
         """
         return self._call(functools.partial(function, *args, **options), queue.SimpleQueue())
 
-    def iterate(self, iterable: AsyncIterable[T], source: CallerIterable[Any] | None = None) -> Iterator[T]:
+    def iterate(self, iterable: AsyncIterable[Any], source: CallerIterable | None = None) -> Iterator[Any]:
         """Yield the items of an async iterable. Close it at the end, or when the caller stops early.
 
         ``source`` is the :class:`CallerIterable` from which the iterable takes its own input, if there is one.
@@ -194,7 +192,7 @@ def _notes_about(task: asyncio.Task[Any]) -> list[str]:
     return [f"the interrupted call had already returned {result!r}"] if is_telling else []
 
 
-class CallerIterable(Generic[T]):
+class CallerIterable:
     """An async iterable over a caller's iterable. The caller's thread pulls each item, while it waits for a result.
 
     So the iterable may block: the loop goes on, and Ctrl-C interrupts the iterable.
@@ -203,7 +201,7 @@ class CallerIterable(Generic[T]):
         news: The queue through which the caller is asked to pull an item.
     """
 
-    def __init__(self, items: Iterable[T]) -> None:
+    def __init__(self, items: Iterable[Any]) -> None:
         self.news: News = queue.SimpleQueue()
         self._items = iter(items)
 
@@ -211,16 +209,16 @@ class CallerIterable(Generic[T]):
         """Drop the iterable. A generator that nobody else holds ends here, on the caller's thread."""
         self._items = iter(())
 
-    async def __aiter__(self) -> AsyncIterator[T]:
+    async def __aiter__(self) -> AsyncIterator[Any]:
         loop = asyncio.get_running_loop()
         while True:
-            pulled: asyncio.Future[T] = loop.create_future()
+            pulled: asyncio.Future[Any] = loop.create_future()
             self.news.put(functools.partial(self._pull, loop, pulled))
             if (item := await pulled) is _END:
                 return
             yield item
 
-    def _pull(self, loop: asyncio.AbstractEventLoop, pulled: asyncio.Future[T]) -> None:
+    def _pull(self, loop: asyncio.AbstractEventLoop, pulled: asyncio.Future[Any]) -> None:
         try:
             deliver = functools.partial(pulled.set_result, next(self._items, _END))
         except Exception as error:  # noqa: BLE001  # edit_many raises it after the outcomes of earlier items
