@@ -79,19 +79,12 @@ def batch(
     edits = EditBatch(
         source,
         output,
-        journal=options.journal,
         instruction=instruction,
         parameters=parameters.parameters(),
-        recursive=options.recursive,
-        strict=submission.strict,
-        max_cost=options.max_cost,
         price=price,
-        max_tasks=options.max_tasks,
-        stop_after_failures=options.stop_after_failures,
+        strict=submission.strict,
         resubmit_uncertain=submission.resubmit_uncertain,
-        gallery_limit=options.gallery_limit,
-        overwrite=options.overwrite,
-        edit_changed=options.edit_changed,
+        **options.batch_options(),
     )
     if options.dry_run:
         plan = asyncio.run(edits.plan(fit=submission.fit))

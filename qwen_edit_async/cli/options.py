@@ -144,6 +144,10 @@ class BatchOptions:
     ask_price: Flag = False
     """Request the price from the service. This sends a small picture, but creates no task and costs nothing."""
 
+    def batch_options(self) -> dict[str, Any]:
+        """Return the options of :class:`EditBatch`, except the price."""
+        return attrs.asdict(self, filter=attrs.filters.exclude("concurrency", "dry_run", "price", "ask_price"))
+
 
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
