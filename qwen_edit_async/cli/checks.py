@@ -121,17 +121,14 @@ def _advice(problem: str, *, proxied: bool) -> str:
 
 async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) -> list[Finding]:
     """Make calls that create no task, and return the findings about their replies."""
-    try:
-        call = protocol.status_check(_MISSING_TASK)
-    except ConfigurationError:  # the protocol has no tasks; its only path refuses GET, so nothing is created
-        call = Call(method="GET", path=protocol.submission_path)
-    reply = await transport.send(call)
-    key = _key(reply, protocol) if protocol.has_tasks else _unchecked_key(reply, protocol)
-    findings = [Finding("connection", ok=True, found=way), key, _clock(reply)]
-    if protocol.has_tasks:
-        path = MODEL_CONTRACT_PATH.format(model=quote(protocol.model, safe=""))
-        findings.append(_contract(await transport.send(Call(method="GET", path=path)), protocol))
-    return findings
+    connection = Finding("connection", ok=True, found=way)
+    if not protocol.has_tasks:  # the protocol's only path refuses GET, so nothing is created
+        reply = await transport.send(Call(method="GET", path=protocol.submission_path))
+        return [connection, _unchecked_key(reply, protocol), _clock(reply)]
+    reply = await transport.send(protocol.status_check(_MISSING_TASK))
+    path = MODEL_CONTRACT_PATH.format(model=quote(protocol.model, safe=""))
+    contract = await transport.send(Call(method="GET", path=path))
+    return [connection, _key(reply, protocol), _clock(reply), _contract(contract, protocol)]
 
 
 def _key(reply: Reply, protocol: WireProtocol) -> Finding:
