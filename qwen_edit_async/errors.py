@@ -142,13 +142,8 @@ class APIStatusError(QwenEditError):
         self.body = body
 
     def __str__(self) -> str:
-        details = [f"HTTP {self.status_code}"]
-        if self.code is not None:
-            details.append(f"code {self.code}")
-        if self.request_id is not None:
-            details.append(f"request {self.request_id}")
-        if self.task_id is not None:
-            details.append(f"task {self.task_id}")
+        facts = {"HTTP": self.status_code, "code": self.code, "request": self.request_id, "task": self.task_id}
+        details = [f"{name} {value}" for name, value in facts.items() if value is not None]
         if self.retry_after is not None:
             details.append(f"retry after {self.retry_after:g} s")
         text = f"{self.message} ({', '.join(details)})"
@@ -266,8 +261,7 @@ class EditFailedError(QwenEditError):
         self.cost = cost
 
     def __str__(self) -> str:
-        code = "" if self.code is None else f" (code {self.code})"
-        return f"task {self.task_id} failed: {self.message}{code}"
+        return f"task {self.task_id} failed: {self.summary}"
 
     @property
     def summary(self) -> str:

@@ -11,12 +11,9 @@ import queue
 import sys
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from concurrent.futures import Future
-from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias
 
 from qwen_edit_async.errors import SessionClosedError
-
-T = TypeVar("T")
 
 News: TypeAlias = "queue.SimpleQueue[asyncio.Task[Any] | Callable[[], None] | None]"
 """The queue that a waiting caller reads. A task or ``None`` ends the wait. A function is called during the wait."""
@@ -56,11 +53,10 @@ class LoopThread:
         with self._starting:
             is_new = self._thread is None
             if is_new:
-                started: Future[None] = Future()
-                self._process = os.getpid()
-                self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+                runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+                self._loop, self._process = runner.get_loop(), os.getpid()
+                self._thread = threading.Thread(target=self._run, args=(runner,), daemon=True)
                 self._thread.start()
-                started.result()
             try:
                 if first is not None:
                     self.call(first)
@@ -94,7 +90,7 @@ class LoopThread:
         """
         return self._call(functools.partial(function, *args, **options), queue.SimpleQueue())
 
-    def iterate(self, iterable: AsyncIterable[T], source: CallerIterable[Any] | None = None) -> Iterator[T]:
+    def iterate(self, iterable: AsyncIterable[Any], source: CallerIterable | None = None) -> Iterator[Any]:
         """Yield the items of an async iterable. Close it at the end, or when the caller stops early.
 
         ``source`` is the :class:`CallerIterable` from which the iterable takes its own input, if there is one.
@@ -119,14 +115,10 @@ class LoopThread:
 
     def _call(self, function: Callable[[], Any], news: News) -> Any:
         tasks: list[asyncio.Task[Any]] = []
-        notes: list[str] = []
 
         async def run() -> Any:
-            try:
-                result = function()
-                return await result if inspect.iscoroutine(result) else result
-            finally:
-                notes.extend(getattr(sys.exception(), "__notes__", ()))
+            result = function()
+            return await result if inspect.iscoroutine(result) else result
 
         def start() -> None:
             tasks.append(asyncio.create_task(run()))
@@ -145,8 +137,9 @@ class LoopThread:
             with contextlib.suppress(SessionClosedError):
                 self._schedule(cancel)
                 self._wait(news, helping=False)
-            for note in (*notes, *(note for task in tasks for note in _note_on_success(task))):
-                interrupt.add_note(note)
+            for task in tasks:
+                for note in _notes_about(task) if task.done() else ():
+                    interrupt.add_note(note)
             raise
         if ended is not None and not ended.cancelled():
             return ended.result()
@@ -178,30 +171,28 @@ class LoopThread:
             if helping:
                 event()
 
-    def _run(self, started: Future[None]) -> None:
-        async def serve() -> None:
-            self._loop = asyncio.get_running_loop()
-            started.set_result(None)
-            await self._stopped.wait()
-
+    def _run(self, runner: asyncio.Runner) -> None:
         try:
-            asyncio.run(serve())
+            with runner:
+                runner.run(self._stopped.wait())
         except BaseException as error:  # noqa: BLE001  # raised in the threads that wait for calls
             self._crash = error
-            if not started.done():
-                started.set_exception(error)
 
 
-def _note_on_success(task: asyncio.Task[Any]) -> list[str]:
-    """Return a note if an interrupted call had already returned something, such as a result that was paid for."""
-    if not task.done() or task.cancelled() or task.exception() is not None:
-        return []
-    result = task.result()
+def _notes_about(task: asyncio.Task[Any]) -> list[str]:
+    """Return the notes of an interrupted call's error, or a note if the call had already returned something.
+
+    The call may have returned a result that was paid for.
+    """
+    try:
+        result = task.result()
+    except BaseException as error:  # noqa: BLE001  # also the cancellation that the interrupt caused
+        return getattr(error, "__notes__", [])
     is_telling = result is not _END and not isinstance(result, (bytes, type(None)))
     return [f"the interrupted call had already returned {result!r}"] if is_telling else []
 
 
-class CallerIterable(Generic[T]):
+class CallerIterable:
     """An async iterable over a caller's iterable. The caller's thread pulls each item, while it waits for a result.
 
     So the iterable may block: the loop goes on, and Ctrl-C interrupts the iterable.
@@ -210,7 +201,7 @@ class CallerIterable(Generic[T]):
         news: The queue through which the caller is asked to pull an item.
     """
 
-    def __init__(self, items: Iterable[T]) -> None:
+    def __init__(self, items: Iterable[Any]) -> None:
         self.news: News = queue.SimpleQueue()
         self._items = iter(items)
 
@@ -218,16 +209,16 @@ class CallerIterable(Generic[T]):
         """Drop the iterable. A generator that nobody else holds ends here, on the caller's thread."""
         self._items = iter(())
 
-    async def __aiter__(self) -> AsyncIterator[T]:
+    async def __aiter__(self) -> AsyncIterator[Any]:
         loop = asyncio.get_running_loop()
         while True:
-            pulled: asyncio.Future[T] = loop.create_future()
+            pulled: asyncio.Future[Any] = loop.create_future()
             self.news.put(functools.partial(self._pull, loop, pulled))
             if (item := await pulled) is _END:
                 return
             yield item
 
-    def _pull(self, loop: asyncio.AbstractEventLoop, pulled: asyncio.Future[T]) -> None:
+    def _pull(self, loop: asyncio.AbstractEventLoop, pulled: asyncio.Future[Any]) -> None:
         try:
             deliver = functools.partial(pulled.set_result, next(self._items, _END))
         except Exception as error:  # noqa: BLE001  # edit_many raises it after the outcomes of earlier items

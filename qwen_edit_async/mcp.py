@@ -78,11 +78,6 @@ class Allowance:
         self.left -= amount
         return amount
 
-    def reserve_all(self) -> Decimal:
-        """Reserve the whole allowance, and return the amount."""
-        amount, self.left = max(self.left, Decimal(0)), Decimal(0)
-        return amount
-
     def settle(self, reserved: Decimal, cost: Decimal | None, pictures: int) -> None:
         """Replace a reservation with the actual cost. If the cost is unknown, the reservation counts as spent."""
         if cost is None:
@@ -284,7 +279,7 @@ async def edit_folder(
     options: dict[str, Any] = {"instruction": instruction, "recursive": recursive}
     with _tool_errors():
         price, plan = await state.price(), await EditBatch(source, target, **options).plan()
-        reserved = state.allowance.reserve_all()
+        reserved, state.allowance.left = max(state.allowance.left, Decimal(0)), Decimal(0)  # all that is left
         # If the service states a price of 0, only the actual costs can limit the run.
         affordable = {"max_tasks": plan.tasks + int(reserved / price)} if price else {"max_cost": plan.spent + reserved}
         batch = EditBatch(source, target, **options | affordable)

@@ -193,8 +193,8 @@ IMAGE_NAMES = ("image", *(f"image{position}" for position in range(2, MAX_IMAGES
 _REQUEST_NAMES = frozenset(field.name for field in attrs.fields(EditRequest))
 
 
-class EditOptions(TypedDict, total=False):
-    """The fields of :class:`EditParameters` as keyword arguments."""
+class EditKeywords(TypedDict, total=False):
+    """The keyword arguments of an edit that is not given as an :class:`EditRequest`."""
 
     n: int | None
     negative_prompt: str | None
@@ -202,11 +202,6 @@ class EditOptions(TypedDict, total=False):
     prompt_extend: bool | None
     watermark: bool | None
     seed: int | None
-
-
-class EditKeywords(EditOptions, total=False):
-    """The keyword arguments of an edit that is not given as an :class:`EditRequest`."""
-
     parameters: EditParameters | None
     key: str | None
     deadline: float | None
@@ -284,11 +279,9 @@ def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and value != value)  # noqa: PLR0124  # only NaN differs from itself
 
 
-def _merge(parameters: object, options: Mapping[str, Any]) -> EditParameters:
-    if isinstance(parameters, Mapping):
-        return EditParameters(**(named_parameters(parameters) | dict(options)))
-    if parameters is None:
-        return EditParameters(**options)
+def _merge(parameters: object, options: dict[str, Any]) -> EditParameters:
+    if isinstance(parameters, Mapping | None):
+        return EditParameters(**(named_parameters(parameters or {}) | options))
     if not isinstance(parameters, EditParameters):
         raise InvalidEditError(f"parameters is {type(parameters).__name__!r}: give EditParameters")
     return attrs.evolve(parameters, **options)

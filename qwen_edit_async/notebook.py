@@ -74,45 +74,36 @@ class ProgressDisplay:
             self._handle.update(bundle, raw=True)
 
 
+@attrs.define
 class _Tally:
     """Counts outcomes, and shows the progress."""
 
-    def __init__(
-        self,
-        display: ProgressDisplay,
-        total: int | None,
-        session: EditSession | None,
-        clock: Callable[[], float],
-    ) -> None:
-        self._display = display
-        self._total = total
-        self._session = session
-        self._clock = clock
-        self._started_at = clock()
-        self._paused_before = self._statistics().paused
-        self._done = 0
-        self._failed = 0
-        self._cost: Decimal | None = None
-
-    def _statistics(self) -> SessionStatistics:
-        return SessionStatistics() if self._session is None else self._session.statistics()
+    display: ProgressDisplay
+    total: int | None
+    session: EditSession | None
+    clock: Callable[[], float]
+    started_at: float
+    paused_before: float
+    done: int = 0
+    failed: int = 0
+    cost: Decimal | None = None
 
     def progress(self) -> Progress:
-        counts = self._statistics()
+        counts = _statistics_of(self.session)
         return Progress(
-            done=self._done,
-            failed=self._failed,
-            total=self._total,
-            in_flight=counts.in_flight if self._session is not None else None,
-            cost=self._cost,
-            seconds=self._clock() - self._started_at,
-            paused=counts.paused - self._paused_before,
+            done=self.done,
+            failed=self.failed,
+            total=self.total,
+            in_flight=counts.in_flight if self.session is not None else None,
+            cost=self.cost,
+            seconds=self.clock() - self.started_at,
+            paused=counts.paused - self.paused_before,
             pause_left=counts.pause_left,
             paused_until=local_time_in(counts.pause_left),
         )
 
     def show(self, *, final: bool = False) -> None:
-        self._display.update(self.progress(), final=final)
+        self.display.update(self.progress(), final=final)
 
     async def count(self, coming: Awaitable[EditOutcome]) -> EditOutcome:
         try:
@@ -121,11 +112,11 @@ class _Tally:
             self.show(final=True)
             raise
         if not outcome.ok:
-            self._failed += 1
+            self.failed += 1
         else:
-            self._done += 1
+            self.done += 1
             if outcome.result.usage.cost is not None:
-                self._cost = (self._cost or Decimal(0)) + outcome.result.usage.cost
+                self.cost = (self.cost or Decimal(0)) + outcome.result.usage.cost
         self.show()
         return outcome
 
@@ -169,7 +160,12 @@ def track(
         title: The title of the progress line.
         clock: Returns the time in seconds.
     """
-    return TrackedOutcomes(outcomes, _Tally(ProgressDisplay(title, clock=clock), total, session, clock))
+    display, paused_before = ProgressDisplay(title, clock=clock), _statistics_of(session).paused
+    return TrackedOutcomes(outcomes, _Tally(display, total, session, clock, clock(), paused_before))
+
+
+def _statistics_of(session: EditSession | None) -> SessionStatistics:
+    return SessionStatistics() if session is None else session.statistics()
 
 
 async def run_batch(

@@ -1,8 +1,5 @@
 """The ``qwen-edit`` command.
 
-The exit code is 0 (all done), 1 (not all done), 2 (wrong usage), 3 (key missing or refused, balance too low) or 130
-(interrupted).
-
 ::
 
     main ──► help            the top-level help
@@ -25,33 +22,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from qwen_edit_async.cli.help import asks_for_help, help_text
+from qwen_edit_async.cli.help import HELP
+from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.output import unbreakable_output
 
-_USAGE = 2
-_INTERRUPTED = 130
 _EXTRAS = {"cyclopts": "cli", "rich": "cli", "PIL": "cli", "mcp": "mcp"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. By default, use the process's arguments."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     with unbreakable_output():
-        return _main(sys.argv[1:] if arguments is None else arguments)
+        if not arguments or arguments[0] in {"-h", "--help"}:
+            print(HELP)  # noqa: T201  # rich is slow to import
+            return ExitCode.DONE
+        try:
+            from qwen_edit_async.cli.app import run  # noqa: PLC0415  # the extra may be missing
 
-
-def _main(arguments: Sequence[str]) -> int:
-    if asks_for_help(arguments):
-        print(help_text())  # noqa: T201  # rich is slow to import
-        return 0
-    try:
-        from qwen_edit_async.cli.app import run  # noqa: PLC0415  # the extra may be missing
-
-        return run(arguments)
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        print(f'error: this command needs {error.name}: pip install "qwen-edit-async[{extra}]"', file=sys.stderr)  # noqa: T201  # rich may be missing
-        return _USAGE
-    except KeyboardInterrupt:  # during the imports
-        return _INTERRUPTED
+            return run(arguments)
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            print(f'error: this command needs {error.name}: pip install "qwen-edit-async[{extra}]"', file=sys.stderr)  # noqa: T201  # rich may be missing
+            return ExitCode.USAGE
+        except KeyboardInterrupt:
+            return ExitCode.INTERRUPTED

@@ -1,7 +1,4 @@
-"""Runs a ``qwen-edit`` command, reports its errors, and returns the exit code.
-
-A command's module is imported only when the command runs.
-"""
+"""Runs a ``qwen-edit`` command, reports its errors, and returns the exit code."""
 
 from __future__ import annotations
 
@@ -43,8 +40,6 @@ def run(arguments: Sequence[str]) -> int:
 
         Screen().error(str(error))
         return ExitCode.USAGE if isinstance(error, OSError) else exit_code(error)
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
     return int(code or ExitCode.DONE)
 
 

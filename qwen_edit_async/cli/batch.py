@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from typing import TYPE_CHECKING, Annotated, Any
-
-import attrs
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated
 
 from qwen_edit_async.cli.command import Command
 from qwen_edit_async.cli.display import ProgressBar, Screen, print_output
@@ -21,12 +19,11 @@ from qwen_edit_async.cli.options import (
     shell_text,
 )
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.storage.paths import FilePath
+from qwen_edit_async.models import EditParameters
 from qwen_edit_async.text import counted
 
 if TYPE_CHECKING:
     from qwen_edit_async.batch import BatchPlan, EditBatch
-    from qwen_edit_async.display.cards import Progress
     from qwen_edit_async.session.session import EditSession
 
 _NAMED_PROBLEMS = 10
@@ -39,10 +36,10 @@ def batch(
     *,
     instruction: Annotated[str | None, Instruction] = None,
     output: Output,
-    options: BatchOptions | None = None,
-    parameters: ParameterOptions | None = None,
-    submission: SubmissionOptions | None = None,
-    connection: ConnectionOptions | None = None,
+    options: BatchOptions = BatchOptions(),
+    parameters: ParameterOptions = ParameterOptions(),
+    submission: SubmissionOptions = SubmissionOptions(),
+    connection: ConnectionOptions = ConnectionOptions(),
 ) -> int:
     """Edit many pictures.
 
@@ -68,138 +65,97 @@ def batch(
         submission: Options for submissions.
         connection: Options for the connection.
     """
-    options, parameters = options or BatchOptions(), parameters or ParameterOptions()
-    connection, submission = connection or ConnectionOptions(), submission or SubmissionOptions()
-    code, options = _with_price(options, parameters, submission, connection)
-    if code:
-        return code
-    edits = _edits(source, output, instruction, options, parameters, submission)
-    if options.dry_run:
-        return _print_plan(edits, fit=submission.fit)
-    return _BulkRun(Command(Screen(), connection, submission, options.concurrency, output), edits)()
-
-
-def _with_price(
-    options: BatchOptions, parameters: ParameterOptions, submission: SubmissionOptions, connection: ConnectionOptions
-) -> tuple[int, BatchOptions]:
-    """With ``--ask-price``, request the price from the service. Return the exit code, and options with the price."""
-    if (options.price is not None or options.ask_price) and not options.dry_run and options.max_cost is None:
+    price = options.price
+    if (price is not None or options.ask_price) and not options.dry_run and options.max_cost is None:
         raise ConfigurationError("--price and --ask-price need --dry-run or --max-cost: add one of these")
-    if options.price is not None and options.ask_price:
+    if price is not None and options.ask_price:
         raise ConfigurationError("--price and --ask-price exclude each other: give only one of them")
-    if not options.ask_price:
-        return ExitCode.DONE, options
-    command = Command(Screen(), connection, submission)
+    if options.ask_price:
+        code, price = _ask_price(Command(Screen(), connection, submission), parameters.parameters())
+        if code:
+            return code
+    from qwen_edit_async.batch import EditBatch  # noqa: PLC0415  # slow to import
+
+    edits = EditBatch(
+        source,
+        output,
+        instruction=instruction,
+        parameters=parameters.parameters(),
+        price=price,
+        strict=submission.strict,
+        resubmit_uncertain=submission.resubmit_uncertain,
+        **options.batch_options(),
+    )
+    if options.dry_run:
+        plan = asyncio.run(edits.plan(fit=submission.fit))
+        print_output(shell_text(plan.text()))
+        return ExitCode.DONE if plan.ok else ExitCode.FAILED
+    return _run(Command(Screen(), connection, submission, options.concurrency, output), edits, submission.service)
+
+
+def _ask_price(command: Command, parameters: EditParameters) -> tuple[int, Decimal | None]:
+    """Request the price of a picture from the service. Return the exit code and the price."""
+    price = None
 
     async def work(session: EditSession) -> int:
         from qwen_edit_async.batch.price import price_of_picture  # noqa: PLC0415  # slow to import
 
-        nonlocal options
-        estimate = await price_of_picture(session, parameters.parameters())
-        options = attrs.evolve(options, price=estimate.cost)
+        nonlocal price
+        estimate = await price_of_picture(session, parameters)
+        price = estimate.cost
         command.screen.note(f"the service charges {estimate.cost:f} {estimate.currency}".rstrip() + " a picture")
         return ExitCode.DONE
 
-    return command(work), options
+    return command(work), price
 
 
-def _edits(  # noqa: PLR0917  # the command's arguments
-    source: str,
-    output: FilePath,
-    instruction: str | None,
-    options: BatchOptions,
-    parameters: ParameterOptions,
-    submission: SubmissionOptions,
-) -> EditBatch:
-    from qwen_edit_async.batch import EditBatch  # noqa: PLC0415  # slow to import
+def _run(command: Command, edits: EditBatch, service: str) -> int:
+    """Run a batch, and show its problems, progress and report. Return the exit code."""
+    from qwen_edit_async.batch.outcome import shown  # noqa: PLC0415  # slow to import
 
-    return EditBatch(
-        source,
-        output,
-        journal=options.journal,
-        instruction=instruction,
-        parameters=parameters.parameters(),
-        recursive=options.recursive,
-        strict=submission.strict,
-        max_cost=options.max_cost,
-        price=options.price,
-        max_tasks=options.max_tasks,
-        stop_after_failures=options.stop_after_failures,
-        resubmit_uncertain=submission.resubmit_uncertain,
-        gallery_limit=options.gallery_limit,
-        overwrite=options.overwrite,
-        edit_changed=options.edit_changed,
-    )
+    screen = command.screen
 
+    def print_problems(plan: BatchPlan) -> None:
+        for note in plan.notes:
+            screen.note(note)
+        if lines := plan.problem_lines(_NAMED_PROBLEMS):
+            screen.warning("\n".join(lines))
 
-def _print_plan(edits: EditBatch, *, fit: bool) -> int:
-    plan = asyncio.run(edits.plan(fit=fit))
-    print_output(shell_text(plan.text()))
-    return ExitCode.DONE if plan.ok else ExitCode.FAILED
-
-
-class _BulkRun:
-    """Runs a batch, and shows its problems, progress and report on a screen."""
-
-    def __init__(self, command: Command, edits: EditBatch) -> None:
-        self._command = command
-        self._screen = command.screen
-        self._edits = edits
-
-    def __call__(self) -> int:
-        """Run the batch, print its report, and return the exit code."""
-        code = self._command(self._work)
-        if self._edits.progress.begun:
-            self._print_report()
-        return code
-
-    async def _work(self, session: EditSession) -> int:
-        """Run the batch and show its progress."""
-        bar = ProgressBar(self._screen, functools.partial(self._state, session))
+    async def work(session: EditSession) -> int:
+        bar = ProgressBar(screen, lambda seconds: shown(edits.progress, session.statistics(), seconds))
         with bar.showing():
-            refreshing = asyncio.create_task(self._refresh(bar, asyncio.current_task()))
+            refreshing = asyncio.create_task(_refresh(bar, edits, screen, asyncio.current_task()))
             try:
-                report = await self._edits.run(session, on_plan=self._print_problems, service=self._command.service)
+                report = await edits.run(session, on_plan=print_problems, service=service)
             except asyncio.CancelledError:
-                self._command.journalled = self._edits.report is not None
+                command.journalled = edits.report is not None
                 raise
             finally:
                 refreshing.cancel()
                 await asyncio.wait([refreshing])
-        self._command.journalled = True
+        command.journalled = True
         if report.error is not None:
-            self._screen.error(str(report.error))
+            screen.error(str(report.error))
             return exit_code(report.error)
         return ExitCode.DONE if report.ok else ExitCode.FAILED
 
-    def _print_problems(self, plan: BatchPlan) -> None:
-        """Print the plan's notes and bad rows."""
-        for note in plan.notes:
-            self._screen.note(note)
-        if lines := plan.problem_lines(_NAMED_PROBLEMS):
-            self._screen.warning("\n".join(lines))
+    code = command(work)
+    if edits.progress.begun:
+        for line in edits.report.text().splitlines() if edits.report is not None else ():
+            screen.line(line, whole=True)
+        count = edits.progress.pictures
+        print_output(f"{counted(count, 'picture')} {'is' if count == 1 else 'are'} in {command.output}")
+    return code
 
-    async def _refresh(self, bar: ProgressBar, work: asyncio.Task[Any] | None) -> None:
-        """Keep the bar up to date until the run ends or is interrupted."""
-        shown = ""
-        while work is None or not work.cancelling():
-            held = self._edits.progress.held
-            if held and held != shown:
-                self._screen.warning(f"{held}; nothing more is submitted until an edit is saved")
-            shown = held
-            bar.refresh()
-            await asyncio.sleep(_REFRESH_SECONDS)
-        self._screen.line("stopping: recording running tasks and writing the report (Ctrl-C skips the report)")
 
-    def _state(self, session: EditSession, seconds: float) -> Progress:
-        from qwen_edit_async.batch.outcome import shown  # noqa: PLC0415  # slow to import
-
-        return shown(self._edits.progress, session.statistics(), seconds)
-
-    def _print_report(self) -> None:
-        """Print the report, and the number and folder of the pictures."""
-        if (report := self._edits.report) is not None:
-            for line in report.text().splitlines():
-                self._screen.line(line, whole=True)
-        count = self._edits.progress.pictures
-        print_output(f"{counted(count, 'picture')} {'is' if count == 1 else 'are'} in {self._command.output}")
+async def _refresh(bar: ProgressBar, edits: EditBatch, screen: Screen, work: asyncio.Task[int] | None) -> None:
+    """Keep the bar up to date until the run ends or is interrupted."""
+    shown = ""
+    while work is None or not work.cancelling():
+        held = edits.progress.held
+        if held and held != shown:
+            screen.warning(f"{held}; nothing more is submitted until an edit is saved")
+        shown = held
+        bar.refresh()
+        await asyncio.sleep(_REFRESH_SECONDS)
+    screen.line("stopping: recording running tasks and writing the report (Ctrl-C skips the report)")

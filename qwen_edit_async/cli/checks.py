@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Mapping
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 from urllib.parse import quote
 
 import attrs
 from yarl import URL
 
 from qwen_edit_async.batch.price import price_of_picture
-from qwen_edit_async.cli.options import ConnectionOptions
+from qwen_edit_async.cli.options import ConnectionOptions, shell_text
 from qwen_edit_async.contract import MODEL_CONTRACT_PATH
 from qwen_edit_async.errors import (
     APIConnectionError,
@@ -29,6 +30,7 @@ from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
 from qwen_edit_async.protocol.choice import ProtocolName, choose_protocol
+from qwen_edit_async.protocol.generation import Envelope
 from qwen_edit_async.protocol.replies import error_from_reply, first_text, load_object, timestamp_of
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
@@ -64,7 +66,7 @@ class Finding:
 
     check: str
     ok: bool | None
-    found: str
+    found: str = attrs.field(converter=shell_text)
     advice: str = ""
 
 
@@ -87,13 +89,12 @@ async def examine(connection: ConnectionOptions) -> list[Finding]:
         return [*findings, Finding("configuration", ok=False, found=str(error))]
     proxied = network.for_calls_to(url).proxy_of(URL(url)) is not None
     way = f"{url}, {'through the proxy of the environment' if proxied else 'without a proxy'}"
-    try:
-        findings += await _ask(transport, protocol, way)
-    except APIConnectionError as error:
-        findings.append(Finding("connection", ok=False, found=str(error), advice=_advice(str(error), proxied=proxied)))
-        return findings
-    finally:
-        await transport.aclose()
+    async with contextlib.aclosing(transport):
+        try:
+            findings += await _ask(transport, protocol, way)
+        except APIConnectionError as error:
+            advice = _advice(str(error), proxied=proxied)
+            return [*findings, Finding("connection", ok=False, found=str(error), advice=advice)]
     if protocol.has_prices and all(each.ok is not False for each in findings):
         findings.append(await _price(connection))
     return findings
@@ -120,17 +121,14 @@ def _advice(problem: str, *, proxied: bool) -> str:
 
 async def _ask(transport: AiohttpTransport, protocol: WireProtocol, way: str) -> list[Finding]:
     """Make calls that create no task, and return the findings about their replies."""
-    try:
-        call = protocol.status_check(_MISSING_TASK)
-    except ConfigurationError:  # the protocol has no tasks; its only path refuses GET, so nothing is created
-        call = Call(method="GET", path=protocol.submission_path)
-    reply = await transport.send(call)
-    key = _key(reply, protocol) if protocol.has_tasks else _unchecked_key(reply, protocol)
-    findings = [Finding("connection", ok=True, found=way), key, _clock(reply)]
-    if protocol.has_tasks:
-        path = MODEL_CONTRACT_PATH.format(model=quote(protocol.model, safe=""))
-        findings.append(_contract(await transport.send(Call(method="GET", path=path)), protocol))
-    return findings
+    connection = Finding("connection", ok=True, found=way)
+    if not protocol.has_tasks:  # the protocol's only path refuses GET, so nothing is created
+        reply = await transport.send(Call(method="GET", path=protocol.submission_path))
+        return [connection, _unchecked_key(reply, protocol), _clock(reply)]
+    reply = await transport.send(protocol.status_check(_MISSING_TASK))
+    path = MODEL_CONTRACT_PATH.format(model=quote(protocol.model, safe=""))
+    contract = await transport.send(Call(method="GET", path=path))
+    return [connection, _key(reply, protocol), _clock(reply), _contract(contract, protocol)]
 
 
 def _key(reply: Reply, protocol: WireProtocol) -> Finding:
@@ -195,17 +193,9 @@ def _contract(reply: Reply, protocol: WireProtocol) -> Finding:
 async def _price(connection: ConnectionOptions) -> Finding:
     """Request the price with each envelope until the service states a price. An envelope is a form of request body."""
     reasons = []
-    envelopes: tuple[Literal["flat", "params", "header"], ...] = ("flat", "params", "header")
-    for envelope in envelopes:
+    for envelope in get_args(Envelope):
         try:
-            async with EditSession(
-                protocol=connection.protocol,
-                model=connection.model,
-                envelope=envelope,
-                timeout=connection.timeout,
-                trust_env=connection.trust_env,
-                max_retries=0,
-            ) as session:
+            async with EditSession(envelope=envelope, max_retries=0, **connection.session_options()) as session:
                 estimate = await price_of_picture(session)
         except QwenEditError as error:
             reasons.append(error.summary)

@@ -7,18 +7,12 @@ import contextlib
 import os
 import shlex
 from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
 from qwen_edit_async.cli.display import Screen, print_json, print_output
-from qwen_edit_async.cli.messages import (
-    MISSING_KEY,
-    ExitCode,
-    MissingKeyError,
-    exit_code,
-)
+from qwen_edit_async.cli.messages import MISSING_KEY, ExitCode, MissingKeyError, exit_code
 from qwen_edit_async.cli.options import ConnectionOptions, SubmissionOptions, shell_text
 from qwen_edit_async.cli.signals import cancel_on_termination
 from qwen_edit_async.display.cards import local_time_in
@@ -50,7 +44,7 @@ class Command:
         connection: Options for the connection.
         submission: Options for submissions; ``None`` for a command that submits nothing.
         max_in_flight: The maximum number of tasks in flight.
-        output: The folder for results.
+        output: The folder for results; ``None`` for a command that saves nothing.
         as_json: Whether the result or the error is printed as JSON.
         unsaved: Ids of completed tasks whose pictures are not all saved yet.
         submit_rate: The maximum number of submissions per second; ``None`` for no limit.
@@ -61,33 +55,17 @@ class Command:
     connection: ConnectionOptions
     submission: SubmissionOptions | None = None
     max_in_flight: int = 16
-    output: FilePath = Path()
+    output: FilePath | None = None
     as_json: bool = False
     unsaved: set[str] = attrs.field(factory=set)
     submit_rate: float | None = None
     journalled: bool = False
 
-    @property
-    def service(self) -> str:
-        """The service's name in journals. If the name is empty, journals record the service's address.
-
-        The embedded service has a name, because its address changes from run to run.
-        """
-        is_embedded = self.submission is not None and self.submission.emulator
-        return "the embedded service" if is_embedded else ""
-
-    @property
-    def resubmits(self) -> bool:
-        """Whether uncertain edits may be submitted again."""
-        return self.submission is not None and self.submission.resubmit_uncertain
-
     def __call__(self, work: Work) -> int:
-        """Open a session, do the work, close the session, and return the exit code.
-
-        SIGINT, SIGTERM and SIGHUP cancel the work. Under ``nohup``, SIGHUP does not.
-        """
+        """Open a session, do the work, close the session, and return the exit code. Signals cancel the work."""
         try:
-            _check_output(self.output)
+            if self.output is not None:
+                _check_output(self.output)
             with self.screen.warnings_as_notes(), asyncio.Runner() as runner:
                 return runner.run(self._main(work))
         except (KeyboardInterrupt, asyncio.CancelledError):
@@ -97,10 +75,12 @@ class Command:
             return exit_code(error)
 
     def _show(self, error: Exception) -> None:
+        message = str(error) or type(error).__name__
         if self.as_json:
-            print_json(_as_json(error))
+            details = {name: getattr(error, name, None) for name in ("task_id", "code")}
+            print_json({"error": {"type": type(error).__name__, "message": shell_text(message), **details}})
         else:
-            self.screen.error(str(error) or type(error).__name__)
+            self.screen.error(message)
         for note in getattr(error, "__notes__", ()):
             self.screen.line(note, whole=True)
 
@@ -110,17 +90,14 @@ class Command:
             session = self._new_session(emulator)
             try:
                 async with session:
-                    return await self._interruptible(work(session))
+                    try:
+                        return await work(session)
+                    except asyncio.CancelledError:
+                        self.screen.line("interrupted", "bold")
+                        raise
             finally:
                 self.screen.close()
                 self._print_unfinished(session, emulator)
-
-    async def _interruptible(self, work: Coroutine[Any, Any, int]) -> int:
-        try:
-            return await work
-        except asyncio.CancelledError:
-            self.screen.line("interrupted", "bold")
-            raise
 
     @contextlib.asynccontextmanager
     async def _emulator(self) -> AsyncIterator[EditEmulator | None]:
@@ -154,28 +131,15 @@ class Command:
             raise MissingKeyError(str(error)) from None
 
     def _new_session(self, emulator: EditEmulator | None) -> EditSession:
-        from qwen_edit_async.scheduling.policies import FixedInterval  # noqa: PLC0415  # slow to import
         from qwen_edit_async.session.session import EditSession  # noqa: PLC0415  # slow to import
 
-        connection, submission = self.connection, self.submission or SubmissionOptions()
-        interval = connection.poll_interval
         return EditSession(
             None if emulator is None else emulator.api_key,
             base_url=None if emulator is None else emulator.url,
-            protocol=connection.protocol,
-            model=connection.model,
-            envelope=submission.envelope,
             max_in_flight=self.max_in_flight,
             submit_rate=self.submit_rate,
-            polling=None if interval is None else FixedInterval(interval),
-            timeout=connection.timeout,
-            deadline=connection.deadline,
-            resubmit_uncertain=submission.resubmit_uncertain,
-            strict=submission.strict,
-            fit=submission.fit,
-            inline=submission.inline,
-            trust_env=connection.trust_env,
-            allow_result_hosts=connection.allow_result_hosts,
+            **self.connection.session_options(),
+            **({} if self.submission is None else self.submission.session_options()),
         )
 
     def _print_unfinished(self, session: EditSession, emulator: EditEmulator | None) -> None:
@@ -231,8 +195,13 @@ async def showing(session: EditSession, screen: Screen, state: Callable[[], str]
             refreshing.cancel()
 
 
-async def wait_for(session: EditSession, task: EditTask, command: Command) -> EditResult:
-    """Wait for a task and show its progress. Print the result's notes, and record that the pictures are unsaved."""
+async def save_result(
+    session: EditSession, task: EditTask, output: FilePath, command: Command, stem: str | None = None
+) -> tuple[EditResult, tuple[FilePath, ...]]:
+    """Wait for a task, save its pictures, and return its result and the pictures' paths.
+
+    Show the task's progress. Print the result's notes and, unless the output is JSON, the paths.
+    """
 
     def state() -> str:
         word, progress = task.snapshot.status_word, task.snapshot.progress
@@ -243,17 +212,12 @@ async def wait_for(session: EditSession, task: EditTask, command: Command) -> Ed
     command.unsaved.add(task.id)
     for note in result.notes:
         command.screen.note(note)
-    return result
-
-
-async def save(result: EditResult, command: Command, stem: str | None = None) -> tuple[FilePath, ...]:
-    """Save a result's pictures and return their paths. Print the paths unless the output is JSON."""
-    paths = await result.save(command.output, stem=stem)
-    command.unsaved.discard(result.task_id)
+    paths = await result.save(output, stem=stem)
+    command.unsaved.discard(task.id)
     if not command.as_json:
         for path in paths:
             print_output(str(path))
-    return paths
+    return result, paths
 
 
 def _check_output(folder: FilePath) -> None:
@@ -267,13 +231,3 @@ def _check_output(folder: FilePath) -> None:
         raise ConfigurationError(f"{folder} can't be a folder for results: {error.strerror}") from None
     if not writable:
         raise ConfigurationError(f"{folder} can't be written to: choose another output folder")
-
-
-def _as_json(error: Exception) -> dict[str, Any]:
-    details = {
-        "type": type(error).__name__,
-        "message": shell_text(str(error) or type(error).__name__),
-        "task_id": getattr(error, "task_id", None),
-        "code": getattr(error, "code", None),
-    }
-    return {"error": details}

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from qwen_edit_async.cli.options import shell_text
 from qwen_edit_async.display.cards import Progress
 from qwen_edit_async.errors import EditWarning
@@ -116,34 +118,29 @@ class Screen:
             yield
 
 
+@attrs.define
 class ProgressBar:
     """Shows the progress of a bulk run: on a terminal as a bar, elsewhere as a line every minute.
 
-    Args:
+    Attributes:
         screen: The screen to draw on.
         state: Called with the seconds since the start. Returns the progress.
         clock: Returns the time in seconds.
     """
 
-    def __init__(
-        self,
-        screen: Screen,
-        state: Callable[[float], Progress],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._screen = screen
-        self._state = state
-        self._clock = clock
-        self._started_at = 0.0
-        self._next_line_at = 0.0
-        self._bar: RichProgress | None = None
+    screen: Screen
+    state: Callable[[float], Progress]
+    clock: Callable[[], float] = time.monotonic
+    _started_at: float = attrs.field(default=0.0, init=False)
+    _next_line_at: float = attrs.field(default=0.0, init=False)
+    _bar: RichProgress | None = attrs.field(default=None, init=False)
 
     @contextmanager
     def showing(self) -> Iterator[None]:
         """Show the bar while the block runs, if the standard error stream is a terminal."""
-        self._started_at = self._clock()
+        self._started_at = self.clock()
         self._next_line_at = self._started_at + _SECONDS_BETWEEN_LINES
-        if not self._screen.console.is_terminal:
+        if not self.screen.console.is_terminal:
             yield
             return
         from rich import progress as rich  # noqa: PLC0415  # slow to import
@@ -152,7 +149,7 @@ class ProgressBar:
         bar = self._bar = rich.Progress(
             rich.BarColumn(16),
             rich.TextColumn("{task.description}"),
-            console=self._screen.console,
+            console=self.screen.console,
             auto_refresh=False,
             transient=True,
         )
@@ -163,11 +160,11 @@ class ProgressBar:
 
     def refresh(self) -> None:
         """Draw the bar again, or print a line if one is due."""
-        now = self._clock()
+        now = self.clock()
         if self._bar is not None:
-            state = self._state(now - self._started_at)
+            state = self.state(now - self._started_at)
             self._bar.update(self._bar.task_ids[0], total=state.total, completed=state.ended, description=state.text())
             self._bar.refresh()
-        elif not self._screen.console.is_terminal and now >= self._next_line_at:
+        elif not self.screen.console.is_terminal and now >= self._next_line_at:
             self._next_line_at = now + _SECONDS_BETWEEN_LINES
-            self._screen.line(self._state(now - self._started_at).text())
+            self.screen.line(self.state(now - self._started_at).text())

@@ -9,13 +9,13 @@ import attrs
 
 from qwen_edit_async.cli.display import print_json, print_output
 from qwen_edit_async.cli.messages import ExitCode
-from qwen_edit_async.cli.options import AsJSON, ConnectionOptions, shell_text
+from qwen_edit_async.cli.options import AsJSON, ConnectionOptions
 from qwen_edit_async.text import visible
 
 _MARKS: Final = {True: "ok", False: "BAD", None: "?"}
 
 
-def doctor(*, as_json: AsJSON = False, connection: ConnectionOptions | None = None) -> int:
+def doctor(*, as_json: AsJSON = False, connection: ConnectionOptions = ConnectionOptions()) -> int:
     """Check the key, the connection and the service's replies. The checks create no task and cost nothing.
 
     The exit code is 0 if nothing is wrong, and 2 if the configuration is wrong. It is 3 if the key is missing or
@@ -27,8 +27,7 @@ def doctor(*, as_json: AsJSON = False, connection: ConnectionOptions | None = No
     """
     from qwen_edit_async.cli.checks import examine  # noqa: PLC0415  # slow to import
 
-    found = asyncio.run(examine(connection or ConnectionOptions()))
-    findings = [attrs.evolve(each, found=shell_text(each.found)) for each in found]
+    findings = asyncio.run(examine(connection))
     wrong = [each.check for each in findings if each.ok is False]
     if as_json:
         print_json({"ok": not wrong, "checks": [attrs.asdict(each) for each in findings]})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 
-from qwen_edit_async.cli.command import Command, save, showing, wait_for
+from qwen_edit_async.cli.command import Command, save_result, showing
 from qwen_edit_async.cli.display import Screen, print_json
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import (
@@ -35,9 +35,9 @@ def edit(
     instruction: Annotated[str, Instruction],
     output: Output = Path(),
     as_json: AsJSON = False,
-    parameters: ParameterOptions | None = None,
-    submission: SubmissionOptions | None = None,
-    connection: ConnectionOptions | None = None,
+    parameters: ParameterOptions = ParameterOptions(),
+    submission: SubmissionOptions = SubmissionOptions(),
+    connection: ConnectionOptions = ConnectionOptions(),
 ) -> int:
     """Edit one to three pictures together.
 
@@ -57,25 +57,19 @@ def edit(
     from qwen_edit_async.batch.rules.identity import image_stem  # noqa: PLC0415  # slow to import
 
     name = image_stem(images[0]) or "picture"
-    command = Command(
-        Screen(), connection or ConnectionOptions(), submission or SubmissionOptions(), output=output, as_json=as_json
-    )
+    command = Command(Screen(), connection, submission, output=output, as_json=as_json)
 
     async def work(session: EditSession) -> int:
-        request = EditRequest(images, instruction, (parameters or ParameterOptions()).parameters())
-        return await _edit(session, request, name, command)
+        request = EditRequest(images, instruction, parameters.parameters())
+        async with showing(session, command.screen, lambda: "submitting"):
+            task = await session.submit(request)
+        stem = f"{name[:_NAME_CHARACTERS]}-{task.id}"
+        result, paths = await save_result(session, task, output, command, stem)
+        if as_json:
+            print_json(_as_json(result, paths))
+        return ExitCode.DONE
 
     return command(work)
-
-
-async def _edit(session: EditSession, request: EditRequest, name: str, command: Command) -> int:
-    async with showing(session, command.screen, lambda: "submitting"):
-        task = await session.submit(request)
-    result = await wait_for(session, task, command)
-    paths = await save(result, command, f"{name[:_NAME_CHARACTERS]}-{result.task_id}")
-    if command.as_json:
-        print_json(_as_json(result, paths))
-    return ExitCode.DONE
 
 
 def _as_json(result: EditResult, paths: tuple[FilePath, ...]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 COMMANDS: Final = {
@@ -17,13 +16,15 @@ COMMANDS: Final = {
 }
 """Each command's name and the first line of its help. The command's module and function have the command's name."""
 
-_HELP: Final = """\
+_LINES: Final = "\n".join(f"  {name:<10}{line}" for name, line in COMMANDS.items())
+
+HELP: Final = f"""\
 Usage: qwen-edit COMMAND
 
 Edit pictures with the hosted model qwen_image_edit_plus.
 
 Commands
-{commands}
+{_LINES}
 
   -h, --help            show this help; after a command, show the command's help
   --version             show the version
@@ -42,13 +43,4 @@ Exit codes
   2    wrong usage, or a bad row with --strict; nothing was sent
   3    the key is missing or refused, or the balance is too low
   130  interrupted; running tasks are printed (edit) or recorded (batch)"""
-
-
-def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Return whether the arguments request the top-level help."""
-    return not arguments or arguments[0] in {"-h", "--help"}
-
-
-def help_text() -> str:
-    """Return the top-level help."""
-    return _HELP.format(commands="\n".join(f"  {name:<10}{line}" for name, line in COMMANDS.items()))
+"""The top-level help."""

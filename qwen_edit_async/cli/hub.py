@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,6 @@ from qwen_edit_async.cli.options import ConnectionOptions, HubOptions, Output, S
 from qwen_edit_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from ssl import SSLContext
-
     from qwen_edit_async.session.session import EditSession
 
 _TOKEN_VARIABLE = "QWEN_EDIT_HUB_TOKEN"  # noqa: S105  # a name, not a token
@@ -26,9 +23,9 @@ _SHORTEST_TOKEN = 16
 def hub(
     *,
     output: Output,
-    options: HubOptions | None = None,
-    submission: SubmissionOptions | None = None,
-    connection: ConnectionOptions | None = None,
+    options: HubOptions = HubOptions(),
+    submission: SubmissionOptions = SubmissionOptions(),
+    connection: ConnectionOptions = ConnectionOptions(),
 ) -> int:
     """Make edits for worker processes that share one account, until Ctrl-C.
 
@@ -44,40 +41,36 @@ def hub(
         submission: Options for submissions.
         connection: Options for the connection.
     """
-    from qwen_edit_async.batch.server import address_of, load_certificate  # noqa: PLC0415  # slow to import
+    from qwen_edit_async.batch.hub import EditHub  # noqa: PLC0415  # slow to import
+    from qwen_edit_async.batch.server import address_of, load_certificate, serve  # noqa: PLC0415  # slow to import
 
-    options, submission = options or HubOptions(), submission or SubmissionOptions()
     token = _token()
     address_of(options.listen)  # refuses a bad address before the session opens
     certificate = None if options.certificate is None else load_certificate(options.certificate)
-    command = Command(Screen(), connection or ConnectionOptions(), submission, options.concurrency, output)
-    command.submit_rate, command.journalled = options.submit_rate, True
-    return command(functools.partial(_serve, command=command, options=options, token=token, certificate=certificate))
-
-
-async def _serve(
-    session: EditSession, *, command: Command, options: HubOptions, token: str, certificate: SSLContext | None
-) -> int:
-    from qwen_edit_async.batch.hub import EditHub  # noqa: PLC0415  # slow to import
-    from qwen_edit_async.batch.server import serve  # noqa: PLC0415  # slow to import
-
-    edits = EditHub(
-        command.output,
-        session,
-        max_cost=options.max_cost,
-        max_tasks=options.max_tasks,
-        resubmit_uncertain=command.resubmits,
-        service=command.service,
+    command = Command(
+        Screen(), connection, submission, options.concurrency, output, submit_rate=options.submit_rate, journalled=True
     )
-    try:
-        with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C is the normal end
-            async with serve(edits, options.listen, token, certificate) as url, edits:
-                print_output(url)
-                await edits.wait_failed()
-    finally:
-        for line in edits.report.text().splitlines() if edits.report is not None else ():
-            command.screen.line(line, whole=True)
-    return ExitCode.DONE
+
+    async def work(session: EditSession) -> int:
+        edits = EditHub(
+            output,
+            session,
+            max_cost=options.max_cost,
+            max_tasks=options.max_tasks,
+            resubmit_uncertain=submission.resubmit_uncertain,
+            service=submission.service,
+        )
+        try:
+            with contextlib.suppress(asyncio.CancelledError):  # Ctrl-C is the normal end
+                async with serve(edits, options.listen, token, certificate) as url, edits:
+                    print_output(url)
+                    await edits.wait_failed()
+        finally:
+            for line in edits.report.text().splitlines() if edits.report is not None else ():
+                command.screen.line(line, whole=True)
+        return ExitCode.DONE
+
+    return command(work)
 
 
 def _token() -> str:

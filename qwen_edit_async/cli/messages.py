@@ -23,10 +23,6 @@ class MissingKeyError(Exception):
     """The environment has no API key, or its key is invalid."""
 
 
-_CREDENTIAL_ERRORS = (MissingKeyError, AuthenticationError, InsufficientBalanceError, PermissionDeniedError)
-_USAGE_ERRORS = (ConfigurationError, InvalidEditError)
-
-
 class ExitCode(enum.IntEnum):
     """The process's exit codes."""
 
@@ -39,6 +35,6 @@ class ExitCode(enum.IntEnum):
 
 def exit_code(error: Exception) -> ExitCode:
     """Return the exit code for a command's final error."""
-    if isinstance(error, _CREDENTIAL_ERRORS):
+    if isinstance(error, MissingKeyError | AuthenticationError | InsufficientBalanceError | PermissionDeniedError):
         return ExitCode.CREDENTIALS
-    return ExitCode.USAGE if isinstance(error, _USAGE_ERRORS) else ExitCode.FAILED
+    return ExitCode.USAGE if isinstance(error, ConfigurationError | InvalidEditError) else ExitCode.FAILED

@@ -74,6 +74,14 @@ class ConnectionOptions:
     ] = ()
     """A host with a private address from which results may be downloaded. Can be given several times."""
 
+    def session_options(self) -> dict[str, Any]:
+        """Return the options of :class:`EditSession`."""
+        from qwen_edit_async.scheduling.policies import FixedInterval  # noqa: PLC0415  # slow to import
+
+        options = attrs.asdict(self)
+        interval = options.pop("poll_interval")
+        return options | {"polling": None if interval is None else FixedInterval(interval)}
+
 
 @Parameter(name="*", group=Group("Submission", sort_key=2))
 @attrs.frozen(kw_only=True)
@@ -92,6 +100,18 @@ class SubmissionOptions:
     """The form of the request body for the generation protocol. Auto tries flat, then params."""
     emulator: Flag = False
     """Use the emulator, an embedded service that needs no key. It does not run the model."""
+
+    def session_options(self) -> dict[str, Any]:
+        """Return the options of :class:`EditSession`."""
+        return attrs.asdict(self, filter=attrs.filters.exclude("emulator"))
+
+    @property
+    def service(self) -> str:
+        """The service's name in journals. If the name is empty, journals record the service's address.
+
+        The embedded service has a name, because its address changes from run to run.
+        """
+        return "the embedded service" if self.emulator else ""
 
 
 @Parameter(name="*")
@@ -123,6 +143,10 @@ class BatchOptions:
     """The price of a picture, for --dry-run, and for --max-cost until the service states a cost."""
     ask_price: Flag = False
     """Request the price from the service. This sends a small picture, but creates no task and costs nothing."""
+
+    def batch_options(self) -> dict[str, Any]:
+        """Return the options of :class:`EditBatch`, except the price."""
+        return attrs.asdict(self, filter=attrs.filters.exclude("concurrency", "dry_run", "price", "ask_price"))
 
 
 @Parameter(name="*")

@@ -17,25 +17,30 @@ from typing import Any, TextIO, cast
 @contextlib.contextmanager
 def unbreakable_output() -> Iterator[None]:
     """Drop output that can't be written to the standard streams, while the block runs."""
-    with (
-        contextlib.closing(_Output(sys.stdout)) as output,
-        contextlib.closing(_Output(sys.stderr)) as errors,
-        contextlib.redirect_stdout(cast("TextIO", output)),
-        contextlib.redirect_stderr(cast("TextIO", errors)),
-    ):
-        yield
+    with Path(os.devnull).open("w", encoding="utf-8") as null:
+        output, errors = _Output(sys.stdout, null), _Output(sys.stderr, null)
+        with (
+            contextlib.redirect_stdout(cast("TextIO", output)),
+            contextlib.redirect_stderr(cast("TextIO", errors)),
+        ):
+            try:
+                yield
+            finally:
+                output.flush()
+                errors.flush()
 
 
 class _Output:
-    """A text stream that writes to the null device after a write error.
+    """A text stream that drops everything after a write error.
 
     Args:
         stream: The real stream, or ``None`` if the process was started without one.
+        null: The null device, which replaces a stream that can't be written.
     """
 
-    def __init__(self, stream: TextIO | None) -> None:
-        self._null: TextIO | None = None
-        self._stream = self._to_null() if stream is None else stream
+    def __init__(self, stream: TextIO | None, null: TextIO) -> None:
+        self._stream = null if stream is None else stream
+        self._null = null
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -58,18 +63,8 @@ class _Output:
         except (OSError, ValueError):
             self._break()
 
-    def close(self) -> None:
-        """Flush the stream, but leave it open, because the caller owns it."""
-        self.flush()
-        if self._null is not None:
-            self._null.close()
-
     def _break(self) -> None:
         # Python flushes open streams at exit. If that failed, the exit code would be 120.
         with contextlib.suppress(OSError, ValueError):
             self._stream.close()
-        self._stream = self._to_null()
-
-    def _to_null(self) -> TextIO:
-        self._null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # closed with this stream
-        return self._null
+        self._stream = self._null

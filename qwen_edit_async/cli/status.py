@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qwen_edit_async.session.session import EditSession
 
 
-def status(task_id: str, /, *, as_json: AsJSON = False, connection: ConnectionOptions | None = None) -> int:
+def status(task_id: str, /, *, as_json: AsJSON = False, connection: ConnectionOptions = ConnectionOptions()) -> int:
     """Print the state of a task. The exit code is 1 if the task failed.
 
     Args:
@@ -32,7 +32,7 @@ def status(task_id: str, /, *, as_json: AsJSON = False, connection: ConnectionOp
             print_output(visible(_describe(snapshot)))
         return ExitCode.FAILED if snapshot.status is TaskStatus.FAILED else ExitCode.DONE
 
-    return Command(Screen(), connection or ConnectionOptions())(work)
+    return Command(Screen(), connection)(work)
 
 
 def _describe(snapshot: TaskSnapshot) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from qwen_edit_async.models import EditRequest, requested_pictures
 from qwen_edit_async.ray.actor import Images, ImagesWanted
 from qwen_edit_async.ray.hub import Hub
 from qwen_edit_async.scheduling.retry import RetryPolicy
-from qwen_edit_async.session.results import EditResult, OutputImage
+from qwen_edit_async.session.results import EditResult, pictures_of
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
@@ -187,13 +188,11 @@ class EditRows:
         settings = {"renew": renew, "hosts": hosts, "network": self._network, "replace": False}
         settings["random"] = Random()  # noqa: S311  # jitter
         store: Any = Downloader(self._threads, RetryPolicy(), Timeouts(), SessionStatistics(), **settings)
-        task_id, urls = outcome.task_id or "", enumerate(outcome.urls)
-        images = [OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in urls if url]
+        task_id = outcome.task_id or ""
+        result = EditResult(task_id=task_id, images=pictures_of(task_id, outcome.urls, store))
         await store.open()
-        try:
-            return await EditResult(task_id=task_id, images=tuple(images)).save(self._folder, stem=outcome.name)
-        finally:
-            await store.aclose()
+        async with contextlib.aclosing(store):
+            return await result.save(self._folder, stem=outcome.name)
 
 
 def _identified(image: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 from qwen_edit_async.cli import main
 from qwen_edit_async.emulator import Fault
@@ -38,3 +39,9 @@ def test_status_as_json_is_the_services_reply(submitted, capsys):
 def test_an_unknown_task_is_exit_code_1(service, capsys):
     assert main(["status", "nosuchtask"]) == 1
     assert "HTTP 404" in capsys.readouterr().err
+
+
+def test_status_needs_no_folder_that_it_can_write_to(submitted, monkeypatch):
+    task_id = submitted()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert main(["status", task_id]) == 0
