@@ -50,7 +50,7 @@ class Offloader:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, call)
         except asyncio.CancelledError:
-            late.add_done_callback(lambda _: self.run_soon(_close, late.result()))
+            late.add_done_callback(lambda done: self.run_soon(_close, done.result()))
             raise
 
     def run_soon(self, func: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
