@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from io import BytesIO
 from typing import IO, Any, Final
+from weakref import WeakValueDictionary
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES
 from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload, path_upload, spooled_upload
@@ -146,10 +147,8 @@ _INNER: Final = ("fp", "raw", "fileobj", "file")
 _DEEPEST: Final = 8
 """The longest chain of ``_INNER`` attributes to follow. A mock object has every attribute, so its chain never ends."""
 
-_locks: dict[int, list[threading.RLock]] = {}
-"""The lock of each shared object, by the object's id.
-
-Each ``with`` block that holds the lock or waits for it has an entry in the list. All entries are the same lock.
+_locks: WeakValueDictionary[int, threading.RLock] = WeakValueDictionary()
+"""The lock of each shared object, by the object's id. An entry disappears when no thread uses the lock any more.
 
 Edits can share an open file, or a picture that Pillow has not loaded yet. Without a lock, two threads that read the
 same object would each get a part of its bytes. Each object has its own lock, so a file that hangs delays only the
@@ -162,8 +161,15 @@ _guard = threading.Lock()
 @contextlib.contextmanager
 def exclusive_access(image: Any) -> Iterator[None]:
     """Lock the object, and the file behind it, while the block runs. Other threads wait."""
-    with _locked(image), _locked(_innermost(image)):
-        yield
+    with _lock_of(image):
+        file = _innermost(image)  # kept until the end of the block, so that no other object gets its id
+        with _lock_of(file):
+            yield
+
+
+def _lock_of(shared: object) -> threading.RLock:
+    with _guard:
+        return _locks.setdefault(id(shared), threading.RLock())
 
 
 def _innermost(image: Any) -> Any:
@@ -175,22 +181,6 @@ def _innermost(image: Any) -> Any:
                 break
             image = inner
     return image
-
-
-@contextlib.contextmanager
-def _locked(shared: object) -> Iterator[None]:
-    with _guard:
-        users = _locks.setdefault(id(shared), [])
-        lock = users[0] if users else threading.RLock()
-        users.append(lock)
-    try:
-        with lock:
-            yield
-    finally:
-        with _guard:
-            users.pop()
-            if not users:
-                del _locks[id(shared)]
 
 
 def _open_bytes(data: bytes, limit: int) -> tuple[IO[bytes], Upload]:
