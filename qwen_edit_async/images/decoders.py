@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from qwen_edit_async.images.findings import SAVE_ANEW, ImageError
 from qwen_edit_async.images.jpeg import coefficient_bytes
-from qwen_edit_async.images.kinds import HEAD_BYTES, MAX_PIXELS, sniff, sniff_other
+from qwen_edit_async.images.kinds import HEAD_BYTES, MAX_PIXELS, sniff
 from qwen_edit_async.images.png import essentials
 from qwen_edit_async.log import log
 
@@ -244,8 +244,7 @@ def _read(file: IO[bytes], size: int) -> bytes:
 
 def _plugin(head: bytes, path: str) -> str:
     """Load the plugin for a file, and return its name."""
-    media_type = sniff(head)
-    plugin = media_type.removeprefix("image/").upper() if media_type else sniff_other(head, path)
+    plugin = sniff(head, path)
     for load_plugins in (Image.preinit, Image.init):  # preinit loads the common plugins in a quarter of the time
         if plugin not in Image.OPEN:
             load_plugins()

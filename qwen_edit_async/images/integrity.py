@@ -14,12 +14,12 @@ import attrs
 
 from qwen_edit_async.images.findings import CUT_SHORT, LACKS_SCANS, DamageError, Findings, ImageError
 from qwen_edit_async.images.jpeg import check_jpeg
-from qwen_edit_async.images.kinds import PICTURE_ENDINGS, sniff, sniff_other
+from qwen_edit_async.images.kinds import PICTURE_ENDINGS, sniff
 from qwen_edit_async.images.png import check_png
 from qwen_edit_async.images.tiff import check_tiff
 from qwen_edit_async.storage.paths import FilePath
 
-_ENDS: Final = {"image/jpeg": b"\xff\xd9", "image/png": b"\0\0\0\0IEND\xae\x42\x60\x82"}
+_ENDS: Final = {"JPEG": b"\xff\xd9", "PNG": b"\0\0\0\0IEND\xae\x42\x60\x82"}
 """The last bytes of complete files."""
 
 _UNDECODABLE: Final = "not all of its pixels can be decoded"
@@ -71,33 +71,36 @@ def pillow_if_installed() -> ModuleType | None:
     return pillow
 
 
-def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
+def find_damage(file: IO[bytes], size: int, kind: str) -> Findings:
     """Check a file's structure without Pillow and without decoding pixels.
 
     A PNG file is checked chunk by chunk, including the number of its rows. A JPEG file is checked from marker to
     marker. A WEBP file must be at least as long as its header says. A TIFF file must contain its first directory. A
-    BMP or GIF file must be longer than its header. ``media_type`` is the type according to the file's content.
+    BMP or GIF file must be longer than its header. ``kind`` is the format according to the file's content. Files in
+    other formats are not checked.
     """
+    if kind not in _CHECKS:
+        return Findings()
     file.seek(0)
     try:
-        return _CHECKS[media_type](file, size)
+        return _CHECKS[kind](file, size)
     except DamageError as error:
         return Findings(str(error))
 
 
-def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
+def find_cut(file: IO[bytes], size: int, kind: str) -> Findings:
     """Check a file. If a JPEG or PNG file ends as complete files do, read only its first KiB.
 
     Any other file may be cut short or have appended bytes, so :func:`find_damage` checks all of it.
     """
-    end = _ENDS.get(media_type)
+    end = _ENDS.get(kind)
     if end is not None:
         file.seek(max(0, size - len(end)))
         if file.read() == end:
             file.seek(0)
-            found = find_damage(io.BytesIO(file.read(_BEGINNING)), size, media_type)
+            found = find_damage(io.BytesIO(file.read(_BEGINNING)), size, kind)
             return Findings() if found.damage == CUT_SHORT else found
-    return find_damage(file, size, media_type)
+    return find_damage(file, size, kind)
 
 
 def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
@@ -112,14 +115,13 @@ def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
     """
     file.seek(0)
     head = file.read(_HEAD_BYTES)
-    media_type = sniff(head)
-    if media_type == "image/png":
+    kind = sniff(head)
+    if kind == "PNG":
         return _judge_png(file, size)
-    kind = media_type.removeprefix("image/").upper() if media_type is not None else sniff_other(head)
     if kind is None:
         return Verdict(problem=_describe(head))
     article = "an" if kind[0] in "AI" else "a"
-    damage = _damage(file, size, media_type, kind)
+    damage = _damage(file, size, kind)
     share = _share(file, size, kind, damage) if damage in {CUT_SHORT, _UNDECODABLE} else 1.0
     if damage and (not lenient or share <= _HALF):
         state = "cut short" if damage == CUT_SHORT else "damaged"
@@ -141,9 +143,9 @@ def _judge_png(file: IO[bytes], size: int) -> Verdict:
     return Verdict("PNG", flaw=flaw, damaged=bool(found.damage), sides=found.sides)
 
 
-def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> str:
+def _damage(file: IO[bytes], size: int, kind: str) -> str:
     """Return a clause that describes a picture's damage, or an empty text. Without Pillow, pixels are not checked."""
-    found = Findings() if media_type is None else find_damage(file, size, media_type)
+    found = find_damage(file, size, kind)
     if found.damage or _stated_size(file, size, kind) > size:
         return found.damage or CUT_SHORT
     # Pillow alone can't read HEIF.
@@ -163,8 +165,8 @@ def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     except ImportError:
         return 0.0
     file.seek(0)
-    with_end = io.BytesIO(file.read() + _ENDS["image/jpeg"])
-    if kind == "JPEG" and find_damage(with_end, size + 2, "image/jpeg").damage == LACKS_SCANS:
+    with_end = io.BytesIO(file.read() + _ENDS["JPEG"])
+    if kind == "JPEG" and find_damage(with_end, size + 2, kind).damage == LACKS_SCANS:
         return 0.0  # some scans are missing, so all rows can be decoded, but they are blurred
     # If Pillow does not support the format, no row is decoded, although the picture may be intact.
     # So a picture without decoded rows counts as whole, unless it is cut short.
@@ -234,10 +236,10 @@ def _cut_if(cut: bool) -> Findings:  # noqa: FBT001  # the only argument
 
 
 _CHECKS: Final[Mapping[str, Callable[[IO[bytes], int], Findings]]] = {
-    "image/png": check_png,
-    "image/jpeg": check_jpeg,
-    "image/webp": _check_webp,
-    "image/tiff": check_tiff,
-    "image/gif": _check_gif,
-    "image/bmp": _check_bmp,
+    "PNG": check_png,
+    "JPEG": check_jpeg,
+    "WEBP": _check_webp,
+    "TIFF": check_tiff,
+    "GIF": _check_gif,
+    "BMP": _check_bmp,
 }

@@ -18,6 +18,7 @@ from qwen_edit_async.images.encode import Upload, url_upload
 from qwen_edit_async.images.findings import Findings, ImageError
 from qwen_edit_async.images.integrity import find_cut, find_damage, pillow_if_installed
 from qwen_edit_async.images.kinds import (
+    ACCEPTED,
     HEAD_BYTES,
     MAX_SOURCE_BYTES,
     ArrayLike,
@@ -125,19 +126,19 @@ def _prepare_image(image: Any, fit: bool, inline: bool, hashed: bool) -> Upload:
     with contextlib.ExitStack() as undo:
         undo.callback(file.close)
         path = local_path(image) or ""
-        media_type, findings = _check_file(file, upload.size, path, fit=fit)
+        kind, findings = _check_file(file, upload.size, path, fit=fit)
         digest = hash_file(file) if hashed and path else ""
         facts = None
-        if pillow is not None and media_type is not None:
+        if pillow is not None and kind in ACCEPTED:
             facts = pillow.check(file, findings, fit=fit)
         if pillow is not None and fit:
-            encoded = pillow.fit(file, upload.size, findings, path=path, convert=media_type is None)
+            encoded = pillow.fit(file, upload.size, findings, path=path)
             if encoded is not None:
                 return _encoded_upload(encoded, digest)
         if upload.file is file:
             undo.pop_all()
     warnings, notes = ((), ()) if facts is None else (_warnings(facts), facts.notes)
-    return attrs.evolve(upload, head=_head(str(media_type)), digest=digest, warnings=warnings, notes=notes)
+    return attrs.evolve(upload, head=_head(kind), digest=digest, warnings=warnings, notes=notes)
 
 
 def check_ends(image: Any, *, fit: bool) -> None:
@@ -164,31 +165,27 @@ def _check_file(
     *,
     fit: bool,
     find: Callable[[IO[bytes], int, str], Findings] = find_damage,
-) -> tuple[str | None, Findings]:
-    """Check a file without Pillow. Return its media type and the findings.
-
-    The media type is ``None`` if ``fit`` must convert the file.
+) -> tuple[str, Findings]:
+    """Check a file without Pillow. Return its format and the findings.
 
     Raises:
         ImageError: The file is damaged, or not of an accepted kind.
     """
-    media_type = check_format(file.read(HEAD_BYTES), path, fit=fit)
-    if media_type is None:
-        return None, Findings()
-    findings = find(file, size, media_type)
-    if problem := findings.problem(media_type, fit=fit):
+    kind = check_format(file.read(HEAD_BYTES), path, fit=fit)
+    findings = find(file, size, kind)
+    if problem := findings.problem(kind, fit=fit):
         raise ImageError(problem)
-    return media_type, findings
+    return kind, findings
 
 
 def _encoded_upload(encoded: Any, digest: str = "") -> Upload:
     _, upload = open_temporary(encoded.file, encoded.size)
     warnings = _size_warnings(encoded.sides)
-    return attrs.evolve(upload, head=_head(encoded.media_type), digest=digest, warnings=warnings, notes=encoded.notes)
+    return attrs.evolve(upload, head=_head(encoded.kind), digest=digest, warnings=warnings, notes=encoded.notes)
 
 
-def _head(media_type: str) -> bytes:
-    return f"data:{media_type};base64,".encode()
+def _head(kind: str) -> bytes:
+    return f"data:image/{kind.lower()};base64,".encode()
 
 
 def _warnings(facts: Any) -> tuple[EditWarning, ...]:
