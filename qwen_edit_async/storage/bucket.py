@@ -201,7 +201,10 @@ class BucketPath(os.PathLike[str]):
     @contextlib.contextmanager
     def _explained(self) -> Iterator[ModuleType]:
         """Turn obstore's errors into :class:`OSError`, with texts that contain no credentials."""
-        obstore = _obstore()
+        try:
+            import obstore.exceptions  # noqa: PLC0415  # an extra
+        except ImportError:
+            raise ConfigurationError('a file in a bucket needs obstore: pip install "qwen-edit-async[cloud]"') from None
         try:
             yield obstore
         except FileNotFoundError:
@@ -329,11 +332,3 @@ def _store_at(root: str) -> ObjectStore:
     from obstore.store import from_url  # noqa: PLC0415  # an extra
 
     return from_url(root)
-
-
-def _obstore() -> ModuleType:
-    try:
-        import obstore.exceptions  # noqa: PLC0415  # an extra
-    except ImportError:
-        raise ConfigurationError('a file in a bucket needs obstore: pip install "qwen-edit-async[cloud]"') from None
-    return obstore
