@@ -28,12 +28,8 @@ class PartFile(Part[Path]):
     def __init__(self, target: Path, *, replace: bool = True) -> None:
         self._replace = replace
         self._path = target.with_name(f".{target.name[:PART_NAME_CHARACTERS]}.{secrets.token_hex(4)}.part")
-        try:
-            file = self._path.open("x+b")
-        except FileNotFoundError:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file = self._path.open("x+b")
-        super().__init__(target, file)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(target, self._path.open("x+b"))
 
     def commit(self, target: Path) -> Path:
         """Move the file to its final name; see :meth:`Part.commit`."""
