@@ -148,8 +148,14 @@ def _damage(file: IO[bytes], size: int, kind: str) -> str:
     found = find_damage(file, size, kind)
     if found.damage or _stated_size(file, size, kind) > size:
         return found.damage or CUT_SHORT
-    # Pillow alone can't read HEIF.
-    return _UNDECODABLE if kind != "HEIF" and not _decodes(file, found) else ""
+    pillow = pillow_if_installed()
+    if pillow is None or kind == "HEIF":  # Pillow alone can't read HEIF
+        return ""
+    try:
+        pillow.check(file, found, fit=True)
+    except ImageError:
+        return _UNDECODABLE
+    return ""
 
 
 def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
@@ -171,17 +177,6 @@ def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     # If Pillow does not support the format, no row is decoded, although the picture may be intact.
     # So a picture without decoded rows counts as whole, unless it is cut short.
     return decoders.decoded_share(file) or float(damage != CUT_SHORT)
-
-
-def _decodes(file: IO[bytes], found: Findings) -> bool:
-    """Return whether a picture can be decoded. Without Pillow, return ``True``."""
-    pillow = pillow_if_installed()
-    try:
-        if pillow is not None:
-            pillow.check(file, found, fit=True)
-    except ImageError:
-        return False
-    return True
 
 
 def _stated_size(file: IO[bytes], size: int, kind: str) -> int:

@@ -260,13 +260,8 @@ def copyable(images: Any) -> Any:
 def image_name(image: object, position: int) -> str:
     """Return the name of an image in messages: its position, counted from 1, and its path if it has one."""
     source = image if isinstance(image, str | os.PathLike) else getattr(image, "name", getattr(image, "filename", ""))
-    if (
-        is_url(image)
-        or is_data_uri(image)
-        or is_bare_base64(image)
-        or not source
-        or not isinstance(source, str | os.PathLike)
-    ):
+    is_content = is_url(image) or is_data_uri(image) or is_bare_base64(image)
+    if is_content or not source or not isinstance(source, str | os.PathLike):
         return f"image {position}"
     return f"image {position} ({str(source)[:200]})"
 

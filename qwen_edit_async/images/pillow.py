@@ -26,13 +26,10 @@ from qwen_edit_async.images.decoders import (
 from qwen_edit_async.images.findings import Findings, ImageError
 from qwen_edit_async.images.kinds import ACCEPTED, ArrayLike
 from qwen_edit_async.images.pixels import orientation, plain, shrunk, stored_orientation, to_srgb
+from qwen_edit_async.images.source import SPOOL_BYTES
 from qwen_edit_async.images.tiff import UPRIGHT
 from qwen_edit_async.log import log
 
-SPOOL_BYTES: Final = 1024 * 1024
-"""The largest temporary file that stays in memory."""
-
-_JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_PADDING: Final = b"\xff\0" * 8
 """Bytes in place of the end marker, for a decoder that reads ahead.
@@ -40,14 +37,10 @@ _JPEG_PADDING: Final = b"\xff\0" * 8
 They encode 64 bits that are all 1. These bits are not valid pixel data, because no Huffman code is all 1.
 """
 
-_WEBP_QUALITY: Final = 70
-_WEBP_METHOD: Final = 0
-"""The fastest method, because a bulk run makes thousands of thumbnails."""
-
 _SAVE_OPTIONS: Final = {
-    "JPEG": {"quality": _JPEG_QUALITY},
+    "JPEG": {"quality": 95},
     "PNG": {"compress_level": 6},
-    "WEBP": {"quality": _WEBP_QUALITY, "method": _WEBP_METHOD},
+    "WEBP": {"quality": 70, "method": 0},  # the fastest method, because a bulk run makes thousands of thumbnails
 }
 _MPF_IMAGES: Final = 0xB001
 """The tag for the number of pictures in a JPEG file (Multi-Picture Format)."""
@@ -262,10 +255,9 @@ def _fitted(image: Image.Image, before: tuple[int, int], turn: int, *, lossless:
 
 
 def _save(image: Image.Image, plugin: str) -> Encoded:
-    options = _SAVE_OPTIONS[plugin]
     with contextlib.ExitStack() as undo:
         file = undo.enter_context(tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
-        image.save(file, plugin, icc_profile=image.info.get("icc_profile"), **options)
+        image.save(file, plugin, icc_profile=image.info.get("icc_profile"), **_SAVE_OPTIONS[plugin])
         encoded = Encoded(file, file.tell(), plugin, image.size)
         undo.pop_all()  # the caller closes the file
     return encoded

@@ -20,10 +20,9 @@ from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload, path_
 from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.images.kinds import BinaryReader, base64_start, is_data_uri, is_url
 
-_SPOOL_BYTES: Final = 1024 * 1024
+SPOOL_BYTES: Final = 1024 * 1024
 """The size up to which a copied or converted image stays in memory. A larger image is put in a temporary file."""
 
-_DIGEST_BYTES: Final = 20
 _TEXT_PIECE: Final = 512 * 1024
 """Characters of Base64 text that are decoded at a time: a multiple of 4."""
 
@@ -50,7 +49,7 @@ def open_temporary(file: IO[bytes], size: int) -> tuple[IO[bytes], Upload]:
     A small file is closed, and its copy in memory is returned instead.
     """
     file.seek(0)
-    if size > _SPOOL_BYTES:
+    if size > SPOOL_BYTES:
         return file, spooled_upload(file, size)
     with file:
         return _open_bytes(file.read(), size)
@@ -119,7 +118,7 @@ def hash_file(file: Any) -> str:
 
 def new_digest() -> hashlib.blake2b:
     """Return a new hash object of the kind that journals use."""
-    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    return hashlib.blake2b(digest_size=20)
 
 
 def read_piece(reader: Any, size: int) -> bytes:
@@ -222,7 +221,7 @@ def _open_data_uri(uri: str, limit: int) -> tuple[IO[bytes], Upload]:
 
 def _open_stream(image: Any, limit: int) -> tuple[IO[bytes], Upload]:
     with contextlib.ExitStack() as undo:
-        file = undo.enter_context(tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES))
+        file = undo.enter_context(tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
         try:
             size = _copy(image, file, limit)
         except ImageError:
