@@ -45,11 +45,11 @@ class Upload:
         head: The text before the Base64 data. For a URL, this is the whole text.
         size: The size of the image file in bytes; 0 for a URL.
         read: Called with a start and a size. Returns that part of the image file.
-        file: The open file that belongs to the upload, if there is one. :meth:`close` closes it.
+        file: The open file that ``read`` reads; :meth:`close` closes it. ``None`` if the image is in memory, or is a
+            local file that :meth:`opened` has not opened.
         reopen: Called without arguments. Opens the local file, and returns it with a function that reads from it.
             ``None`` if the upload does not read a local file of the user.
         digest: The hash of a local image file before any conversion; empty if it was not requested.
-        in_memory: Whether chunks are made without disk access, so that no thread is needed.
         name: The name of the image in messages.
         position: The position of the image in its request, counted from 1.
         warnings: Warnings that say why the service may edit the image badly.
@@ -62,7 +62,6 @@ class Upload:
     file: IO[bytes] | None = attrs.field(default=None, repr=False)
     reopen: Callable[[], tuple[IO[bytes], Read]] | None = attrs.field(default=None, repr=False)
     digest: str = ""
-    in_memory: bool = True
     name: str = ""
     position: int = 0
     warnings: tuple[EditWarning, ...] = ()
@@ -140,7 +139,7 @@ def path_upload(path: str, status: os.stat_result) -> Upload:
         with file:
             return read_file(start, size)
 
-    return Upload(size=status.st_size, read=read, reopen=reopen, in_memory=False)
+    return Upload(size=status.st_size, read=read, reopen=reopen)
 
 
 def _read_unchanged(file: io.BufferedReader[Any], status: os.stat_result, start: int, size: int) -> bytes:
@@ -168,4 +167,4 @@ def spooled_upload(spooled: IO[bytes], size: int) -> Upload:
         except (OSError, ValueError) as error:
             raise ImageError(f"can't be read from its temporary file any more: {error}") from None
 
-    return Upload(size=size, read=read, file=spooled, in_memory=False)
+    return Upload(size=size, read=read, file=spooled)

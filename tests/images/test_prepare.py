@@ -229,7 +229,7 @@ def test_a_small_file_is_read_once_and_kept(tmp_path) -> None:
     assert len(data) <= _sending.RAW_CHUNK
     uploads = prepare([path])
     path.unlink()
-    assert uploads[0].in_memory
+    assert (uploads[0].file, uploads[0].reopen) == (None, None)
     assert contents(uploads) == [data]
 
 
@@ -412,7 +412,7 @@ def test_what_was_read_from_a_stream_can_be_sent_until_it_is_closed(side) -> Non
     data = encoded(noise(side, side), "PNG")
     uploads = prepare([io.BytesIO(data)])
     assert contents(uploads) == contents(uploads) == [data]
-    spooled = not uploads[0].in_memory
+    spooled = uploads[0].file is not None
     assert spooled == (len(data) > 1024 * 1024)
     uploads[0].close()
     if spooled:
