@@ -109,21 +109,12 @@ def edit_html(view: EditView, side: int = THUMBNAIL_SIDE) -> str:
     """
     arrow = '<span aria-hidden="true" style="align-self:center">→</span>' if view.before and view.after else ""
     pictures = _pictures(view.before, "before", side) + arrow + _pictures(view.after, "after", side)
-    error = (
-        f'<div style="border-left:3px solid #c5221f;padding-left:.5em" dir="auto">{escape(view.error)}</div>'
-        if view.error is not None
-        else ""
-    )
     facts = " · ".join(f'<span style="display:inline-block">{escape(fact)}</span>' for fact in view.facts)
     return (
         '<div style="max-width:70em">'
         + (f'<div style="display:flex;flex-wrap:wrap;gap:.5em">{pictures}</div>' if pictures else "")
-        + (
-            f'<div dir="auto" style="overflow-wrap:anywhere">{escape(view.instruction)}</div>'
-            if view.instruction
-            else ""
-        )
-        + error
+        + _paragraph(view.instruction, "overflow-wrap:anywhere")
+        + _paragraph(view.error, "border-left:3px solid #c5221f;padding-left:.5em")
         + f'<div style="{_SOFT};overflow-wrap:anywhere">{facts}</div></div>'
     )
 
@@ -187,6 +178,10 @@ def _pictures(thumbnails: tuple[Thumbnail, ...], kind: str, side: int) -> str:
         f'<figcaption style="{_SOFT}">{kind}</figcaption></figure>'
         for thumbnail in thumbnails
     )
+
+
+def _paragraph(text: str | None, style: str) -> str:
+    return f'<div dir="auto" style="{style}">{escape(text)}</div>' if text else ""
 
 
 def _rate(per_second: float) -> str:

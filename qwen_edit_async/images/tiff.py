@@ -22,11 +22,7 @@ _READ_TAGS: Final = frozenset(
     {ORIENTATION, PHOTOMETRIC, BITS, _COMPRESSION, _SAMPLES, _SUBSAMPLING}
     | {_REDUCED, _OLD_REDUCED, _MAKE, _PLANES, _MORE_PICTURES, _SAMPLE_FORMAT, _DNG_VERSION}
 )
-_VALUE_BYTES: Final = dict(zip(range(1, 14), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), strict=True)) | {
-    16: 8,
-    17: 8,
-    18: 8,
-}
+_VALUE_BYTES: Final = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), 1)) | dict.fromkeys((16, 17, 18), 8)
 """The size of a value in bytes, by its type."""
 
 _NOT_INTEGERS: Final = frozenset({5, 10, 11, 12})
