@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import operator
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -129,9 +128,7 @@ def _stamp(image: Any) -> str | None:
     path = local_path(image)
     if path is None:
         return None
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        return None
+    status = check_regular(path)
     # Programs can set mtime to any time, but not ctime. On Windows, ctime is the time of the file's creation.
     # So the stamp needs both.
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"

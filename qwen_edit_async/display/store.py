@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import stat
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,8 @@ from typing import Any, Final
 
 from qwen_edit_async.display.links import relative_path
 from qwen_edit_async.display.thumbnails import Thumbnail, make_thumbnail
-from qwen_edit_async.images.source import local_path
+from qwen_edit_async.images.findings import ImageError
+from qwen_edit_async.images.source import check_regular, local_path
 from qwen_edit_async.log import log
 from qwen_edit_async.storage.bucket import BucketPath
 
@@ -123,9 +123,7 @@ class ThumbnailStore:
         if path is None:
             return None
         try:
-            status = os.stat(path)  # noqa: PTH116  # the path is a str
-        except (OSError, ValueError):
-            return None
-        if not stat.S_ISREG(status.st_mode):
+            status = check_regular(path)
+        except (OSError, ImageError):
             return None
         return relative_path(path, self._folder) or path, f"{status.st_size}:{status.st_mtime_ns}"

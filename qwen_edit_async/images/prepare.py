@@ -150,7 +150,7 @@ def check_ends(image: Any, *, fit: bool) -> None:
     if (path := local_path(image)) is None:
         return
     try:
-        size = check_regular(path)
+        size = check_regular(path).st_size
         check_size(size, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
             _check_file(file, size, path, fit=fit, find=find_cut)

@@ -77,8 +77,8 @@ def check_size(size: int, limit: int = MAX_IMAGE_BYTES) -> None:
         raise ImageError(f"is over the limit of {limit:,} bytes: {advice}")
 
 
-def check_regular(path: str) -> int:
-    """Return the size of a local file. Call this before opening a file, because opening a pipe blocks.
+def check_regular(path: str) -> os.stat_result:
+    """Return the status of a local file. Call this before opening a file, because opening a pipe blocks.
 
     Raises:
         ImageError: The path is invalid, or does not lead to a regular file.
@@ -92,7 +92,7 @@ def check_regular(path: str) -> int:
         raise ImageError("is a directory: give the files in it")
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("is not a regular file: open it, and pass the open file")
-    return status.st_size
+    return status
 
 
 def open_remote(image: Any) -> Any:

@@ -204,7 +204,7 @@ def _identified(image: Any) -> Any:
         if isinstance(image, BucketPath):
             return image.portable()
         if not is_data_uri(image) and (path := local_path(image)) is not None:
-            check_size(check_regular(path), MAX_SOURCE_BYTES)
+            check_size(check_regular(path).st_size, MAX_SOURCE_BYTES)
     except OSError as error:
         raise ImageError(reason_unread(error)) from None
     return ImageHash(hash_image(image))
