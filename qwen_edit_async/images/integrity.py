@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from types import ModuleType
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import attrs
 
@@ -62,7 +61,7 @@ class Verdict:
         return path if ending in endings or ending not in PICTURE_ENDINGS else path.with_suffix(endings[0])
 
 
-def pillow_if_installed() -> ModuleType | None:
+def pillow_if_installed() -> Any:
     """Return the module that decodes and converts images; ``None`` without Pillow."""
     try:
         from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import

@@ -114,14 +114,13 @@ def _prepare_image(image: Any, fit: bool, inline: bool, hashed: bool) -> Upload:
     pillow = pillow_if_installed()
     # isinstance() with a typing protocol is slow, so common kinds are ruled out first.
     is_file = isinstance(image, str | bytes | bytearray | memoryview | os.PathLike)
-    if not is_file and isinstance(image, PillowImage | ArrayLike):
-        if pillow is None:
-            raise ConfigurationError('a PIL image or an array needs Pillow: pip install "qwen-edit-async[images]"')
+    is_picture = not is_file and isinstance(image, PillowImage | ArrayLike)
+    if pillow is None and (fit or is_picture):
+        what = "a PIL image or an array" if is_picture else "fit=True"
+        raise ConfigurationError(f'{what} needs Pillow: pip install "qwen-edit-async[images]"')
+    if is_picture:
         with exclusive_access(image):
-            encoded = pillow.encode(image, fit=fit)
-        return _encoded_upload(encoded)
-    if fit and pillow is None:
-        raise ConfigurationError('fit=True needs Pillow: pip install "qwen-edit-async[images]"')
+            return _encoded_upload(pillow.encode(image, fit=fit))
     file, upload = open_image(image, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
     with contextlib.ExitStack() as undo:
         undo.callback(file.close)
@@ -131,7 +130,7 @@ def _prepare_image(image: Any, fit: bool, inline: bool, hashed: bool) -> Upload:
         facts = None
         if pillow is not None and kind in ACCEPTED:
             facts = pillow.check(file, findings, fit=fit)
-        if pillow is not None and fit:
+        if fit:
             encoded = pillow.fit(file, upload.size, findings, path=path)
             if encoded is not None:
                 return _encoded_upload(encoded, digest)

@@ -58,9 +58,9 @@ def check_tiff(file: IO[bytes], size: int) -> Findings:
     Raises:
         DamageError: The directory is incomplete or damaged.
     """
-    head = file.read(8)
+    head = file.read(10)
     tags = read_directory(file, size)
-    if raw := _raw_format(file, size, tags):
+    if raw := _raw_format(head, file, size, tags):
         return Findings(
             unsupported=f"looks like a camera raw file ({raw} format): "
             "the service might edit only its preview. Export it as a JPEG"
@@ -118,13 +118,12 @@ def _is_big(head: bytes) -> bool:
     return int.from_bytes(head[2:4], "little" if head.startswith(b"II") else "big") == _BIG
 
 
-def _raw_format(file: IO[bytes], size: int, tags: Tags) -> str:
+def _raw_format(head: bytes, file: IO[bytes], size: int, tags: Tags) -> str:
     """Return the name of a file's camera raw format; empty if the file is not a camera raw file.
 
     A TIFF decoder would decode only the small preview in a camera raw file.
     """
-    file.seek(8)
-    if file.read(2) == b"CR":
+    if head[8:] == b"CR":
         return "CR2"
     if _DNG_VERSION in tags:
         return "DNG"
