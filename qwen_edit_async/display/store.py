@@ -50,12 +50,9 @@ class ThumbnailStore:
         self._connection: sqlite3.Connection | None = None
 
     def get(self, image: Any) -> Thumbnail | None:
-        """Return the thumbnail of any image that a request accepts; ``None`` if no thumbnail can be made.
-
-        Only thumbnails of files are stored.
-        """
+        """Return the thumbnail of a file; ``None`` if the image is not a file, or if no thumbnail can be made."""
         known = self._name_and_stamp(image)
-        return self._find(known) or self._make(image, known)
+        return None if known is None else self._find(known) or self._make(image, known)
 
     def get_all(self, images: Iterable[Any], may_make: Callable[[], bool]) -> dict[Any, Thumbnail | None]:
         """Return a mapping from each file's path to its thumbnail, or to ``None`` if there is no thumbnail.
@@ -87,20 +84,18 @@ class ThumbnailStore:
             if self._connection is not None:
                 self._connection.close()
 
-    def _find(self, known: tuple[str, str] | None) -> Thumbnail | None:
+    def _find(self, known: tuple[str, str]) -> Thumbnail | None:
         row = self._query("SELECT content, width, height FROM thumbnails WHERE path = ? AND stamp = ?", known)
         return None if row is None else Thumbnail(*row)
 
-    def _make(self, image: Any, known: tuple[str, str] | None) -> Thumbnail | None:
+    def _make(self, image: Any, known: tuple[str, str]) -> Thumbnail | None:
         thumbnail = make_thumbnail(image)
-        if thumbnail is not None and known is not None:
+        if thumbnail is not None:
             values = (*known, thumbnail.content, thumbnail.width, thumbnail.height)
             self._query("INSERT OR REPLACE INTO thumbnails VALUES (?, ?, ?, ?, ?)", values)
         return thumbnail
 
-    def _query(self, statement: str, values: tuple[Any, ...] | None) -> Any:
-        if values is None:
-            return None
+    def _query(self, statement: str, values: tuple[Any, ...]) -> Any:
         try:
             with self._lock:
                 if self._connection is None:
