@@ -41,7 +41,7 @@ class Offloader:
         """
         if self._closing:
             raise SessionClosedError("the session is closed: open another session")
-        late = Future[T]()
+        late: Future[T] = Future()
 
         def call() -> T:
             late.set_result(result := func(*args, **kwargs))
