@@ -26,7 +26,7 @@ from qwen_edit_async.images.source import (
     new_digest,
     open_remote,
     read_piece,
-    reason_unread,
+    reading,
 )
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.storage.bucket import BucketPath
@@ -143,12 +143,8 @@ def hash_image(image: Any) -> str:
     if isinstance(image, ImageHash):
         return image.digest
     digest = new_digest()
-    try:
+    with reading(Exception):  # an object of another library can raise anything
         _feed(digest, image)
-    except ImageError:
-        raise
-    except Exception as error:  # noqa: BLE001  # an object of another library can raise anything
-        raise ImageError(reason_unread(error)) from None
     return digest.hexdigest()
 
 

@@ -36,7 +36,7 @@ from qwen_edit_async.images.source import (
     local_path,
     open_image,
     open_temporary,
-    reason_unread,
+    reading,
 )
 from qwen_edit_async.images.tiff import UPRIGHT
 from qwen_edit_async.storage.bucket import BucketPath
@@ -97,10 +97,8 @@ def signed_url(image: BucketPath) -> str | None:
     """
     url = image.signed_url()
     if url is not None:
-        try:
+        with reading():
             head, size = image.beginning(HEAD_BYTES)
-        except OSError as error:
-            raise ImageError(reason_unread(error)) from None
         check_size(size)
         check_format(head, image.key)
     return url
@@ -148,13 +146,11 @@ def check_ends(image: Any, *, fit: bool) -> None:
     """
     if (path := local_path(image)) is None:
         return
-    try:
+    with reading():
         size = check_regular(path).st_size
         check_size(size, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
             _check_file(file, size, path, fit=fit, find=find_cut)
-    except OSError as error:
-        raise ImageError(reason_unread(error)) from None
 
 
 def _check_file(

@@ -103,11 +103,17 @@ def open_remote(image: Any) -> Any:
         return image.open()
 
 
-def reason_unread(error: Exception) -> str:
-    """Return the reason why an image can't be read, as the predicate of a sentence."""
-    if isinstance(error, FileNotFoundError):
-        return "does not exist"
-    return f"can't be read: {getattr(error, 'strerror', None) or error}"
+@contextlib.contextmanager
+def reading(errors: type[Exception] = OSError) -> Iterator[None]:
+    """Turn an error in the block into an :class:`ImageError` that says why an image can't be read."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError("does not exist") from None
+    except errors as error:
+        raise ImageError(f"can't be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def hash_file(file: Any) -> str:
@@ -188,17 +194,14 @@ def _open_bytes(data: bytes, limit: int) -> tuple[IO[bytes], Upload]:
 
 
 def _open_path(path: str, limit: int) -> tuple[IO[bytes], Upload]:
-    try:
+    with reading(), contextlib.ExitStack() as undo:
         check_regular(path)
-        with contextlib.ExitStack() as undo:
-            file = undo.enter_context(open(path, "rb"))  # noqa: PTH123  # the path is a str
-            status = os.fstat(file.fileno())
-            check_size(status.st_size, limit)
-            if status.st_size <= RAW_CHUNK:
-                return _open_bytes(file.read(), limit)
-            undo.pop_all()
-    except OSError as error:
-        raise ImageError(reason_unread(error)) from None
+        file = undo.enter_context(open(path, "rb"))  # noqa: PTH123  # the path is a str
+        status = os.fstat(file.fileno())
+        check_size(status.st_size, limit)
+        if status.st_size <= RAW_CHUNK:
+            return _open_bytes(file.read(), limit)
+        undo.pop_all()
     return file, path_upload(path, status)
 
 
@@ -222,12 +225,8 @@ def _open_data_uri(uri: str, limit: int) -> tuple[IO[bytes], Upload]:
 def _open_stream(image: Any, limit: int) -> tuple[IO[bytes], Upload]:
     with contextlib.ExitStack() as undo:
         file = undo.enter_context(tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
-        try:
+        with reading(Exception):  # each library of remote files raises its own kind of error
             size = _copy(image, file, limit)
-        except ImageError:
-            raise
-        except Exception as error:  # noqa: BLE001  # each library of remote files raises its own kind of error
-            raise ImageError(reason_unread(error)) from None
         undo.pop_all()
     return open_temporary(file, size)
 
