@@ -62,11 +62,12 @@ class ThumbnailStore:
             may_make: Called on several threads, before each missing thumbnail is made. Returns whether to make it.
         """
         known = {image: file for image in images if (file := self._name_and_stamp(image)) is not None}
-        found = {image: self._find(file) for image, file in known.items()}
-        missing = [image for image, thumbnail in found.items() if thumbnail is None]
+
+        def find_or_make(image: Any) -> Thumbnail | None:
+            return self._find(known[image]) or (self._make(image, known[image]) if may_make() else None)
+
         with ThreadPoolExecutor(_WORKERS, "qwen-edit-thumbnails") as makers:
-            made = makers.map(lambda image: self._make(image, known[image]) if may_make() else None, missing)
-            return found | dict(zip(missing, made, strict=True))
+            return dict(zip(known, makers.map(find_or_make, known), strict=True))
 
     def make_soon(self, images: Iterable[Any]) -> None:
         """Make the thumbnails of files on background threads. Return at once."""
