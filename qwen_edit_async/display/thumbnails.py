@@ -74,12 +74,10 @@ def in_notebook() -> bool:
     return get_shell is not None and getattr(get_shell(), "kernel", None) is not None
 
 
-def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
-    """Make a thumbnail. Return ``None`` if that is impossible. A file in a bucket is read over the network.
+def make_thumbnail(image: Any) -> Thumbnail | None:
+    """Make a thumbnail of any image that a request accepts. Return ``None`` if that is impossible.
 
-    Args:
-        image: An image of any kind that a request accepts.
-        side: The longest side, in pixels.
+    A file in a bucket is read over the network.
     """
     try:
         from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
@@ -87,10 +85,10 @@ def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
         image = BucketPath.of(image) or image
         if isinstance(image, str | bytes | bytearray | memoryview | os.PathLike):
             with open_image(image, MAX_SOURCE_BYTES)[0] as file:
-                encoded = pillow.thumbnail(file, side)
+                encoded = pillow.thumbnail(file, THUMBNAIL_SIDE)
         elif isinstance(image, PillowImage | ArrayLike):
             with exclusive_access(image):
-                encoded = pillow.thumbnail(image, side)
+                encoded = pillow.thumbnail(image, THUMBNAIL_SIDE)
         else:
             return None
         with encoded.file as content:
