@@ -207,6 +207,19 @@ def test_a_remark_of_pillow_while_it_opens_a_file_is_no_refusal() -> None:
         assert content(data) == data
 
 
+def test_fit_names_a_remark_of_pillow_that_counts_as_an_error() -> None:
+    data = encoded(photo(), "TIFF", dpi=(72, 72))
+    entry = data.index(struct.pack("<HHI", 296, 3, 1))
+    data = data[: entry + 4] + struct.pack("<I", 2) + data[entry + 8 :]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert content(data, fit=True) == data
+        warnings.simplefilter("error")
+        assert content(data) == data
+        with pytest.raises(InvalidEditError, match=r"warning of Pillow counts as an error: .* tag 296 had too many"):
+            prepare([data], fit=True)
+
+
 @pytest.mark.parametrize("kind", [str, pathlib.Path, os.fsencode])
 def test_a_path_is_sent_whole_whatever_its_name(tmp_path, large_jpeg, kind) -> None:
     path = tmp_path / "é 'photo'.txt"
