@@ -93,7 +93,6 @@ def make_thumbnail(image: Any) -> Thumbnail | None:
             return None
         with encoded.file as content:
             content.seek(0)
-            width, height = encoded.sides
-            return Thumbnail(content.read(), width, height)
+            return Thumbnail(content.read(), *encoded.sides)
     except Exception:  # noqa: BLE001  # decoders raise any kind of error
         return None
