@@ -29,15 +29,7 @@ _SOFT = "opacity:.7;font-size:85%"
 
 @attrs.frozen(kw_only=True)
 class EditView:
-    """An edit as a notebook shows it.
-
-    Attributes:
-        instruction: The instruction.
-        before: The thumbnails of the inputs.
-        after: The thumbnails of the outputs.
-        facts: Short texts about the edit.
-        error: The reason why there is no output; ``None`` for a successful edit.
-    """
+    """An edit as a notebook shows it. ``error`` says why there is no output."""
 
     instruction: str = ""
     before: tuple[Thumbnail, ...] = ()
@@ -52,9 +44,7 @@ class Progress:
 
     Attributes:
         done: The number of edits that succeeded.
-        failed: The number of edits that failed.
         total: The number of all edits, if known.
-        in_flight: The number of tasks at the service, if known.
         cost: The cost reported by the service, if any.
         seconds: The time since the start of the run.
         found: The number of edits that had ended before the run. The rate does not count them.
@@ -103,9 +93,7 @@ class Progress:
 def edit_html(view: EditView, side: int = THUMBNAIL_SIDE) -> str:
     """Return the card of one edit: its pictures before and after, its instruction, and its facts.
 
-    Args:
-        view: The edit.
-        side: The maximum length of a picture's sides, in pixels. Several inputs or outputs are shown at half this size.
+    A picture's sides have at most ``side`` pixels. Several inputs or outputs are shown at half this size.
     """
     arrow = '<span aria-hidden="true" style="align-self:center">→</span>' if view.before and view.after else ""
     pictures = _pictures(view.before, "before", side) + arrow + _pictures(view.after, "after", side)
@@ -141,12 +129,9 @@ def progress_html(progress: Progress, title: str = "") -> str:
 
 
 def report_html(facts: Mapping[str, object], failures: Iterable[str], page: str) -> str:
-    """Return a table about a bulk run.
+    """Return a table about a bulk run, with a line for each kind of failure.
 
-    Args:
-        facts: The values of the table, by name.
-        failures: One line for each kind of failure.
-        page: The path of ``report.html``; empty if there is none. The link to it is relative to the working directory.
+    ``page`` is the path of ``report.html``; empty if there is none. The link is relative to the working directory.
     """
     rows = [(name, escape(value)) for name, value in facts.items()]
     if lines := "<br>".join(map(escape, failures)):

@@ -57,9 +57,7 @@ class GalleryEdit:
 
     Attributes:
         key: The title of the card.
-        instruction: The instruction.
         before: The input images, in order. At first, the page compares the last input with the first output.
-        after: The output images, in order.
         facts: Further values to show, by name. The page leaves out values that are ``None``.
         error: The reason why there is no output; ``None`` for a successful edit.
     """
@@ -75,13 +73,7 @@ class GalleryEdit:
 def gallery_html(
     edits: Iterable[GalleryEdit], *, title: str = "Edits", summary: Mapping[str, object] | None = None
 ) -> Iterator[str]:
-    """Yield the page in pieces.
-
-    Args:
-        edits: The edits, in the order of the page. They are read one at a time.
-        title: The heading of the page.
-        summary: Values about all edits, by name, for the head of the page.
-    """
+    """Yield the page in pieces. The edits are read one at a time. The summary has values about all edits, by name."""
     yield (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_CONTENT_SECURITY_POLICY)}">\n'

@@ -38,9 +38,8 @@ _SETUP: Final = """
 class ThumbnailStore:
     """The thumbnails of a bulk run's inputs and results. The store can be used from any thread.
 
-    Args:
-        folder: The folder of the SQLite file. Paths of pictures are stored relative to this folder where possible, so
-            the folder and the pictures can be moved together.
+    Paths of pictures are stored relative to the folder of the SQLite file where possible, so the folder and the
+    pictures can be moved together.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,9 +56,8 @@ class ThumbnailStore:
     def get_all(self, images: Iterable[Any], may_make: Callable[[], bool]) -> dict[Any, Thumbnail | None]:
         """Return a mapping from each file's path to its thumbnail, or to ``None`` if there is no thumbnail.
 
-        Args:
-            images: Paths of files. Other images, and local paths without a file, are left out.
-            may_make: Called on several threads, before each missing thumbnail is made. Returns whether to make it.
+        Images that are not files are left out. ``may_make`` is called on several threads, before each missing thumbnail
+        is made. It returns whether to make it.
         """
         known = {image: file for image in images if (file := self._name_and_stamp(image)) is not None}
 

@@ -58,9 +58,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
     def decode_small(self, end: int, padding: bytes | None = None) -> None:
         """Decode the bytes before ``end``, at an eighth of the picture's size. Afterwards, the picture can't be loaded.
 
-        Args:
-            end: A position in the file.
-            padding: Bytes that the decoder gets instead of the file's bytes from ``end`` on.
+        The decoder gets ``padding`` instead of the file's bytes from ``end`` on.
 
         Raises:
             SampleDecodedError: The decoder accepted all bytes before ``end``, and there is no padding.
@@ -92,13 +90,10 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
 
 
 class PngEssentials(PngImagePlugin.PngImageFile):
-    """A PNG file that Pillow can open only without its damaged ancillary chunks.
-
-    Attributes:
-        lost: The types of the lost chunks that set transparency (tRNS) or the colour profile (iCCP).
-    """
+    """A PNG file that Pillow can open only without its damaged ancillary chunks."""
 
     lost: tuple[str, ...] = ()
+    """The types of the lost chunks that set transparency (tRNS) or the colour profile (iCCP)."""
 
 
 def open_file(file: IO[bytes], path: str = "", *, fit: bool = False) -> ImageFile.ImageFile:

@@ -181,11 +181,9 @@ _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 def sniff(head: bytes, path: str = "") -> str | None:
     """Return the name of a picture's format; ``None`` if the file is not a picture.
 
-    The name is Pillow's name of the format, or the name of a camera raw format.
-
-    Args:
-        head: The first 64 bytes of the file. For the formats that the service accepts, 16 bytes are enough.
-        path: The path of the file. Its ending identifies formats without a signature.
+    The name is Pillow's name of the format, or the name of a camera raw format. ``head`` is the first 64 bytes of the
+    file. For the formats that the service accepts, 16 bytes are enough. The ending of ``path`` identifies formats
+    without a signature.
     """
     if head[:1] + head[4:8] == b"\0ftyp":
         end = min(len(head), int.from_bytes(head[:4]))

@@ -67,9 +67,7 @@ class Encoded:
 
     Attributes:
         file: A temporary file, which the caller closes.
-        size: The size in bytes.
         kind: The format: ``PNG``, ``JPEG`` or ``WEBP``.
-        sides: Width and height in pixels.
         notes: The changes to the image and the omitted parts, each described by the predicate of a sentence.
     """
 

@@ -23,10 +23,6 @@ class Part(abc.ABC, Generic[P]):
     """A file that is being written.
 
     A cancelled caller may close the file while a write is still running, so a lock protects the file.
-
-    Args:
-        target: The planned name.
-        file: The file to write to.
     """
 
     def __init__(self, target: P, file: IO[bytes]) -> None:
@@ -55,7 +51,7 @@ class Part(abc.ABC, Generic[P]):
     def commit(self, target: P) -> P:
         """Move the file to ``target``, and return the final path.
 
-        If ``target`` is not the planned name and already exists, the file gets the planned name instead.
+        If ``target`` is not the name planned at first and already exists, the file gets the planned name instead.
 
         Raises:
             OSError: The file can't be written, or another file has its final name.
@@ -69,9 +65,7 @@ class Part(abc.ABC, Generic[P]):
 class PartFile(Part[Path]):
     """A local file that has a temporary name in its final folder until it is complete. A missing folder is created.
 
-    Args:
-        target: The planned final path.
-        replace: Whether the file may replace an existing file whose content differs.
+    ``replace`` says whether the file may replace an existing file whose content differs.
 
     Raises:
         OSError: The file can't be created.
