@@ -235,11 +235,6 @@ class BucketPart(Part[BucketPath]):
                     raise
             return attrs.evolve(target, size=size)
 
-    def close(self) -> None:
-        """Close the local file, which also deletes it."""
-        with self._lock:
-            self._file.close()
-
     def _equals(self, target: BucketPath) -> bool:
         self._file.seek(0)
         with target.open() as known:
@@ -261,9 +256,6 @@ class _Reader(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
 
     def readinto(self, buffer: Any, /) -> int:
         with self._path._explained():  # noqa: SLF001  # the same module

@@ -57,9 +57,10 @@ class Part(abc.ABC, Generic[P]):
             OSError: The file can't be written, or another file has its final name.
         """
 
-    @abc.abstractmethod
     def close(self) -> None:
         """Close the file, and remove it unless it has its final name."""
+        with self._lock:
+            self._file.close()
 
 
 class PartFile(Part[Path]):
@@ -91,8 +92,7 @@ class PartFile(Part[Path]):
 
     def close(self) -> None:
         """Close the file, and remove it unless it has its final name."""
-        with self._lock:
-            try:
-                self._file.close()
-            finally:
-                self._path.unlink(missing_ok=True)
+        try:
+            super().close()
+        finally:
+            self._path.unlink(missing_ok=True)
