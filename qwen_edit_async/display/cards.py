@@ -23,7 +23,6 @@ WRITING_PAGE = "writing the page"
 """The name of the last step of a bulk run, after all edits have ended."""
 
 _SLOWEST_PER_SECOND = 0.95
-_GRID_SIDE = 112
 _SOFT = "opacity:.7;font-size:85%"
 
 
@@ -111,7 +110,7 @@ def grid_html(views: Iterable[EditView], *, left_out: int = 0) -> str:
     """Return the cards of many edits, side by side, and a line with the number of edits that are left out."""
     cells = "".join(
         '<div style="flex:0 1 20em;border:1px solid #8886;border-radius:6px;padding:.5em">'
-        f"{edit_html(view, _GRID_SIDE)}</div>"
+        f"{edit_html(view, side=112)}</div>"
         for view in views
     )
     more = f'<div style="{_SOFT}">… and {left_out} more</div>' if left_out else ""

@@ -38,7 +38,6 @@ _MAX_PADDED_BYTES: Final = 16 * 1024 * 1024
 _FILLER_BYTES: Final = 1024
 """The number of filler bytes that :func:`decoded_share` appends. Decoders read ahead by fewer bytes than that."""
 
-_HEADER_BYTES: Final = 64 * 1024
 _READ_COLOURS: Final = re.compile(
     rb"colr(?:prof|rICC|nclx\0[\x01\x02]\0[\x01\x02\x06\x0d]|\x01..\0\0\0[\x0c\x10-\x12])", re.DOTALL
 )
@@ -159,7 +158,7 @@ def check_tiles(image: ImageFile.ImageFile) -> None:
 def loses_colours(file: IO[bytes]) -> bool:
     """Return whether an AVIF, HEIF or JPEG 2000 file has a colour space that Pillow ignores."""
     file.seek(0)
-    header = file.read(_HEADER_BYTES)
+    header = file.read(64 * 1024)
     return b"colr" in header and not _READ_COLOURS.search(header)
 
 

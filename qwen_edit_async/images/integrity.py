@@ -23,9 +23,6 @@ _ENDS: Final = {"JPEG": b"\xff\xd9", "PNG": b"\0\0\0\0IEND\xae\x42\x60\x82"}
 
 _UNDECODABLE: Final = "not all of its pixels can be decoded"
 _HALF: Final = 0.5
-_BEGINNING: Final = 1024
-_HEAD_BYTES: Final = 512
-_SHOWN_BYTES: Final = 8
 _BOX_HEAD: Final = 8
 _BOXES: Final = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"uuid"} | {b"jP  ", b"jp2h", b"jp2c"})
 _ENDINGS: Final = {
@@ -97,7 +94,7 @@ def find_cut(file: IO[bytes], size: int, kind: str) -> Findings:
         file.seek(max(0, size - len(end)))
         if file.read() == end:
             file.seek(0)
-            found = find_damage(io.BytesIO(file.read(_BEGINNING)), size, kind)
+            found = find_damage(io.BytesIO(file.read(1024)), size, kind)
             return Findings() if found.damage == CUT_SHORT else found
     return find_damage(file, size, kind)
 
@@ -113,7 +110,7 @@ def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
     service sent them.
     """
     file.seek(0)
-    head = file.read(_HEAD_BYTES)
+    head = file.read(512)
     kind = sniff(head)
     if kind == "PNG":
         return _judge_png(file, size)
@@ -207,7 +204,7 @@ def _describe(head: bytes) -> str:
         return "it is XML text"
     if start.startswith((b"{", b"[")):
         return "it is JSON text"
-    return f"it is not a picture: it begins with {head[:_SHOWN_BYTES]!r}"
+    return f"it is not a picture: it begins with {head[:8]!r}"
 
 
 def _check_webp(file: IO[bytes], size: int) -> Findings:

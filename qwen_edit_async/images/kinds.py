@@ -168,9 +168,7 @@ PICTURE_ENDINGS: Final = ACCEPTED_ENDINGS | {".avif", ".heic", ".heif", ".jp2", 
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII | re.IGNORECASE)
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
 _BARE_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}", re.ASCII)
-_BASE64_HEAD = 24
 _LONGEST_PATH = 4096
-_CELL_NAMES = frozenset({"bytes", "path"})
 _CHECKED_CHARACTERS = 64 * 1024
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]*[A-Za-z0-9](:[0-9]{1,4})?(/[!-~]*)?")
 """URLs that are certainly valid. Matching this pattern is faster than parsing a URL."""
@@ -217,7 +215,7 @@ def is_bare_base64(image: object) -> bool:
     """
     if not isinstance(image, str) or not _BARE_BASE64.match(image):
         return False
-    return len(image) > _LONGEST_PATH or sniff(base64.urlsafe_b64decode(image[:_BASE64_HEAD])) in ACCEPTED
+    return len(image) > _LONGEST_PATH or sniff(base64.urlsafe_b64decode(image[:24])) in ACCEPTED
 
 
 def as_image_tuple(images: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ...]:
@@ -238,7 +236,7 @@ def unwrapped(image: Any) -> Any:
     if isinstance(image, (str, Path)):
         # Path.expanduser raises for "~nobody".
         return type(image)(os.path.expanduser(image)) if str(image).startswith("~") else image  # noqa: PTH111
-    if isinstance(image, Mapping) and image and image.keys() <= _CELL_NAMES:
+    if isinstance(image, Mapping) and image and image.keys() <= {"bytes", "path"}:
         return image["bytes"] if image.get("bytes") is not None else unwrapped(image.get("path"))
     if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | PillowImage | ArrayLike | Openable):
         return image

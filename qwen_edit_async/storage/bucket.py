@@ -35,11 +35,6 @@ _SCHEMES: Final = {"S3Store": "s3", "GCSStore": "gs", "AzureStore": "az", "Local
 _SIGNED_FOR: Final = timedelta(hours=12)
 """The lifetime of presigned URLs. A task may wait long in the service's queue before its images are fetched."""
 
-_READ_BYTES: Final = 64 * 1024
-_SPOOL_BYTES: Final = 1024 * 1024
-_REASON_CHARACTERS: Final = 200
-_ASKED_AT_ONCE: Final = 32
-
 
 @attrs.frozen
 class BucketPath(os.PathLike[str]):
@@ -110,7 +105,7 @@ class BucketPath(os.PathLike[str]):
         if mode != "rb":
             raise ValueError(f"a file in a bucket can't be opened with mode {mode!r}: open it read-only, with 'rb'")
         with self._explained() as obstore:
-            return io.BufferedReader(_Reader(self, obstore.open_reader(self._store, self.key)), _READ_BYTES)
+            return io.BufferedReader(_Reader(self, obstore.open_reader(self._store, self.key)), 64 * 1024)
 
     def beginning(self, count: int) -> tuple[bytes, int]:
         """Return the first bytes of the file, and its size.
@@ -219,7 +214,7 @@ class BucketPart(Part[BucketPath]):
     """A file that stays on this machine until it is complete: in memory, or in a temporary file if it is large."""
 
     def __init__(self, target: BucketPath) -> None:
-        super().__init__(target, tempfile.SpooledTemporaryFile(_SPOOL_BYTES))  # noqa: SIM115  # close() closes it
+        super().__init__(target, tempfile.SpooledTemporaryFile(1024 * 1024))  # noqa: SIM115  # close() closes it
 
     def commit(self, target: BucketPath) -> BucketPath:
         """Write the file to the bucket; see :meth:`Part.commit`. An existing file with the same content is accepted."""
@@ -272,7 +267,7 @@ def with_tags(paths: Iterable[BucketPath]) -> dict[BucketPath, BucketPath]:
     lacking = [path for path in paths if not path._tag]  # noqa: SLF001  # the same module
     if not lacking:
         return {}
-    with ThreadPoolExecutor(_ASKED_AT_ONCE, "qwen-edit-tags") as threads:
+    with ThreadPoolExecutor(32, "qwen-edit-tags") as threads:
         return dict(zip(lacking, threads.map(_with_tag, lacking), strict=True))
 
 
@@ -315,7 +310,7 @@ def _root_of(store: Any) -> str:
 def _reason_of(error: Exception) -> str:
     """Return the first line of an error's text. Omit the XML of a reply, which may name the account."""
     line, *_ = str(error).partition("\n")
-    return without_signatures(line).partition("<")[0].rstrip(": ")[:_REASON_CHARACTERS]
+    return without_signatures(line).partition("<")[0].rstrip(": ")[:200]
 
 
 @functools.lru_cache(maxsize=64)
