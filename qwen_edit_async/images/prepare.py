@@ -125,13 +125,9 @@ def _prepare_image(image: Any, fit: bool, inline: bool, hashed: bool) -> Upload:
         path = local_path(image) or ""
         kind, findings = _check_file(file, upload.size, path, fit=fit)
         digest = hash_file(file) if hashed and path else ""
-        facts = None
-        if pillow is not None and kind in ACCEPTED:
-            facts = pillow.check(file, findings, fit=fit)
-        if fit:
-            encoded = pillow.fit(file, upload.size, findings, path=path)
-            if encoded is not None:
-                return _encoded_upload(encoded, digest)
+        facts = pillow.check(file, findings, fit=fit) if pillow is not None and kind in ACCEPTED else None
+        if fit and (encoded := pillow.fit(file, upload.size, findings, path=path)) is not None:
+            return _encoded_upload(encoded, digest)
         if upload.file is file:
             undo.pop_all()
     warnings, notes = ((), ()) if facts is None else (_warnings(facts), facts.notes)

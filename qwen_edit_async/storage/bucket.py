@@ -226,14 +226,11 @@ class BucketPart(Part[BucketPath]):
                 target.put(self._file)
             except FileExistsError:
                 # An earlier run may have been killed just after it wrote the file.
-                if not self._equals(target):
-                    raise
+                self._file.seek(0)
+                with target.open() as known:
+                    if known.read() != self._file.read():
+                        raise
             return attrs.evolve(target, size=size)
-
-    def _equals(self, target: BucketPath) -> bool:
-        self._file.seek(0)
-        with target.open() as known:
-            return known.read() == self._file.read()
 
 
 class _Reader(io.RawIOBase):
