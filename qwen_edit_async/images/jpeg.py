@@ -44,13 +44,13 @@ _COEFFICIENTS: Final = 64
 _ALL_COEFFICIENTS: Final = 2**_COEFFICIENTS - 1
 
 
-def check_jpeg(file: IO[bytes], _size: int) -> Findings:
-    """Check a whole file, block by block.
+def check_jpeg(file: IO[bytes], _size: int, *, block: int = BLOCK) -> Findings:
+    """Check a whole file, and read ``block`` bytes at a time.
 
     Raises:
         DamageError: The file is damaged.
     """
-    return _Check(file).read()
+    return _Check(file, block).read()
 
 
 def coefficient_bytes(file: IO[bytes]) -> int:
@@ -60,7 +60,7 @@ def coefficient_bytes(file: IO[bytes]) -> int:
         DamageError: The file's header is damaged.
     """
     file.seek(0)
-    check = _Check(file)
+    check = _Check(file, 1024)
     frame = check.read_header()
     scanned = check.scan_header()[0]
     if frame.kind not in _PROGRESSIVE and scanned == len(frame.components):
@@ -103,8 +103,9 @@ class _Frame:
 class _Check:
     """The check of one file."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], block: int) -> None:
         self._file = file
+        self._block = block
         self._data = b""
         self._at = 0
         self._frame: _Frame | None = None
@@ -233,6 +234,6 @@ class _Check:
             self._at += size
 
     def _more(self) -> bool:
-        block = self._file.read(BLOCK)
+        block = self._file.read(self._block)
         self._data, self._at = self._data[self._at :] + block, 0
         return bool(block)

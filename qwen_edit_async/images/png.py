@@ -62,13 +62,13 @@ _ADAM7: Final = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 
 _WHOLE: Final = ((0, 0, 1, 1),)
 
 
-def check_png(file: IO[bytes], size: int) -> Findings:
-    """Check a whole file, block by block.
+def check_png(file: IO[bytes], size: int, *, block: int = BLOCK) -> Findings:
+    """Check a whole file, and read at most ``block`` bytes at a time.
 
     Raises:
         DamageError: The file is not a complete PNG file.
     """
-    return _Check(file).read(size)
+    return _Check(file, block).read(size)
 
 
 def essentials(data: bytes, broken: Collection[str] = ()) -> tuple[bytes, tuple[str, ...]]:
@@ -93,8 +93,9 @@ def essentials(data: bytes, broken: Collection[str] = ()) -> tuple[bytes, tuple[
 class _Check:
     """The check of one file."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], block: int) -> None:
         self._file = file
+        self._block = block
         self._kept: dict[bytes, bytes] = {}
         self._sides = (0, 0)
         self._has_pixels = False
@@ -152,7 +153,7 @@ class _Check:
         self._check_place(left, kind)
         crc = _zlib.crc32(kind)
         while left:
-            piece = self._take(min(left, BLOCK))
+            piece = self._take(min(left, self._block))
             left -= len(piece)
             crc = _zlib.crc32(piece, crc)
             if kind == b"IDAT" and self._rows is not None:
