@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, ParamSpec, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
 
 from qwen_edit_async.errors import SessionClosedError
 from qwen_edit_async.log import log
@@ -41,20 +41,23 @@ class Offloader:
         """
         if self._closing:
             raise SessionClosedError("the session is closed: open another session")
-        call = _Call(lambda: func(*args, **kwargs))
-        future = asyncio.get_running_loop().run_in_executor(self._executor, call)
+        late: Future[T] = Future()
+
+        def call() -> T:
+            late.set_result(result := func(*args, **kwargs))
+            return result
+
         try:
-            return await future
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
         except asyncio.CancelledError:
-            for result in call.give_up():
-                self.run_soon(_close, result)
+            late.add_done_callback(lambda done: self.run_soon(_close, done.result()))
             raise
 
     def run_soon(self, func: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call ``func`` on a thread without waiting, to clean up after a cancellation."""
-        if not self._closing:
+        try:
             self._executor.submit(func, *args, **kwargs)
-        else:
+        except RuntimeError:  # the executor is shut down
             threading.Thread(target=func, args=args, kwargs=kwargs, name=self._name).start()
 
     async def aclose(self) -> None:
@@ -71,31 +74,6 @@ class Offloader:
             log.warning("reading or writing a file has not ended after %.0f s: closing anyway", _CLOSING_GRACE)
         finally:
             closer.shutdown(wait=False)
-
-
-class _Call(Generic[T]):
-    """A call whose result goes to the waiter, or is closed if the waiter was cancelled."""
-
-    def __init__(self, func: Callable[[], T]) -> None:
-        self._func = func
-        self._lock = threading.Lock()
-        self._given_up = False
-        self._results: list[T] = []
-
-    def __call__(self) -> T:
-        result = self._func()
-        with self._lock:
-            self._results.append(result)
-            given_up = self._given_up
-        if given_up:
-            _close(result)
-        return result
-
-    def give_up(self) -> tuple[T, ...]:
-        """Make a running call close its result. If the call has ended, return the result for the caller to close."""
-        with self._lock:
-            self._given_up = True
-            return tuple(self._results)
 
 
 def _close(result: Any) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import operator
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +26,7 @@ from qwen_edit_async.images.source import (
     new_digest,
     open_remote,
     read_piece,
-    reason_unread,
+    reading,
 )
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.storage.bucket import BucketPath
@@ -129,9 +128,7 @@ def _stamp(image: Any) -> str | None:
     path = local_path(image)
     if path is None:
         return None
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        return None
+    status = check_regular(path)
     # Programs can set mtime to any time, but not ctime. On Windows, ctime is the time of the file's creation.
     # So the stamp needs both.
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
@@ -146,12 +143,8 @@ def hash_image(image: Any) -> str:
     if isinstance(image, ImageHash):
         return image.digest
     digest = new_digest()
-    try:
+    with reading(Exception):  # an object of another library can raise anything
         _feed(digest, image)
-    except ImageError:
-        raise
-    except Exception as error:  # noqa: BLE001  # an object of another library can raise anything
-        raise ImageError(reason_unread(error)) from None
     return digest.hexdigest()
 
 

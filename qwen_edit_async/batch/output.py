@@ -16,7 +16,7 @@ from qwen_edit_async.errors import ConfigurationError, InvalidEditError
 from qwen_edit_async.images.kinds import is_url
 from qwen_edit_async.models import EditRequest, requested_pictures
 from qwen_edit_async.storage.bucket import BucketPath
-from qwen_edit_async.storage.local import PART_NAME_CHARACTERS
+from qwen_edit_async.storage.part import PART_NAME_CHARACTERS
 from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 
 _MAX_LINKS: Final = 40

@@ -23,21 +23,12 @@ WRITING_PAGE = "writing the page"
 """The name of the last step of a bulk run, after all edits have ended."""
 
 _SLOWEST_PER_SECOND = 0.95
-_GRID_SIDE = 112
 _SOFT = "opacity:.7;font-size:85%"
 
 
 @attrs.frozen(kw_only=True)
 class EditView:
-    """An edit as a notebook shows it.
-
-    Attributes:
-        instruction: The instruction.
-        before: The thumbnails of the inputs.
-        after: The thumbnails of the outputs.
-        facts: Short texts about the edit.
-        error: The reason why there is no output; ``None`` for a successful edit.
-    """
+    """An edit as a notebook shows it. ``error`` says why there is no output."""
 
     instruction: str = ""
     before: tuple[Thumbnail, ...] = ()
@@ -52,9 +43,7 @@ class Progress:
 
     Attributes:
         done: The number of edits that succeeded.
-        failed: The number of edits that failed.
         total: The number of all edits, if known.
-        in_flight: The number of tasks at the service, if known.
         cost: The cost reported by the service, if any.
         seconds: The time since the start of the run.
         found: The number of edits that had ended before the run. The rate does not count them.
@@ -103,27 +92,16 @@ class Progress:
 def edit_html(view: EditView, side: int = THUMBNAIL_SIDE) -> str:
     """Return the card of one edit: its pictures before and after, its instruction, and its facts.
 
-    Args:
-        view: The edit.
-        side: The maximum length of a picture's sides, in pixels. Several inputs or outputs are shown at half this size.
+    A picture's sides have at most ``side`` pixels. Several inputs or outputs are shown at half this size.
     """
     arrow = '<span aria-hidden="true" style="align-self:center">→</span>' if view.before and view.after else ""
     pictures = _pictures(view.before, "before", side) + arrow + _pictures(view.after, "after", side)
-    error = (
-        f'<div style="border-left:3px solid #c5221f;padding-left:.5em" dir="auto">{escape(view.error)}</div>'
-        if view.error is not None
-        else ""
-    )
     facts = " · ".join(f'<span style="display:inline-block">{escape(fact)}</span>' for fact in view.facts)
     return (
         '<div style="max-width:70em">'
         + (f'<div style="display:flex;flex-wrap:wrap;gap:.5em">{pictures}</div>' if pictures else "")
-        + (
-            f'<div dir="auto" style="overflow-wrap:anywhere">{escape(view.instruction)}</div>'
-            if view.instruction
-            else ""
-        )
-        + error
+        + _paragraph(view.instruction, "overflow-wrap:anywhere")
+        + _paragraph(view.error, "border-left:3px solid #c5221f;padding-left:.5em")
         + f'<div style="{_SOFT};overflow-wrap:anywhere">{facts}</div></div>'
     )
 
@@ -132,7 +110,7 @@ def grid_html(views: Iterable[EditView], *, left_out: int = 0) -> str:
     """Return the cards of many edits, side by side, and a line with the number of edits that are left out."""
     cells = "".join(
         '<div style="flex:0 1 20em;border:1px solid #8886;border-radius:6px;padding:.5em">'
-        f"{edit_html(view, _GRID_SIDE)}</div>"
+        f"{edit_html(view, side=112)}</div>"
         for view in views
     )
     more = f'<div style="{_SOFT}">… and {left_out} more</div>' if left_out else ""
@@ -150,12 +128,9 @@ def progress_html(progress: Progress, title: str = "") -> str:
 
 
 def report_html(facts: Mapping[str, object], failures: Iterable[str], page: str) -> str:
-    """Return a table about a bulk run.
+    """Return a table about a bulk run, with a line for each kind of failure.
 
-    Args:
-        facts: The values of the table, by name.
-        failures: One line for each kind of failure.
-        page: The path of ``report.html``; empty if there is none. The link to it is relative to the working directory.
+    ``page`` is the path of ``report.html``; empty if there is none. The link is relative to the working directory.
     """
     rows = [(name, escape(value)) for name, value in facts.items()]
     if lines := "<br>".join(map(escape, failures)):
@@ -187,6 +162,10 @@ def _pictures(thumbnails: tuple[Thumbnail, ...], kind: str, side: int) -> str:
         f'<figcaption style="{_SOFT}">{kind}</figcaption></figure>'
         for thumbnail in thumbnails
     )
+
+
+def _paragraph(text: str | None, style: str) -> str:
+    return f'<div dir="auto" style="{style}">{escape(text)}</div>' if text else ""
 
 
 def _rate(per_second: float) -> str:

@@ -12,7 +12,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import attrs
 
@@ -29,8 +29,6 @@ _GROUP: Final = 120
 Without groups, each arriving card would make the browser lay out all cards again. 120 cards fill
 complete rows if a row has 1 to 6 cards.
 """
-
-_Kind = Literal["before", "after"]
 
 
 @attrs.frozen(kw_only=True)
@@ -59,9 +57,7 @@ class GalleryEdit:
 
     Attributes:
         key: The title of the card.
-        instruction: The instruction.
         before: The input images, in order. At first, the page compares the last input with the first output.
-        after: The output images, in order.
         facts: Further values to show, by name. The page leaves out values that are ``None``.
         error: The reason why there is no output; ``None`` for a successful edit.
     """
@@ -77,13 +73,7 @@ class GalleryEdit:
 def gallery_html(
     edits: Iterable[GalleryEdit], *, title: str = "Edits", summary: Mapping[str, object] | None = None
 ) -> Iterator[str]:
-    """Yield the page in pieces.
-
-    Args:
-        edits: The edits, in the order of the page. They are read one at a time.
-        title: The heading of the page.
-        summary: Values about all edits, by name, for the head of the page.
-    """
+    """Yield the page in pieces. The edits are read one at a time. The summary has values about all edits, by name."""
     yield (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_CONTENT_SECURITY_POLICY)}">\n'
@@ -135,7 +125,7 @@ def _comparison(edit: GalleryEdit) -> str:
     return f'<div class="compare single">{before}{after}<span class="side left">{side}</span></div>'
 
 
-def _image(picture: Picture, kind: _Kind, text: str) -> str:
+def _image(picture: Picture, kind: str, text: str) -> str:
     if (source := picture.source) is None:
         return ""
     small = picture.thumbnail
@@ -155,7 +145,7 @@ def _strip(edit: GalleryEdit) -> str:
     return f'<ul class="strip">{before}<li class="arrow" aria-hidden="true">→</li>{after}</ul>'
 
 
-def _choices(pictures: tuple[Picture, ...], kind: _Kind, *, chosen: int) -> str:
+def _choices(pictures: tuple[Picture, ...], kind: str, *, chosen: int) -> str:
     return "".join(
         f'<li><button type="button" data-kind="{kind}"{_full(picture)} aria-pressed="{str(index == chosen).lower()}">'
         f'<img alt="Compare {kind} {index + 1}" loading="lazy" decoding="async" src="{picture.source}">'

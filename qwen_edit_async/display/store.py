@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import stat
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,8 @@ from typing import Any, Final
 
 from qwen_edit_async.display.links import relative_path
 from qwen_edit_async.display.thumbnails import Thumbnail, make_thumbnail
-from qwen_edit_async.images.source import local_path
+from qwen_edit_async.images.findings import ImageError
+from qwen_edit_async.images.source import check_regular, local_path
 from qwen_edit_async.log import log
 from qwen_edit_async.storage.bucket import BucketPath
 
@@ -38,9 +38,8 @@ _SETUP: Final = """
 class ThumbnailStore:
     """The thumbnails of a bulk run's inputs and results. The store can be used from any thread.
 
-    Args:
-        folder: The folder of the SQLite file. Paths of pictures are stored relative to this folder where possible, so
-            the folder and the pictures can be moved together.
+    Paths of pictures are stored relative to the folder of the SQLite file where possible, so the folder and the
+    pictures can be moved together.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,26 +49,23 @@ class ThumbnailStore:
         self._connection: sqlite3.Connection | None = None
 
     def get(self, image: Any) -> Thumbnail | None:
-        """Return the thumbnail of any image that a request accepts; ``None`` if no thumbnail can be made.
-
-        Only thumbnails of files are stored.
-        """
+        """Return the thumbnail of a file; ``None`` if the image is not a file, or if no thumbnail can be made."""
         known = self._name_and_stamp(image)
-        return self._find(known) or self._make(image, known)
+        return None if known is None else self._find(known) or self._make(image, known)
 
     def get_all(self, images: Iterable[Any], may_make: Callable[[], bool]) -> dict[Any, Thumbnail | None]:
         """Return a mapping from each file's path to its thumbnail, or to ``None`` if there is no thumbnail.
 
-        Args:
-            images: Paths of files. Other images, and local paths without a file, are left out.
-            may_make: Called on several threads, before each missing thumbnail is made. Returns whether to make it.
+        Images that are not files are left out. ``may_make`` is called on several threads, before each missing thumbnail
+        is made. It returns whether to make it.
         """
         known = {image: file for image in images if (file := self._name_and_stamp(image)) is not None}
-        found = {image: self._find(file) for image, file in known.items()}
-        missing = [image for image, thumbnail in found.items() if thumbnail is None]
+
+        def find_or_make(image: Any) -> Thumbnail | None:
+            return self._find(known[image]) or (self._make(image, known[image]) if may_make() else None)
+
         with ThreadPoolExecutor(_WORKERS, "qwen-edit-thumbnails") as makers:
-            made = makers.map(lambda image: self._make(image, known[image]) if may_make() else None, missing)
-            return found | dict(zip(missing, made, strict=True))
+            return dict(zip(known, makers.map(find_or_make, known), strict=True))
 
     def make_soon(self, images: Iterable[Any]) -> None:
         """Make the thumbnails of files on background threads. Return at once."""
@@ -87,20 +83,18 @@ class ThumbnailStore:
             if self._connection is not None:
                 self._connection.close()
 
-    def _find(self, known: tuple[str, str] | None) -> Thumbnail | None:
+    def _find(self, known: tuple[str, str]) -> Thumbnail | None:
         row = self._query("SELECT content, width, height FROM thumbnails WHERE path = ? AND stamp = ?", known)
         return None if row is None else Thumbnail(*row)
 
-    def _make(self, image: Any, known: tuple[str, str] | None) -> Thumbnail | None:
+    def _make(self, image: Any, known: tuple[str, str]) -> Thumbnail | None:
         thumbnail = make_thumbnail(image)
-        if thumbnail is not None and known is not None:
+        if thumbnail is not None:
             values = (*known, thumbnail.content, thumbnail.width, thumbnail.height)
             self._query("INSERT OR REPLACE INTO thumbnails VALUES (?, ?, ?, ?, ?)", values)
         return thumbnail
 
-    def _query(self, statement: str, values: tuple[Any, ...] | None) -> Any:
-        if values is None:
-            return None
+    def _query(self, statement: str, values: tuple[Any, ...]) -> Any:
         try:
             with self._lock:
                 if self._connection is None:
@@ -123,9 +117,7 @@ class ThumbnailStore:
         if path is None:
             return None
         try:
-            status = os.stat(path)  # noqa: PTH116  # the path is a str
-        except (OSError, ValueError):
-            return None
-        if not stat.S_ISREG(status.st_mode):
+            status = check_regular(path)
+        except (OSError, ImageError):
             return None
         return relative_path(path, self._folder) or path, f"{status.st_size}:{status.st_mtime_ns}"

@@ -6,18 +6,16 @@ no thumbnail. Without Pillow, there are no thumbnails.
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import sys
 from collections.abc import Iterable
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import attrs
 
 from qwen_edit_async.images.encode import encode_base64
-from qwen_edit_async.images.kinds import ArrayLike, PillowImage, base64_start, is_data_uri
-from qwen_edit_async.images.source import exclusive_access, local_path
+from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, ArrayLike, PillowImage
+from qwen_edit_async.images.source import exclusive_access, open_image
 from qwen_edit_async.storage.bucket import BucketPath
 
 THUMBNAIL_SIDE: Final = 256
@@ -76,42 +74,25 @@ def in_notebook() -> bool:
     return get_shell is not None and getattr(get_shell(), "kernel", None) is not None
 
 
-def make_thumbnail(image: Any, side: int = THUMBNAIL_SIDE) -> Thumbnail | None:
-    """Make a thumbnail. Return ``None`` if that is impossible. A file in a bucket is read over the network.
+def make_thumbnail(image: Any) -> Thumbnail | None:
+    """Make a thumbnail of any image that a request accepts. Return ``None`` if that is impossible.
 
-    Args:
-        image: An image of any kind that a request accepts.
-        side: The longest side, in pixels.
+    A file in a bucket is read over the network.
     """
     try:
         from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
 
-        if isinstance(image, PillowImage | ArrayLike) and not isinstance(image, os.PathLike):
+        image = BucketPath.of(image) or image
+        if isinstance(image, str | bytes | bytearray | memoryview | os.PathLike):
+            with open_image(image, MAX_SOURCE_BYTES)[0] as file:
+                encoded = pillow.thumbnail(file, THUMBNAIL_SIDE)
+        elif isinstance(image, PillowImage | ArrayLike):
             with exclusive_access(image):
-                encoded = pillow.thumbnail(image, side)
+                encoded = pillow.thumbnail(image, THUMBNAIL_SIDE)
         else:
-            file = _open(image)
-            if file is None:
-                return None
-            with file:
-                encoded = pillow.thumbnail(file, side)
+            return None
         with encoded.file as content:
             content.seek(0)
-            width, height = encoded.sides
-            return Thumbnail(content.read(), width, height)
+            return Thumbnail(content.read(), *encoded.sides)
     except Exception:  # noqa: BLE001  # decoders raise any kind of error
         return None
-
-
-def _open(image: Any) -> IO[bytes] | None:
-    if isinstance(image, bytes | bytearray | memoryview):
-        return io.BytesIO(image)
-    if (bucket := BucketPath.of(image)) is not None:
-        return bucket.open()
-    if is_data_uri(image):
-        return io.BytesIO(base64.b64decode(image[base64_start(image) :]))
-    path = local_path(image)
-    # Only regular files are opened, because opening a named pipe would block.
-    if path is None or not os.path.isfile(path):  # noqa: PTH113  # the path is a str
-        return None
-    return open(path, "rb")  # noqa: PTH123  # the path is a str

@@ -187,7 +187,7 @@ class JSONBody(Payload):
                     self._offloader.run_soon(image.close)
 
     async def _make(self, image: Upload, index: int) -> bytes:
-        if not image.in_memory:
+        if image.file is not None:
             return await self._offloader.run(image.chunk, index)
         if index:  # a fast connection never suspends this coroutine, so let other tasks run here
             await asyncio.sleep(0)

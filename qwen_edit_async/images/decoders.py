@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from qwen_edit_async.images.findings import SAVE_ANEW, ImageError
 from qwen_edit_async.images.jpeg import coefficient_bytes
-from qwen_edit_async.images.kinds import HEAD_BYTES, MAX_PIXELS, sniff, sniff_other
+from qwen_edit_async.images.kinds import HEAD_BYTES, MAX_PIXELS, sniff
 from qwen_edit_async.images.png import essentials
 from qwen_edit_async.log import log
 
@@ -38,7 +38,6 @@ _MAX_PADDED_BYTES: Final = 16 * 1024 * 1024
 _FILLER_BYTES: Final = 1024
 """The number of filler bytes that :func:`decoded_share` appends. Decoders read ahead by fewer bytes than that."""
 
-_HEADER_BYTES: Final = 64 * 1024
 _READ_COLOURS: Final = re.compile(
     rb"colr(?:prof|rICC|nclx\0[\x01\x02]\0[\x01\x02\x06\x0d]|\x01..\0\0\0[\x0c\x10-\x12])", re.DOTALL
 )
@@ -58,9 +57,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
     def decode_small(self, end: int, padding: bytes | None = None) -> None:
         """Decode the bytes before ``end``, at an eighth of the picture's size. Afterwards, the picture can't be loaded.
 
-        Args:
-            end: A position in the file.
-            padding: Bytes that the decoder gets instead of the file's bytes from ``end`` on.
+        The decoder gets ``padding`` instead of the file's bytes from ``end`` on.
 
         Raises:
             SampleDecodedError: The decoder accepted all bytes before ``end``, and there is no padding.
@@ -92,13 +89,10 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
 
 
 class PngEssentials(PngImagePlugin.PngImageFile):
-    """A PNG file that Pillow can open only without its damaged ancillary chunks.
-
-    Attributes:
-        lost: The types of the lost chunks that set transparency (tRNS) or the colour profile (iCCP).
-    """
+    """A PNG file that Pillow can open only without its damaged ancillary chunks."""
 
     lost: tuple[str, ...] = ()
+    """The types of the lost chunks that set transparency (tRNS) or the colour profile (iCCP)."""
 
 
 def open_file(file: IO[bytes], path: str = "", *, fit: bool = False) -> ImageFile.ImageFile:
@@ -164,7 +158,7 @@ def check_tiles(image: ImageFile.ImageFile) -> None:
 def loses_colours(file: IO[bytes]) -> bool:
     """Return whether an AVIF, HEIF or JPEG 2000 file has a colour space that Pillow ignores."""
     file.seek(0)
-    header = file.read(_HEADER_BYTES)
+    header = file.read(64 * 1024)
     return b"colr" in header and not _READ_COLOURS.search(header)
 
 
@@ -244,8 +238,7 @@ def _read(file: IO[bytes], size: int) -> bytes:
 
 def _plugin(head: bytes, path: str) -> str:
     """Load the plugin for a file, and return its name."""
-    media_type = sniff(head)
-    plugin = media_type.removeprefix("image/").upper() if media_type else sniff_other(head, path)
+    plugin = sniff(head, path)
     for load_plugins in (Image.preinit, Image.init):  # preinit loads the common plugins in a quarter of the time
         if plugin not in Image.OPEN:
             load_plugins()

@@ -37,16 +37,6 @@ RAW_CHUNK: Final = 384 * 1024
 """Bytes of an image per chunk. This is a multiple of 3, so only the last chunk is padded."""
 
 
-class _Buffer(threading.local):
-    """A thread's buffer for file chunks. Allocating memory for a chunk takes longer than reading the chunk."""
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(RAW_CHUNK))
-
-
-_buffer = _Buffer()
-
-
 @attrs.define(kw_only=True)  # not frozen, because a frozen object takes twice as long to create
 class Upload:
     """An image as the text of a JSON string, without the quotes.
@@ -54,13 +44,12 @@ class Upload:
     Attributes:
         head: The text before the Base64 data. For a URL, this is the whole text.
         size: The size of the image file in bytes; 0 for a URL.
-        read: Called with a start and a size. Returns that part of the image file. The returned bytes stay valid until
-            the same thread reads again.
-        file: The open file that belongs to the upload, if there is one. :meth:`close` closes it.
+        read: Called with a start and a size. Returns that part of the image file.
+        file: The open file that ``read`` reads; :meth:`close` closes it. ``None`` if the image is in memory, or is a
+            local file that :meth:`opened` has not opened.
         reopen: Called without arguments. Opens the local file, and returns it with a function that reads from it.
             ``None`` if the upload does not read a local file of the user.
         digest: The hash of a local image file before any conversion; empty if it was not requested.
-        in_memory: Whether chunks are made without disk access, so that no thread is needed.
         name: The name of the image in messages.
         position: The position of the image in its request, counted from 1.
         warnings: Warnings that say why the service may edit the image badly.
@@ -73,7 +62,6 @@ class Upload:
     file: IO[bytes] | None = attrs.field(default=None, repr=False)
     reopen: Callable[[], tuple[IO[bytes], Read]] | None = attrs.field(default=None, repr=False)
     digest: str = ""
-    in_memory: bool = True
     name: str = ""
     position: int = 0
     warnings: tuple[EditWarning, ...] = ()
@@ -151,19 +139,18 @@ def path_upload(path: str, status: os.stat_result) -> Upload:
         with file:
             return read_file(start, size)
 
-    return Upload(size=status.st_size, read=read, reopen=reopen, in_memory=False)
+    return Upload(size=status.st_size, read=read, reopen=reopen)
 
 
-def _read_unchanged(file: io.BufferedReader[Any], status: os.stat_result, start: int, size: int) -> memoryview:
+def _read_unchanged(file: io.BufferedReader[Any], status: os.stat_result, start: int, size: int) -> bytes:
     """Read part of a file, and check the file's size and time. The file has a lock, so another thread can close it."""
-    chunk = _buffer.view[:size]
     try:
         file.seek(start)
-        count = file.readinto(chunk)
+        chunk = file.read(size)
         now = os.fstat(file.fileno())
     except OSError as error:
         raise ImageError(f"can't be read any more: {error.strerror}") from None
-    if (now.st_size, now.st_mtime_ns, count) != (status.st_size, status.st_mtime_ns, size):
+    if (now.st_size, now.st_mtime_ns, len(chunk)) != (status.st_size, status.st_mtime_ns, size):
         raise ImageError("has changed since the edit was prepared: submit the edit again")
     return chunk
 
@@ -180,4 +167,4 @@ def spooled_upload(spooled: IO[bytes], size: int) -> Upload:
         except (OSError, ValueError) as error:
             raise ImageError(f"can't be read from its temporary file any more: {error}") from None
 
-    return Upload(size=size, read=read, file=spooled, in_memory=False)
+    return Upload(size=size, read=read, file=spooled)

@@ -61,10 +61,10 @@ class Findings:
     colours: str = ""
     doubtful_end: int | None = None
 
-    def problem(self, media_type: str, *, fit: bool) -> str:
+    def problem(self, kind: str, *, fit: bool) -> str:
         """Return the reason why the file is refused, as the predicate of a sentence; empty if it is not refused."""
         if self.damage:
-            return f"is a damaged {media_type.removeprefix('image/').upper()} file: {self.damage}"
+            return f"is a damaged {kind} file: {self.damage}"
         if self.conversion_reason and not fit:
             return f"{self.conversion_reason}. {SAVE_ANEW}"
         return self.unsupported

@@ -7,26 +7,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from types import ModuleType
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import attrs
 
 from qwen_edit_async.images.findings import CUT_SHORT, LACKS_SCANS, DamageError, Findings, ImageError
 from qwen_edit_async.images.jpeg import check_jpeg
-from qwen_edit_async.images.kinds import PICTURE_ENDINGS, sniff, sniff_other
+from qwen_edit_async.images.kinds import PICTURE_ENDINGS, sniff
 from qwen_edit_async.images.png import check_png
 from qwen_edit_async.images.tiff import check_tiff
 from qwen_edit_async.storage.paths import FilePath
 
-_ENDS: Final = {"image/jpeg": b"\xff\xd9", "image/png": b"\0\0\0\0IEND\xae\x42\x60\x82"}
+_ENDS: Final = {"JPEG": b"\xff\xd9", "PNG": b"\0\0\0\0IEND\xae\x42\x60\x82"}
 """The last bytes of complete files."""
 
 _UNDECODABLE: Final = "not all of its pixels can be decoded"
 _HALF: Final = 0.5
-_BEGINNING: Final = 1024
-_HEAD_BYTES: Final = 512
-_SHOWN_BYTES: Final = 8
 _BOX_HEAD: Final = 8
 _BOXES: Final = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"uuid"} | {b"jP  ", b"jp2h", b"jp2c"})
 _ENDINGS: Final = {
@@ -62,7 +58,7 @@ class Verdict:
         return path if ending in endings or ending not in PICTURE_ENDINGS else path.with_suffix(endings[0])
 
 
-def pillow_if_installed() -> ModuleType | None:
+def pillow_if_installed() -> Any:
     """Return the module that decodes and converts images; ``None`` without Pillow."""
     try:
         from qwen_edit_async.images import pillow  # noqa: PLC0415  # Pillow is optional, and slow to import
@@ -71,33 +67,36 @@ def pillow_if_installed() -> ModuleType | None:
     return pillow
 
 
-def find_damage(file: IO[bytes], size: int, media_type: str) -> Findings:
+def find_damage(file: IO[bytes], size: int, kind: str) -> Findings:
     """Check a file's structure without Pillow and without decoding pixels.
 
     A PNG file is checked chunk by chunk, including the number of its rows. A JPEG file is checked from marker to
     marker. A WEBP file must be at least as long as its header says. A TIFF file must contain its first directory. A
-    BMP or GIF file must be longer than its header. ``media_type`` is the type according to the file's content.
+    BMP or GIF file must be longer than its header. ``kind`` is the format according to the file's content. Files in
+    other formats are not checked.
     """
+    if kind not in _CHECKS:
+        return Findings()
     file.seek(0)
     try:
-        return _CHECKS[media_type](file, size)
+        return _CHECKS[kind](file, size)
     except DamageError as error:
         return Findings(str(error))
 
 
-def find_cut(file: IO[bytes], size: int, media_type: str) -> Findings:
+def find_cut(file: IO[bytes], size: int, kind: str) -> Findings:
     """Check a file. If a JPEG or PNG file ends as complete files do, read only its first KiB.
 
     Any other file may be cut short or have appended bytes, so :func:`find_damage` checks all of it.
     """
-    end = _ENDS.get(media_type)
+    end = _ENDS.get(kind)
     if end is not None:
         file.seek(max(0, size - len(end)))
         if file.read() == end:
             file.seek(0)
-            found = find_damage(io.BytesIO(file.read(_BEGINNING)), size, media_type)
+            found = find_damage(io.BytesIO(file.read(1024)), size, kind)
             return Findings() if found.damage == CUT_SHORT else found
-    return find_damage(file, size, media_type)
+    return find_damage(file, size, kind)
 
 
 def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
@@ -111,15 +110,14 @@ def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
     service sent them.
     """
     file.seek(0)
-    head = file.read(_HEAD_BYTES)
-    media_type = sniff(head)
-    if media_type == "image/png":
+    head = file.read(512)
+    kind = sniff(head)
+    if kind == "PNG":
         return _judge_png(file, size)
-    kind = media_type.removeprefix("image/").upper() if media_type is not None else sniff_other(head)
     if kind is None:
         return Verdict(problem=_describe(head))
     article = "an" if kind[0] in "AI" else "a"
-    damage = _damage(file, size, media_type, kind)
+    damage = _damage(file, size, kind)
     share = _share(file, size, kind, damage) if damage in {CUT_SHORT, _UNDECODABLE} else 1.0
     if damage and (not lenient or share <= _HALF):
         state = "cut short" if damage == CUT_SHORT else "damaged"
@@ -141,13 +139,19 @@ def _judge_png(file: IO[bytes], size: int) -> Verdict:
     return Verdict("PNG", flaw=flaw, damaged=bool(found.damage), sides=found.sides)
 
 
-def _damage(file: IO[bytes], size: int, media_type: str | None, kind: str) -> str:
+def _damage(file: IO[bytes], size: int, kind: str) -> str:
     """Return a clause that describes a picture's damage, or an empty text. Without Pillow, pixels are not checked."""
-    found = Findings() if media_type is None else find_damage(file, size, media_type)
+    found = find_damage(file, size, kind)
     if found.damage or _stated_size(file, size, kind) > size:
         return found.damage or CUT_SHORT
-    # Pillow alone can't read HEIF.
-    return _UNDECODABLE if kind != "HEIF" and not _decodes(file, found) else ""
+    pillow = pillow_if_installed()
+    if pillow is None or kind == "HEIF":  # Pillow alone can't read HEIF
+        return ""
+    try:
+        pillow.check(file, found, fit=True)
+    except ImageError:
+        return _UNDECODABLE
+    return ""
 
 
 def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
@@ -163,23 +167,12 @@ def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     except ImportError:
         return 0.0
     file.seek(0)
-    with_end = io.BytesIO(file.read() + _ENDS["image/jpeg"])
-    if kind == "JPEG" and find_damage(with_end, size + 2, "image/jpeg").damage == LACKS_SCANS:
+    with_end = io.BytesIO(file.read() + _ENDS["JPEG"])
+    if kind == "JPEG" and find_damage(with_end, size + 2, kind).damage == LACKS_SCANS:
         return 0.0  # some scans are missing, so all rows can be decoded, but they are blurred
     # If Pillow does not support the format, no row is decoded, although the picture may be intact.
     # So a picture without decoded rows counts as whole, unless it is cut short.
     return decoders.decoded_share(file) or float(damage != CUT_SHORT)
-
-
-def _decodes(file: IO[bytes], found: Findings) -> bool:
-    """Return whether a picture can be decoded. Without Pillow, return ``True``."""
-    pillow = pillow_if_installed()
-    try:
-        if pillow is not None:
-            pillow.check(file, found, fit=True)
-    except ImageError:
-        return False
-    return True
 
 
 def _stated_size(file: IO[bytes], size: int, kind: str) -> int:
@@ -211,7 +204,7 @@ def _describe(head: bytes) -> str:
         return "it is XML text"
     if start.startswith((b"{", b"[")):
         return "it is JSON text"
-    return f"it is not a picture: it begins with {head[:_SHOWN_BYTES]!r}"
+    return f"it is not a picture: it begins with {head[:8]!r}"
 
 
 def _check_webp(file: IO[bytes], size: int) -> Findings:
@@ -234,10 +227,10 @@ def _cut_if(cut: bool) -> Findings:  # noqa: FBT001  # the only argument
 
 
 _CHECKS: Final[Mapping[str, Callable[[IO[bytes], int], Findings]]] = {
-    "image/png": check_png,
-    "image/jpeg": check_jpeg,
-    "image/webp": _check_webp,
-    "image/tiff": check_tiff,
-    "image/gif": _check_gif,
-    "image/bmp": _check_bmp,
+    "PNG": check_png,
+    "JPEG": check_jpeg,
+    "WEBP": _check_webp,
+    "TIFF": check_tiff,
+    "GIF": _check_gif,
+    "BMP": _check_bmp,
 }

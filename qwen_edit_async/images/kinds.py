@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
 
+from qwen_edit_async.contract import MEDIA_TYPES
 from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.storage.bucket import BucketPath, is_pair
 
@@ -103,7 +104,14 @@ _BRANDS: Final = {
 _GENERAL_BRANDS: Final = frozenset({b"mif1", b"msf1"})
 """Brands that do not tell how the pictures in an ISO media file are encoded."""
 
-_OTHER_STARTS: Final = {
+ACCEPTED: Final = frozenset(media_type.removeprefix("image/").upper() for media_type in MEDIA_TYPES)
+"""The formats that the service accepts."""
+
+_STARTS: Final = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    **dict.fromkeys((b"GIF87a", b"GIF89a"), "GIF"),
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
     **dict.fromkeys((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), "JPEG2000"),
     **dict.fromkeys((b"%!PS", b"\xc5\xd0\xd3\xc6"), "EPS"),
     **dict.fromkeys((b"BLP1", b"BLP2"), "BLP"),
@@ -124,13 +132,16 @@ _OTHER_STARTS: Final = {
     b"IIU\0": "RW2",
     b"FUJIFILMCCD-RAW": "RAF",
 }
-UNCONVERTIBLE: Final = {
+_UNCONVERTIBLE: Final = {
     **dict.fromkeys(("CR3", "ORF", "RAF", "RW2"), "a camera raw file"),
     **dict.fromkeys(("EPS", "WMF"), "a drawing without pixels"),  # Pillow needs Ghostscript or Windows to render it
 }
 """Formats that ``fit`` can't convert, each with the words that describe such a file in messages."""
 
 _PATTERNS: Final = {
+    "WEBP": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+    # The size of the second header has one of these values.
+    "BMP": re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0", re.DOTALL),
     "DIB": re.compile(rb"[\x28\x6c\x7c]\0{3}.{8}\x01\0[\x01-\x20]\0", re.DOTALL),  # a BMP without its first header
     "PCX": re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]"),
     "SGI": re.compile(rb"\x01\xda[\x00\x01][\x01\x02]"),
@@ -154,15 +165,10 @@ ACCEPTED_ENDINGS: Final = frozenset(
 PICTURE_ENDINGS: Final = ACCEPTED_ENDINGS | {".avif", ".heic", ".heif", ".jp2", ".j2k", ".ico"}
 """The usual file name endings of pictures, including formats that need ``fit``."""
 
-_BMP: Final = re.compile(rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0", re.DOTALL)
-"""Matches the first 16 bytes of a BMP file, including the low half of the second header's size."""
-
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII | re.IGNORECASE)
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
 _BARE_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}", re.ASCII)
-_BASE64_HEAD = 24
 _LONGEST_PATH = 4096
-_CELL_NAMES = frozenset({"bytes", "path"})
 _CHECKED_CHARACTERS = 64 * 1024
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]*[A-Za-z0-9](:[0-9]{1,4})?(/[!-~]*)?")
 """URLs that are certainly valid. Matching this pattern is faster than parsing a URL."""
@@ -170,38 +176,19 @@ _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]*[A-Za-z0-9](:[0-9]{1,4})?(/[!-~
 _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def sniff(head: bytes) -> str | None:
-    """Return the media type of a file from its first 16 or more bytes; ``None`` if the service refuses its format."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if head.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")):
-        return "image/tiff"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "image/webp"
-    if _BMP.match(head):
-        return "image/bmp"
-    return None
+def sniff(head: bytes, path: str = "") -> str | None:
+    """Return the name of a picture's format; ``None`` if the file is not a picture.
 
-
-def sniff_other(head: bytes, path: str = "") -> str | None:
-    """Return the name of a file's format if it is a picture format that the service refuses; otherwise ``None``.
-
-    The name is Pillow's name of the format, or the name of a camera raw format.
-
-    Args:
-        head: The first 64 bytes of the file.
-        path: The path of the file. Its ending identifies formats without a signature.
+    The name is Pillow's name of the format, or the name of a camera raw format. ``head`` is the first 64 bytes of the
+    file. For the formats that the service accepts, 16 bytes are enough. The ending of ``path`` identifies formats
+    without a signature.
     """
-    if head[4:8] == b"ftyp":
+    if head[:1] + head[4:8] == b"\0ftyp":
         end = min(len(head), int.from_bytes(head[:4]))
         brands = [head[at : at + 4] for at in (8, *range(16, end, 4))]
         general = None if _GENERAL_BRANDS.isdisjoint(brands) else "HEIF"
         return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), general)
-    starts = (name for start, name in _OTHER_STARTS.items() if head.startswith(start))
+    starts = (name for start, name in _STARTS.items() if head.startswith(start))
     patterns = (name for name, pattern in _PATTERNS.items() if pattern.match(head))
     return next(starts, None) or next(patterns, None) or _ENDINGS.get(os.path.splitext(path)[1].lower())  # noqa: PTH122  # text
 
@@ -228,7 +215,7 @@ def is_bare_base64(image: object) -> bool:
     """
     if not isinstance(image, str) or not _BARE_BASE64.match(image):
         return False
-    return len(image) > _LONGEST_PATH or sniff(base64.urlsafe_b64decode(image[:_BASE64_HEAD])) is not None
+    return len(image) > _LONGEST_PATH or sniff(base64.urlsafe_b64decode(image[:24])) in ACCEPTED
 
 
 def as_image_tuple(images: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ...]:
@@ -249,7 +236,7 @@ def unwrapped(image: Any) -> Any:
     if isinstance(image, (str, Path)):
         # Path.expanduser raises for "~nobody".
         return type(image)(os.path.expanduser(image)) if str(image).startswith("~") else image  # noqa: PTH111
-    if isinstance(image, Mapping) and image and image.keys() <= _CELL_NAMES:
+    if isinstance(image, Mapping) and image and image.keys() <= {"bytes", "path"}:
         return image["bytes"] if image.get("bytes") is not None else unwrapped(image.get("path"))
     if isinstance(image, str | os.PathLike | bytes | bytearray | memoryview | PillowImage | ArrayLike | Openable):
         return image
@@ -269,13 +256,8 @@ def copyable(images: Any) -> Any:
 def image_name(image: object, position: int) -> str:
     """Return the name of an image in messages: its position, counted from 1, and its path if it has one."""
     source = image if isinstance(image, str | os.PathLike) else getattr(image, "name", getattr(image, "filename", ""))
-    if (
-        is_url(image)
-        or is_data_uri(image)
-        or is_bare_base64(image)
-        or not source
-        or not isinstance(source, str | os.PathLike)
-    ):
+    is_content = is_url(image) or is_data_uri(image) or is_bare_base64(image)
+    if is_content or not source or not isinstance(source, str | os.PathLike):
         return f"image {position}"
     return f"image {position} ({str(source)[:200]})"
 
@@ -323,25 +305,26 @@ def check_image(image: object) -> None:
         )
 
 
-def check_format(head: bytes, path: str = "", *, fit: bool = False) -> str | None:
-    """Return the media type of an image file that starts with ``head``, or refuse the file (contract, *Images*).
+def check_format(head: bytes, path: str = "", *, fit: bool = False) -> str:
+    """Return the format of an image file that starts with ``head``, or refuse the file (contract, *Images*)."""
+    kind = sniff(head, path)
+    if kind is None:
+        problem = "is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image"
+        raise ImageError(f"{problem}: it begins with {head[:8]!r}", summary=problem)
+    if refusal := format_problem(kind, fit=fit):
+        raise ImageError(refusal)
+    return kind
 
-    With ``fit``, only files that can't be converted are refused. ``None`` means that the file must be converted.
+
+def format_problem(kind: str, *, fit: bool) -> str:
+    """Return the reason why a format is refused, as the predicate of a sentence; empty if it is not refused.
+
+    With ``fit``, only formats that can't be converted are refused.
     """
-    media_type = sniff(head)
-    other = sniff_other(head, path) if media_type is None else None
-    if other is not None and (other in UNCONVERTIBLE or not fit):
-        raise ImageError(other_advice(other))
-    if media_type is None and other is None:
-        kind = "is not a JPEG, PNG, BMP, TIFF, WEBP or GIF image"
-        raise ImageError(f"{kind}: it begins with {head[:8]!r}", summary=kind)
-    return media_type
-
-
-def other_advice(kind: str) -> str:
-    """Return advice about a format that the service does not accept, as the predicate of a sentence."""
-    if kind in UNCONVERTIBLE:
-        return f"is {UNCONVERTIBLE[kind]} ({kind} format). Export it as a JPEG"
+    if kind in _UNCONVERTIBLE:
+        return f"is {_UNCONVERTIBLE[kind]} ({kind} format). Export it as a JPEG"
+    if fit or kind in ACCEPTED:
+        return ""
     return f"is in {kind} format, which the service refuses: convert it, or let the session do so with fit=True"
 
 

@@ -24,15 +24,12 @@ from qwen_edit_async.images.decoders import (
     open_file,
 )
 from qwen_edit_async.images.findings import Findings, ImageError
-from qwen_edit_async.images.kinds import ArrayLike
+from qwen_edit_async.images.kinds import ACCEPTED, ArrayLike
 from qwen_edit_async.images.pixels import orientation, plain, shrunk, stored_orientation, to_srgb
+from qwen_edit_async.images.source import SPOOL_BYTES
 from qwen_edit_async.images.tiff import UPRIGHT
 from qwen_edit_async.log import log
 
-SPOOL_BYTES: Final = 1024 * 1024
-"""The largest temporary file that stays in memory."""
-
-_JPEG_QUALITY: Final = 95
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_PADDING: Final = b"\xff\0" * 8
 """Bytes in place of the end marker, for a decoder that reads ahead.
@@ -40,14 +37,10 @@ _JPEG_PADDING: Final = b"\xff\0" * 8
 They encode 64 bits that are all 1. These bits are not valid pixel data, because no Huffman code is all 1.
 """
 
-_WEBP_QUALITY: Final = 70
-_WEBP_METHOD: Final = 0
-"""The fastest method, because a bulk run makes thousands of thumbnails."""
-
 _SAVE_OPTIONS: Final = {
-    "JPEG": {"quality": _JPEG_QUALITY},
+    "JPEG": {"quality": 95},
     "PNG": {"compress_level": 6},
-    "WEBP": {"quality": _WEBP_QUALITY, "method": _WEBP_METHOD},
+    "WEBP": {"quality": 70, "method": 0},  # the fastest method, because a bulk run makes thousands of thumbnails
 }
 _MPF_IMAGES: Final = 0xB001
 """The tag for the number of pictures in a JPEG file (Multi-Picture Format)."""
@@ -74,15 +67,13 @@ class Encoded:
 
     Attributes:
         file: A temporary file, which the caller closes.
-        size: The size in bytes.
-        media_type: ``image/png``, ``image/jpeg`` or ``image/webp``.
-        sides: Width and height in pixels.
+        kind: The format: ``PNG``, ``JPEG`` or ``WEBP``.
         notes: The changes to the image and the omitted parts, each described by the predicate of a sentence.
     """
 
     file: IO[bytes]
     size: int
-    media_type: str
+    kind: str
     sides: tuple[int, int]
     notes: tuple[str, ...] = ()
 
@@ -139,11 +130,10 @@ def encode(picture: Any, *, fit: bool) -> Encoded:
     return encoded
 
 
-def fit(file: IO[bytes], size: int, findings: Findings, *, path: str = "", convert: bool = False) -> Encoded | None:
+def fit(file: IO[bytes], size: int, findings: Findings, *, path: str = "") -> Encoded | None:
     """Convert an image file so that the service edits it well. Return ``None`` if no conversion is needed.
 
-    The image is turned upright, its longest side becomes at most 3072 pixels, and its file at most 7.5 MB. With
-    ``convert``, the file is always converted.
+    The image is turned upright, its longest side becomes at most 3072 pixels, and its file at most 7.5 MB.
 
     Raises:
         ImageError: The file can't be decoded, or has too many pixels.
@@ -152,7 +142,7 @@ def fit(file: IO[bytes], size: int, findings: Findings, *, path: str = "", conve
         before, turn, page_notes = image.size, stored_orientation(image, findings.exif), _page_notes(image)
         small = size <= MAX_IMAGE_BYTES and max(before) <= RECOMMENDED_MAX_SIDE
         faulty = findings.conversion_reason or isinstance(image, PngEssentials)
-        if small and turn == UPRIGHT and not faulty and not convert:
+        if small and turn == UPRIGHT and not faulty and image.format in ACCEPTED:
             return None
         if max(before) > RECOMMENDED_MAX_SIDE:
             scale = RECOMMENDED_MAX_SIDE / max(before)
@@ -221,6 +211,8 @@ def _plain_words() -> Iterator[None]:
         yield
     except ImageError:
         raise
+    except Warning as warning:  # the user's filters turn warnings into exceptions
+        raise ImageError(f"can't be converted, because a warning of Pillow counts as an error: {warning}") from None
     except MemoryError:
         raise ImageError("needs more memory for decoding than is free: shrink it") from None
     except Exception as error:  # noqa: BLE001  # decoders raise any kind of error
@@ -249,7 +241,7 @@ def _fitted(image: Image.Image, before: tuple[int, int], turn: int, *, lossless:
     encoded = _save(picture, "PNG" if lossless or transparent else "JPEG")
     while encoded.size > SAFE_IMAGE_BYTES:
         encoded.file.close()
-        if not transparent and encoded.media_type == "image/png":
+        if not transparent and encoded.kind == "PNG":
             encoded = _save(picture, "JPEG")
             continue
         side = int(max(picture.size) * min(0.9, math.sqrt(SAFE_IMAGE_BYTES / encoded.size)))
@@ -258,15 +250,14 @@ def _fitted(image: Image.Image, before: tuple[int, int], turn: int, *, lossless:
     done = ["turned upright"] if turn != UPRIGHT else []
     if max(picture.size) < max(before):
         done.append(f"shrunk from {before[0]}×{before[1]} to {picture.width}×{picture.height}")
-    done.append(f"encoded as {encoded.media_type.removeprefix('image/').upper()}")
+    done.append(f"encoded as {encoded.kind}")
     return attrs.evolve(encoded, notes=(f"was {', '.join(done)}",))
 
 
 def _save(image: Image.Image, plugin: str) -> Encoded:
-    options = _SAVE_OPTIONS[plugin]
     with contextlib.ExitStack() as undo:
         file = undo.enter_context(tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
-        image.save(file, plugin, icc_profile=image.info.get("icc_profile"), **options)
-        encoded = Encoded(file, file.tell(), f"image/{plugin.lower()}", image.size)
+        image.save(file, plugin, icc_profile=image.info.get("icc_profile"), **_SAVE_OPTIONS[plugin])
+        encoded = Encoded(file, file.tell(), plugin, image.size)
         undo.pop_all()  # the caller closes the file
     return encoded

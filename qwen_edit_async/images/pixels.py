@@ -67,10 +67,7 @@ def orientation(image: Image.Image) -> int:
 def plain(image: Image.Image, turn: int, side: int | None = None) -> Image.Image:
     """Return the image upright, in 8-bit gray, RGB or RGBA. A fully opaque alpha channel is dropped.
 
-    Args:
-        image: The image.
-        turn: The image's Exif orientation.
-        side: The maximum length of the longest side in pixels; ``None`` for no limit.
+    ``turn`` is the image's Exif orientation. ``side`` is the maximum length of the longest side in pixels.
 
     Raises:
         ImageError: The image has samples or a transparent colour that can't be converted to 8 bits reliably.

@@ -18,6 +18,7 @@ from qwen_edit_async.images.encode import Upload, url_upload
 from qwen_edit_async.images.findings import Findings, ImageError
 from qwen_edit_async.images.integrity import find_cut, find_damage, pillow_if_installed
 from qwen_edit_async.images.kinds import (
+    ACCEPTED,
     HEAD_BYTES,
     MAX_SOURCE_BYTES,
     ArrayLike,
@@ -35,7 +36,7 @@ from qwen_edit_async.images.source import (
     local_path,
     open_image,
     open_temporary,
-    reason_unread,
+    reading,
 )
 from qwen_edit_async.images.tiff import UPRIGHT
 from qwen_edit_async.storage.bucket import BucketPath
@@ -96,10 +97,8 @@ def signed_url(image: BucketPath) -> str | None:
     """
     url = image.signed_url()
     if url is not None:
-        try:
+        with reading():
             head, size = image.beginning(HEAD_BYTES)
-        except OSError as error:
-            raise ImageError(reason_unread(error)) from None
         check_size(size)
         check_format(head, image.key)
     return url
@@ -113,31 +112,26 @@ def _prepare_image(image: Any, fit: bool, inline: bool, hashed: bool) -> Upload:
     pillow = pillow_if_installed()
     # isinstance() with a typing protocol is slow, so common kinds are ruled out first.
     is_file = isinstance(image, str | bytes | bytearray | memoryview | os.PathLike)
-    if not is_file and isinstance(image, PillowImage | ArrayLike):
-        if pillow is None:
-            raise ConfigurationError('a PIL image or an array needs Pillow: pip install "qwen-edit-async[images]"')
+    is_picture = not is_file and isinstance(image, PillowImage | ArrayLike)
+    if pillow is None and (fit or is_picture):
+        what = "a PIL image or an array" if is_picture else "fit=True"
+        raise ConfigurationError(f'{what} needs Pillow: pip install "qwen-edit-async[images]"')
+    if is_picture:
         with exclusive_access(image):
-            encoded = pillow.encode(image, fit=fit)
-        return _encoded_upload(encoded)
-    if fit and pillow is None:
-        raise ConfigurationError('fit=True needs Pillow: pip install "qwen-edit-async[images]"')
+            return _encoded_upload(pillow.encode(image, fit=fit))
     file, upload = open_image(image, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
     with contextlib.ExitStack() as undo:
         undo.callback(file.close)
         path = local_path(image) or ""
-        media_type, findings = _check_file(file, upload.size, path, fit=fit)
+        kind, findings = _check_file(file, upload.size, path, fit=fit)
         digest = hash_file(file) if hashed and path else ""
-        facts = None
-        if pillow is not None and media_type is not None:
-            facts = pillow.check(file, findings, fit=fit)
-        if pillow is not None and fit:
-            encoded = pillow.fit(file, upload.size, findings, path=path, convert=media_type is None)
-            if encoded is not None:
-                return _encoded_upload(encoded, digest)
+        facts = pillow.check(file, findings, fit=fit) if pillow is not None and kind in ACCEPTED else None
+        if fit and (encoded := pillow.fit(file, upload.size, findings, path=path)) is not None:
+            return _encoded_upload(encoded, digest)
         if upload.file is file:
             undo.pop_all()
     warnings, notes = ((), ()) if facts is None else (_warnings(facts), facts.notes)
-    return attrs.evolve(upload, head=_head(str(media_type)), digest=digest, warnings=warnings, notes=notes)
+    return attrs.evolve(upload, head=_head(kind), digest=digest, warnings=warnings, notes=notes)
 
 
 def check_ends(image: Any, *, fit: bool) -> None:
@@ -148,13 +142,11 @@ def check_ends(image: Any, *, fit: bool) -> None:
     """
     if (path := local_path(image)) is None:
         return
-    try:
-        size = check_regular(path)
+    with reading():
+        size = check_regular(path).st_size
         check_size(size, MAX_SOURCE_BYTES if fit else MAX_IMAGE_BYTES)
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  # a str
             _check_file(file, size, path, fit=fit, find=find_cut)
-    except OSError as error:
-        raise ImageError(reason_unread(error)) from None
 
 
 def _check_file(
@@ -164,31 +156,27 @@ def _check_file(
     *,
     fit: bool,
     find: Callable[[IO[bytes], int, str], Findings] = find_damage,
-) -> tuple[str | None, Findings]:
-    """Check a file without Pillow. Return its media type and the findings.
-
-    The media type is ``None`` if ``fit`` must convert the file.
+) -> tuple[str, Findings]:
+    """Check a file without Pillow. Return its format and the findings.
 
     Raises:
         ImageError: The file is damaged, or not of an accepted kind.
     """
-    media_type = check_format(file.read(HEAD_BYTES), path, fit=fit)
-    if media_type is None:
-        return None, Findings()
-    findings = find(file, size, media_type)
-    if problem := findings.problem(media_type, fit=fit):
+    kind = check_format(file.read(HEAD_BYTES), path, fit=fit)
+    findings = find(file, size, kind)
+    if problem := findings.problem(kind, fit=fit):
         raise ImageError(problem)
-    return media_type, findings
+    return kind, findings
 
 
 def _encoded_upload(encoded: Any, digest: str = "") -> Upload:
     _, upload = open_temporary(encoded.file, encoded.size)
     warnings = _size_warnings(encoded.sides)
-    return attrs.evolve(upload, head=_head(encoded.media_type), digest=digest, warnings=warnings, notes=encoded.notes)
+    return attrs.evolve(upload, head=_head(encoded.kind), digest=digest, warnings=warnings, notes=encoded.notes)
 
 
-def _head(media_type: str) -> bytes:
-    return f"data:{media_type};base64,".encode()
+def _head(kind: str) -> bytes:
+    return f"data:image/{kind.lower()};base64,".encode()
 
 
 def _warnings(facts: Any) -> tuple[EditWarning, ...]:

@@ -13,16 +13,16 @@ import threading
 from collections.abc import Iterator
 from io import BytesIO
 from typing import IO, Any, Final
+from weakref import WeakValueDictionary
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES
 from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload, path_upload, spooled_upload
 from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.images.kinds import BinaryReader, base64_start, is_data_uri, is_url
 
-_SPOOL_BYTES: Final = 1024 * 1024
+SPOOL_BYTES: Final = 1024 * 1024
 """The size up to which a copied or converted image stays in memory. A larger image is put in a temporary file."""
 
-_DIGEST_BYTES: Final = 20
 _TEXT_PIECE: Final = 512 * 1024
 """Characters of Base64 text that are decoded at a time: a multiple of 4."""
 
@@ -49,7 +49,7 @@ def open_temporary(file: IO[bytes], size: int) -> tuple[IO[bytes], Upload]:
     A small file is closed, and its copy in memory is returned instead.
     """
     file.seek(0)
-    if size > _SPOOL_BYTES:
+    if size > SPOOL_BYTES:
         return file, spooled_upload(file, size)
     with file:
         return _open_bytes(file.read(), size)
@@ -77,8 +77,8 @@ def check_size(size: int, limit: int = MAX_IMAGE_BYTES) -> None:
         raise ImageError(f"is over the limit of {limit:,} bytes: {advice}")
 
 
-def check_regular(path: str) -> int:
-    """Return the size of a local file. Call this before opening a file, because opening a pipe blocks.
+def check_regular(path: str) -> os.stat_result:
+    """Return the status of a local file. Call this before opening a file, because opening a pipe blocks.
 
     Raises:
         ImageError: The path is invalid, or does not lead to a regular file.
@@ -92,7 +92,7 @@ def check_regular(path: str) -> int:
         raise ImageError("is a directory: give the files in it")
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("is not a regular file: open it, and pass the open file")
-    return status.st_size
+    return status
 
 
 def open_remote(image: Any) -> Any:
@@ -103,11 +103,17 @@ def open_remote(image: Any) -> Any:
         return image.open()
 
 
-def reason_unread(error: Exception) -> str:
-    """Return the reason why an image can't be read, as the predicate of a sentence."""
-    if isinstance(error, FileNotFoundError):
-        return "does not exist"
-    return f"can't be read: {getattr(error, 'strerror', None) or error}"
+@contextlib.contextmanager
+def reading(errors: type[Exception] = OSError) -> Iterator[None]:
+    """Turn an error in the block into an :class:`ImageError` that says why an image can't be read."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError("does not exist") from None
+    except errors as error:
+        raise ImageError(f"can't be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def hash_file(file: Any) -> str:
@@ -118,7 +124,7 @@ def hash_file(file: Any) -> str:
 
 def new_digest() -> hashlib.blake2b:
     """Return a new hash object of the kind that journals use."""
-    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    return hashlib.blake2b(digest_size=20)
 
 
 def read_piece(reader: Any, size: int) -> bytes:
@@ -146,10 +152,8 @@ _INNER: Final = ("fp", "raw", "fileobj", "file")
 _DEEPEST: Final = 8
 """The longest chain of ``_INNER`` attributes to follow. A mock object has every attribute, so its chain never ends."""
 
-_locks: dict[int, list[threading.RLock]] = {}
-"""The lock of each shared object, by the object's id.
-
-Each ``with`` block that holds the lock or waits for it has an entry in the list. All entries are the same lock.
+_locks: WeakValueDictionary[int, threading.RLock] = WeakValueDictionary()
+"""The lock of each shared object, by the object's id. An entry disappears when no thread uses the lock any more.
 
 Edits can share an open file, or a picture that Pillow has not loaded yet. Without a lock, two threads that read the
 same object would each get a part of its bytes. Each object has its own lock, so a file that hangs delays only the
@@ -162,8 +166,15 @@ _guard = threading.Lock()
 @contextlib.contextmanager
 def exclusive_access(image: Any) -> Iterator[None]:
     """Lock the object, and the file behind it, while the block runs. Other threads wait."""
-    with _locked(image), _locked(_innermost(image)):
-        yield
+    with _lock_of(image):
+        file = _innermost(image)  # kept until the end of the block, so that no other object gets its id
+        with _lock_of(file):
+            yield
+
+
+def _lock_of(shared: object) -> threading.RLock:
+    with _guard:
+        return _locks.setdefault(id(shared), threading.RLock())
 
 
 def _innermost(image: Any) -> Any:
@@ -177,39 +188,20 @@ def _innermost(image: Any) -> Any:
     return image
 
 
-@contextlib.contextmanager
-def _locked(shared: object) -> Iterator[None]:
-    with _guard:
-        users = _locks.setdefault(id(shared), [])
-        lock = users[0] if users else threading.RLock()
-        users.append(lock)
-    try:
-        with lock:
-            yield
-    finally:
-        with _guard:
-            users.pop()
-            if not users:
-                del _locks[id(shared)]
-
-
 def _open_bytes(data: bytes, limit: int) -> tuple[IO[bytes], Upload]:
     check_size(len(data), limit)
     return BytesIO(data), bytes_upload(data)
 
 
 def _open_path(path: str, limit: int) -> tuple[IO[bytes], Upload]:
-    try:
+    with reading(), contextlib.ExitStack() as undo:
         check_regular(path)
-        with contextlib.ExitStack() as undo:
-            file = undo.enter_context(open(path, "rb"))  # noqa: PTH123  # the path is a str
-            status = os.fstat(file.fileno())
-            check_size(status.st_size, limit)
-            if status.st_size <= RAW_CHUNK:
-                return _open_bytes(file.read(), limit)
-            undo.pop_all()
-    except OSError as error:
-        raise ImageError(reason_unread(error)) from None
+        file = undo.enter_context(open(path, "rb"))  # noqa: PTH123  # the path is a str
+        status = os.fstat(file.fileno())
+        check_size(status.st_size, limit)
+        if status.st_size <= RAW_CHUNK:
+            return _open_bytes(file.read(), limit)
+        undo.pop_all()
     return file, path_upload(path, status)
 
 
@@ -232,13 +224,9 @@ def _open_data_uri(uri: str, limit: int) -> tuple[IO[bytes], Upload]:
 
 def _open_stream(image: Any, limit: int) -> tuple[IO[bytes], Upload]:
     with contextlib.ExitStack() as undo:
-        file = undo.enter_context(tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES))
-        try:
+        file = undo.enter_context(tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
+        with reading(Exception):  # each library of remote files raises its own kind of error
             size = _copy(image, file, limit)
-        except ImageError:
-            raise
-        except Exception as error:  # noqa: BLE001  # each library of remote files raises its own kind of error
-            raise ImageError(reason_unread(error)) from None
         undo.pop_all()
     return open_temporary(file, size)
 

@@ -22,11 +22,7 @@ _READ_TAGS: Final = frozenset(
     {ORIENTATION, PHOTOMETRIC, BITS, _COMPRESSION, _SAMPLES, _SUBSAMPLING}
     | {_REDUCED, _OLD_REDUCED, _MAKE, _PLANES, _MORE_PICTURES, _SAMPLE_FORMAT, _DNG_VERSION}
 )
-_VALUE_BYTES: Final = dict(zip(range(1, 14), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), strict=True)) | {
-    16: 8,
-    17: 8,
-    18: 8,
-}
+_VALUE_BYTES: Final = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), 1)) | dict.fromkeys((16, 17, 18), 8)
 """The size of a value in bytes, by its type."""
 
 _NOT_INTEGERS: Final = frozenset({5, 10, 11, 12})
@@ -62,9 +58,9 @@ def check_tiff(file: IO[bytes], size: int) -> Findings:
     Raises:
         DamageError: The directory is incomplete or damaged.
     """
-    head = file.read(8)
+    head = file.read(10)
     tags = read_directory(file, size)
-    if raw := _raw_format(file, size, tags):
+    if raw := _raw_format(head, file, size, tags):
         return Findings(
             unsupported=f"looks like a camera raw file ({raw} format): "
             "the service might edit only its preview. Export it as a JPEG"
@@ -122,13 +118,12 @@ def _is_big(head: bytes) -> bool:
     return int.from_bytes(head[2:4], "little" if head.startswith(b"II") else "big") == _BIG
 
 
-def _raw_format(file: IO[bytes], size: int, tags: Tags) -> str:
+def _raw_format(head: bytes, file: IO[bytes], size: int, tags: Tags) -> str:
     """Return the name of a file's camera raw format; empty if the file is not a camera raw file.
 
     A TIFF decoder would decode only the small preview in a camera raw file.
     """
-    file.seek(8)
-    if file.read(2) == b"CR":
+    if head[8:] == b"CR":
         return "CR2"
     if _DNG_VERSION in tags:
         return "DNG"

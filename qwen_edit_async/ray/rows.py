@@ -20,10 +20,9 @@ from qwen_edit_async.errors import ConfigurationError, InvalidEditError, QwenEdi
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
-from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, ArrayLike, PillowImage, is_data_uri, is_url, map_images
 from qwen_edit_async.images.prepare import signed_url
-from qwen_edit_async.images.source import check_regular, check_size, local_path, open_image, reason_unread
+from qwen_edit_async.images.source import check_regular, check_size, local_path, open_image, reading
 from qwen_edit_async.models import EditRequest, requested_pictures
 from qwen_edit_async.ray.actor import Images, ImagesWanted
 from qwen_edit_async.ray.hub import Hub
@@ -199,13 +198,11 @@ def _identified(image: Any) -> Any:
     """Return what identifies an image: its URL, its hash, or its bucket path and version tag. Blocking."""
     if is_url(image):
         return image
-    try:
+    with reading():
         if isinstance(image, BucketPath):
             return image.portable()
         if not is_data_uri(image) and (path := local_path(image)) is not None:
-            check_size(check_regular(path), MAX_SOURCE_BYTES)
-    except OSError as error:
-        raise ImageError(reason_unread(error)) from None
+            check_size(check_regular(path).st_size, MAX_SOURCE_BYTES)
     return ImageHash(hash_image(image))
 
 

@@ -4,6 +4,5 @@
 
     paths       distinguishes local paths from paths in buckets
     bucket      files in S3, Google Cloud Storage, Azure, and other object stores (extra ``cloud``)
-    local       local files
-    part        a file that gets its final name only when it is complete
+    part        files that get their final names only when they are complete
 """

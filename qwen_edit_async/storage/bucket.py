@@ -35,11 +35,6 @@ _SCHEMES: Final = {"S3Store": "s3", "GCSStore": "gs", "AzureStore": "az", "Local
 _SIGNED_FOR: Final = timedelta(hours=12)
 """The lifetime of presigned URLs. A task may wait long in the service's queue before its images are fetched."""
 
-_READ_BYTES: Final = 64 * 1024
-_SPOOL_BYTES: Final = 1024 * 1024
-_REASON_CHARACTERS: Final = 200
-_ASKED_AT_ONCE: Final = 32
-
 
 @attrs.frozen
 class BucketPath(os.PathLike[str]):
@@ -110,7 +105,7 @@ class BucketPath(os.PathLike[str]):
         if mode != "rb":
             raise ValueError(f"a file in a bucket can't be opened with mode {mode!r}: open it read-only, with 'rb'")
         with self._explained() as obstore:
-            return io.BufferedReader(_Reader(self, obstore.open_reader(self._store, self.key)), _READ_BYTES)
+            return io.BufferedReader(_Reader(self, obstore.open_reader(self._store, self.key)), 64 * 1024)
 
     def beginning(self, count: int) -> tuple[bytes, int]:
         """Return the first bytes of the file, and its size.
@@ -201,7 +196,10 @@ class BucketPath(os.PathLike[str]):
     @contextlib.contextmanager
     def _explained(self) -> Iterator[ModuleType]:
         """Turn obstore's errors into :class:`OSError`, with texts that contain no credentials."""
-        obstore = _obstore()
+        try:
+            import obstore.exceptions  # noqa: PLC0415  # an extra
+        except ImportError:
+            raise ConfigurationError('a file in a bucket needs obstore: pip install "qwen-edit-async[cloud]"') from None
         try:
             yield obstore
         except FileNotFoundError:
@@ -216,7 +214,7 @@ class BucketPart(Part[BucketPath]):
     """A file that stays on this machine until it is complete: in memory, or in a temporary file if it is large."""
 
     def __init__(self, target: BucketPath) -> None:
-        super().__init__(target, tempfile.SpooledTemporaryFile(_SPOOL_BYTES))  # noqa: SIM115  # close() closes it
+        super().__init__(target, tempfile.SpooledTemporaryFile(1024 * 1024))  # noqa: SIM115  # close() closes it
 
     def commit(self, target: BucketPath) -> BucketPath:
         """Write the file to the bucket; see :meth:`Part.commit`. An existing file with the same content is accepted."""
@@ -228,19 +226,11 @@ class BucketPart(Part[BucketPath]):
                 target.put(self._file)
             except FileExistsError:
                 # An earlier run may have been killed just after it wrote the file.
-                if not self._equals(target):
-                    raise
+                self._file.seek(0)
+                with target.open() as known:
+                    if known.read() != self._file.read():
+                        raise
             return attrs.evolve(target, size=size)
-
-    def close(self) -> None:
-        """Close the local file, which also deletes it."""
-        with self._lock:
-            self._file.close()
-
-    def _equals(self, target: BucketPath) -> bool:
-        self._file.seek(0)
-        with target.open() as known:
-            return known.read() == self._file.read()
 
 
 class _Reader(io.RawIOBase):
@@ -259,9 +249,6 @@ class _Reader(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         return self._file.seek(offset, whence)
 
-    def tell(self) -> int:
-        return self._file.tell()
-
     def readinto(self, buffer: Any, /) -> int:
         with self._path._explained():  # noqa: SLF001  # the same module
             piece = self._file.read(len(buffer))
@@ -277,7 +264,7 @@ def with_tags(paths: Iterable[BucketPath]) -> dict[BucketPath, BucketPath]:
     lacking = [path for path in paths if not path._tag]  # noqa: SLF001  # the same module
     if not lacking:
         return {}
-    with ThreadPoolExecutor(_ASKED_AT_ONCE, "qwen-edit-tags") as threads:
+    with ThreadPoolExecutor(32, "qwen-edit-tags") as threads:
         return dict(zip(lacking, threads.map(_with_tag, lacking), strict=True))
 
 
@@ -320,7 +307,7 @@ def _root_of(store: Any) -> str:
 def _reason_of(error: Exception) -> str:
     """Return the first line of an error's text. Omit the XML of a reply, which may name the account."""
     line, *_ = str(error).partition("\n")
-    return without_signatures(line).partition("<")[0].rstrip(": ")[:_REASON_CHARACTERS]
+    return without_signatures(line).partition("<")[0].rstrip(": ")[:200]
 
 
 @functools.lru_cache(maxsize=64)
@@ -329,11 +316,3 @@ def _store_at(root: str) -> ObjectStore:
     from obstore.store import from_url  # noqa: PLC0415  # an extra
 
     return from_url(root)
-
-
-def _obstore() -> ModuleType:
-    try:
-        import obstore.exceptions  # noqa: PLC0415  # an extra
-    except ImportError:
-        raise ConfigurationError('a file in a bucket needs obstore: pip install "qwen-edit-async[cloud]"') from None
-    return obstore

@@ -1,24 +1,28 @@
-"""A file that gets its final name only when it is complete. Blocking."""
+"""Files that get their final names only when they are complete. Blocking."""
 
 from __future__ import annotations
 
 import abc
+import errno
+import filecmp
+import os
+import secrets
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import IO, Generic, TypeVar
 
 P = TypeVar("P")
 T = TypeVar("T")
+
+PART_NAME_CHARACTERS = 40
+"""The maximum number of characters that the name of a part file takes from the final name."""
 
 
 class Part(abc.ABC, Generic[P]):
     """A file that is being written.
 
     A cancelled caller may close the file while a write is still running, so a lock protects the file.
-
-    Args:
-        target: The planned name.
-        file: The file to write to.
     """
 
     def __init__(self, target: P, file: IO[bytes]) -> None:
@@ -47,12 +51,48 @@ class Part(abc.ABC, Generic[P]):
     def commit(self, target: P) -> P:
         """Move the file to ``target``, and return the final path.
 
-        If ``target`` is not the planned name and already exists, the file gets the planned name instead.
+        If ``target`` is not the name planned at first and already exists, the file gets the planned name instead.
 
         Raises:
             OSError: The file can't be written, or another file has its final name.
         """
 
-    @abc.abstractmethod
     def close(self) -> None:
         """Close the file, and remove it unless it has its final name."""
+        with self._lock:
+            self._file.close()
+
+
+class PartFile(Part[Path]):
+    """A local file that has a temporary name in its final folder until it is complete. A missing folder is created.
+
+    ``replace`` says whether the file may replace an existing file whose content differs.
+
+    Raises:
+        OSError: The file can't be created.
+    """
+
+    def __init__(self, target: Path, *, replace: bool = True) -> None:
+        self._replace = replace
+        self._path = target.with_name(f".{target.name[:PART_NAME_CHARACTERS]}.{secrets.token_hex(4)}.part")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(target, self._path.open("x+b"))
+
+    def commit(self, target: Path) -> Path:
+        """Move the file to its final name; see :meth:`Part.commit`."""
+        with self._lock:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            if target != self._target and target.exists():
+                target = self._target
+            if not self._replace and target.exists() and not filecmp.cmp(self._path, target, shallow=False):
+                raise FileExistsError(errno.EEXIST, "another file has this name", str(target))
+            return self._path.replace(target)
+
+    def close(self) -> None:
+        """Close the file, and remove it unless it has its final name."""
+        try:
+            super().close()
+        finally:
+            self._path.unlink(missing_ok=True)

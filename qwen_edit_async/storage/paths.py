@@ -8,8 +8,7 @@ from typing import Any, TypeAlias
 
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.storage.bucket import BucketPart, BucketPath
-from qwen_edit_async.storage.local import PartFile
-from qwen_edit_async.storage.part import Part
+from qwen_edit_async.storage.part import Part, PartFile
 
 FilePath: TypeAlias = Path | BucketPath
 """The path of a file or folder, local or in a bucket."""

@@ -81,6 +81,15 @@ def test_an_image_that_is_not_a_file_is_not_kept(tmp_path, image, opened):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_thumbnail_is_made_of_a_picture_in_memory(photo, opened, monkeypatch):
+    made = []
+    monkeypatch.setattr("qwen_edit_async.display.store.make_thumbnail", made.append)
+    store = opened(photo.parent)
+    for image in (photo.read_bytes(), PIL.Image.new("RGB", (640, 480)), photo):
+        assert store.get(image) is None
+    assert made == [photo]
+
+
 def test_a_picture_that_can_not_be_decoded_has_none(photo, opened):
     photo.write_bytes(b"no picture")
     assert opened(photo.parent).get(photo) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import io
 import json
 import socket
 import ssl
@@ -429,7 +430,7 @@ async def test_the_time_for_a_reply_begins_when_the_body_has_been_sent_whole(mak
         time.sleep(0.2)
         return bytes(size)
 
-    slow = Upload(size=4 * RAW_CHUNK, read=read, in_memory=False)
+    slow = Upload(size=4 * RAW_CHUNK, read=read, file=io.BytesIO())
     timeouts = {"connect": 0.2, "reply": 0.2}
     async with serving(replies(OK)) as server, transport_to(server.url, timeouts=timeouts) as transport:
         reply = await transport.send(POST, make_body(image=slow))

@@ -207,6 +207,19 @@ def test_a_remark_of_pillow_while_it_opens_a_file_is_no_refusal() -> None:
         assert content(data) == data
 
 
+def test_fit_names_a_remark_of_pillow_that_counts_as_an_error() -> None:
+    data = encoded(photo(), "TIFF", dpi=(72, 72))
+    entry = data.index(struct.pack("<HHI", 296, 3, 1))
+    data = data[: entry + 4] + struct.pack("<I", 2) + data[entry + 8 :]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert content(data, fit=True) == data
+        warnings.simplefilter("error")
+        assert content(data) == data
+        with pytest.raises(InvalidEditError, match=r"warning of Pillow counts as an error: .* tag 296 had too many"):
+            prepare([data], fit=True)
+
+
 @pytest.mark.parametrize("kind", [str, pathlib.Path, os.fsencode])
 def test_a_path_is_sent_whole_whatever_its_name(tmp_path, large_jpeg, kind) -> None:
     path = tmp_path / "é 'photo'.txt"
@@ -229,7 +242,7 @@ def test_a_small_file_is_read_once_and_kept(tmp_path) -> None:
     assert len(data) <= _sending.RAW_CHUNK
     uploads = prepare([path])
     path.unlink()
-    assert uploads[0].in_memory
+    assert (uploads[0].file, uploads[0].reopen) == (None, None)
     assert contents(uploads) == [data]
 
 
@@ -412,7 +425,7 @@ def test_what_was_read_from_a_stream_can_be_sent_until_it_is_closed(side) -> Non
     data = encoded(noise(side, side), "PNG")
     uploads = prepare([io.BytesIO(data)])
     assert contents(uploads) == contents(uploads) == [data]
-    spooled = not uploads[0].in_memory
+    spooled = uploads[0].file is not None
     assert spooled == (len(data) > 1024 * 1024)
     uploads[0].close()
     if spooled:
@@ -881,7 +894,7 @@ def test_the_end_of_a_jpeg_is_seen_across_the_edge_of_a_block() -> None:
     block = 192 * 1024
     assert len(data) > body + block
     cut = data[: body + block - 1].rstrip(b"\xff").ljust(body + block - 1, b"\x01") + b"\xff\xd9"
-    assert find_damage(io.BytesIO(cut), len(cut), "image/jpeg").damage == ""
+    assert find_damage(io.BytesIO(cut), len(cut), "JPEG").damage == ""
 
 
 def test_a_gif_that_does_not_decode_is_refused() -> None:

@@ -53,8 +53,8 @@ def tiff(
 
 
 def problem(data: bytes) -> str:
-    found = find_damage(io.BytesIO(data), len(data), "image/tiff").problem("image/tiff", fit=False)
-    assert find_cut(io.BytesIO(data), len(data), "image/tiff").problem("image/tiff", fit=False) == found
+    found = find_damage(io.BytesIO(data), len(data), "TIFF").problem("TIFF", fit=False)
+    assert find_cut(io.BytesIO(data), len(data), "TIFF").problem("TIFF", fit=False) == found
     return found
 
 

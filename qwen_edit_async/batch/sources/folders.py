@@ -22,15 +22,7 @@ from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.rules.identity import storable
 from qwen_edit_async.batch.rules.item import Reading, SourceItem
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.images.kinds import (
-    ACCEPTED_ENDINGS,
-    HEAD_BYTES,
-    PICTURE_ENDINGS,
-    UNCONVERTIBLE,
-    other_advice,
-    sniff,
-    sniff_other,
-)
+from qwen_edit_async.images.kinds import ACCEPTED_ENDINGS, HEAD_BYTES, PICTURE_ENDINGS, format_problem, sniff
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.text import counted
 
@@ -292,8 +284,6 @@ def _problem(path: str, *, fit: bool) -> str | None:
             head = file.read(HEAD_BYTES)
     except OSError:
         return ""  # the file may be a picture
-    if sniff(head) is not None:
-        return ""
-    if (other := sniff_other(head, path)) is not None:
-        return "" if fit and other not in UNCONVERTIBLE else other_advice(other)
+    if (kind := sniff(head, path)) is not None:
+        return format_problem(kind, fit=fit)
     return "" if ending in PICTURE_ENDINGS else None

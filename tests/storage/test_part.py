@@ -7,7 +7,7 @@ from typing import IO
 
 import pytest
 
-from qwen_edit_async.storage.local import PartFile
+from qwen_edit_async.storage.part import PartFile
 
 
 def size_of(file: IO[bytes], size: int) -> int:
