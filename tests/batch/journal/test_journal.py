@@ -21,6 +21,7 @@ from memory_transport import MemoryService, MemorySession, until
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, JournalError
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.intake import edit_all
+from qwen_edit_async.batch.journal import database
 from qwen_edit_async.batch.journal.database import APPLICATION_ID, Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME, Journal
 from qwen_edit_async.batch.journal.lock import run_lock
@@ -250,9 +251,10 @@ async def test_without_a_write_ahead_log_readers_see_what_is_written_whole_or_no
         assert await keys_in(tmp_path) == ["cat", "dog"]
         store._connection.execute("BEGIN EXCLUSIVE")
         path = tmp_path / JOURNAL_NAME
+        monkeypatch.setattr(database, "PATIENCE", 0.0)
         for look in (partial(Store, path, read_only=True), partial(read_page, path, 0, tmp_path)):
             with pytest.raises(JournalError, match="another program has locked it"):
-                look(patience=0.0)
+                look()
 
 
 @pytest.mark.parametrize("use", [run_in, plan_in, keys_in])
