@@ -302,6 +302,15 @@ async def test_a_full_disk_is_named_and_nothing_is_written_after_it(disk, journa
     assert rows("SELECT key FROM edits") == [("cat",)]
 
 
+async def test_a_value_that_a_plan_can_not_read_is_an_error_of_the_journal(tmp_path):
+    identity, request, content = draft("cat")
+    with contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
+        store.plan(identity, request, content)
+        store._connection.execute("UPDATE edits SET key = CAST(x'f4' AS TEXT)")
+    with pytest.raises(JournalError, match="not decode"):
+        await EditBatch([request], tmp_path).plan()
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
