@@ -6,8 +6,6 @@ If a file can't be written, the run logs a warning, but does not fail.
 from __future__ import annotations
 
 import contextlib
-import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +24,7 @@ from qwen_edit_async.display.store import ThumbnailStore
 from qwen_edit_async.display.thumbnails import Thumbnail
 from qwen_edit_async.log import log
 from qwen_edit_async.storage.bucket import BucketPath
-from qwen_edit_async.storage.paths import FilePath
+from qwen_edit_async.storage.paths import FilePath, new_part
 
 _ThumbnailsOf: TypeAlias = Callable[[Iterable[Any]], Mapping[Any, Thumbnail | None]]
 """A function that returns the thumbnails of images; see :meth:`ThumbnailStore.get_all`."""
@@ -147,17 +145,10 @@ def write_atomically(path: FilePath, pieces: Iterable[str]) -> None:
         OSError: The file can't be written.
     """
     if isinstance(path, BucketPath):
-        with tempfile.TemporaryFile() as file:
-            file.writelines(piece.encode("utf-8", "replace") for piece in pieces)
-            attrs.evolve(path, replace=True).put(file)
-        return
-    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.writelines(pieces)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        path = attrs.evolve(path, replace=True)
+    with contextlib.closing(new_part(path)) as part:
+        part.write(0, (piece.encode("utf-8", "replace") for piece in pieces))
+        part.commit(path)
 
 
 def _log_problem(path: FilePath, error: Exception) -> str:
