@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import threading
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable
@@ -233,18 +232,17 @@ class Run:
         )
         self.progress.publishing = True
         given_up = threading.Event()
-        write = functools.partial(
-            publish,
-            report,
-            self.output.home / JOURNAL_NAME,
-            self.output.folder,
-            self.thumbnails,
-            limit=self.options.gallery_limit,
-            preview_seconds=preview_seconds,
-            given_up=given_up,
-        )
         try:
-            self.report = await self.disk.call(write)
+            self.report = await self.disk.call(
+                publish,
+                report,
+                self.output.home / JOURNAL_NAME,
+                self.output.folder,
+                self.thumbnails,
+                limit=self.options.gallery_limit,
+                preview_seconds=preview_seconds,
+                given_up=given_up,
+            )
         finally:
             given_up.set()
         return self.report

@@ -10,10 +10,11 @@ import asyncio
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from qwen_edit_async.errors import JournalError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 Call = Callable[[], Any]
@@ -49,7 +50,7 @@ class Worker:
         self._busy = False
         self._closed = False
 
-    def call(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+    def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Make a call on the thread. The call is made even if the returned future is cancelled or never awaited.
 
         Raises:
@@ -60,7 +61,7 @@ class Worker:
         if self._closed:
             future.set_exception(JournalError("the run has ended"))
             return future
-        self._waiting.append((functools.partial(function, *arguments), future))
+        self._waiting.append((functools.partial(function, *args, **kwargs), future))
         self._begin_soon()
         return future
 

@@ -81,7 +81,7 @@ class Journal:
         Raises:
             JournalError: Raised when the future is awaited, if the method failed or the journal can't be written.
         """
-        return self._thread.call(functools.partial(method, self._store, *args, **kwargs))
+        return self._thread.call(method, self._store, *args, **kwargs)
 
     def _transact(self, calls: Sequence[Call]) -> list[Any]:
         """Make all calls in one transaction, on the journal's thread."""
