@@ -73,8 +73,7 @@ class Worker:
         self._closed = True
         try:
             try:
-                if self._waiting:
-                    self._begin()
+                self._begin()
             finally:
                 job = self._loop.run_in_executor(self._executor, last)
         finally:

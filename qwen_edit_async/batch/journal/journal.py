@@ -71,7 +71,7 @@ class Journal:
 
     async def aclose(self) -> None:
         """Write all pending changes and close the file, even if this call is cancelled."""
-        await self._thread.aclose(self._close)
+        await self._thread.aclose(self._held.close)
 
     def do(self, method: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Call a method of the store on the journal's thread. The future completes when the changes are on disk.
@@ -92,10 +92,6 @@ class Journal:
                 # Later changes may rely on the lost changes, so nothing more is written. The file stays consistent.
                 self._broken = error if isinstance(error, JournalError) else JournalError(f"journal error: {error!r}")
         return [self._broken.for_task(None) for _ in calls]
-
-    def _close(self) -> None:
-        self._broken = self._broken or JournalError("the journal is closed")
-        self._held.close()
 
 
 def _open(folder: Path, service: str, held: contextlib.ExitStack) -> Store:
