@@ -41,10 +41,6 @@ _TOGETHER: Final = 64
 """The number of edits whose thumbnails are requested in one call. Several threads make the missing thumbnails."""
 
 
-class _GivenUpError(Exception):
-    """Raised to stop writing the page when nobody waits for it any more."""
-
-
 def publish(
     report: BatchReport,
     journal: Path,
@@ -58,7 +54,7 @@ def publish(
     """Write ``report.html`` and ``report.json``.
 
     Return the report with the page's path, or with the reason why the page could not be written. The report has neither
-    if ``limit`` is 0, or if ``given_up`` stops the work.
+    if ``limit`` is 0.
 
     Args:
         report: The report of the run.
@@ -75,13 +71,12 @@ def publish(
     def thumbnails_of(images: Iterable[Any]) -> dict[Any, Thumbnail | None]:
         made = thumbnails.get_all(images, lambda: time.monotonic() < previews_until and not given_up.is_set())
         if given_up.is_set():
-            raise _GivenUpError
+            raise RuntimeError("the run no longer waits for it")
         return made
 
     if limit:
-        try:
-            report = _with_page(report, journal, folder, limit, thumbnails_of)
-        except _GivenUpError:
+        report = _with_page(report, journal, folder, limit, thumbnails_of)
+        if given_up.is_set():
             return report
     # If the journal is lost, report.json in the journal's folder stops the next run from starting an empty journal.
     for path in {journal.with_name(JSON_NAME), folder / JSON_NAME}:
@@ -98,8 +93,6 @@ def _with_page(
         with contextlib.closing(read_chosen(journal, folder, limit)) as outcomes:
             edits = _gallery_edits(outcomes, folder, thumbnails_of)
             write_atomically(page, gallery_html(edits, title=folder.name or "Edits", summary=report.facts(limit)))
-    except _GivenUpError:
-        raise
     except Exception as error:  # noqa: BLE001  # a problem with the page must not fail the run
         return attrs.evolve(report, gallery_problem=_log_problem(page, error))
     return attrs.evolve(report, gallery=str(page))
