@@ -183,7 +183,9 @@ async def take(
     if action in SENDS:
         try:
             entry = await _redrafted(run, action, entry, request, fingerprint)
-            request = await _loaded(run, entry, request, load_images)
+            await run.disk.call(run.output.existing, request, entry.name)  # raises if a file must be kept
+            if load_images is not None:
+                request = attrs.evolve(request, images=await load_images(entry.name))
         except InvalidEditError as error:
             action, problem = instead(entry), error
     if action in {Action.REPORT_PROBLEM, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight
@@ -224,13 +226,3 @@ async def _redrafted(run: Run, action: Action, entry: Entry, request: EditReques
     if fingerprint.digest == entry.digest:
         return entry
     return await run.journal.do(Store.redraft, entry.number, request, fingerprint)
-
-
-async def _loaded(run: Run, entry: Entry, request: EditRequest, load_images: ImageLoader | None) -> EditRequest:
-    """Check that the run may write the result files, and return the request with the images to send.
-
-    Raises:
-        InvalidEditError: If a result would replace a file that must be kept, or if an image can't be loaded.
-    """
-    await run.disk.call(run.output.existing, request, entry.name)
-    return request if load_images is None else attrs.evolve(request, images=await load_images(entry.name))
