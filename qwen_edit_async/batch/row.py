@@ -31,7 +31,7 @@ from qwen_edit_async.errors import (
     summary_of,
 )
 from qwen_edit_async.images.encode import Upload
-from qwen_edit_async.log import about, log
+from qwen_edit_async.log import about
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.session.results import EditResult, OutputImage
@@ -71,7 +71,7 @@ class Row:
         entry, run = self._entry, self._run
         if action is Action.VERIFY:
             if not run.options.saves or await run.disk.call(run.output.are_whole, entry.files):
-                self._count_saved(len(entry.files))
+                run.count_saved(len(entry.files))
                 run.progress.found += 1
                 return
             await self._move(State.COMPLETED, files=None)
@@ -233,7 +233,7 @@ class Row:
                 await self._move(State.PLANNED, task_id=None, reason=None, problem=None)
                 return
             if state is State.COMPLETED:
-                self._count_unsaved(error)
+                run.count_unsaved(summary_of(error), earlier=self._was_completed_before)
             await self._record(state, error, **_cost_columns(task.snapshot.usage, cost))
         else:
             run.budget.fetching.add(self._entry.number)
@@ -266,7 +266,7 @@ class Row:
             if isinstance(error, OSError) and not isinstance(error, FileExistsError):
                 run.budget.stop(f"pictures can't be saved: {error.strerror or error}")
             elif not run.stop_if_fatal(error):
-                self._count_unsaved(error)
+                run.count_unsaved(summary_of(error), earlier=self._was_completed_before)
             await self._record(State.COMPLETED, error)
         else:
             run.budget.saved()
@@ -274,22 +274,13 @@ class Row:
             paths = [path for path, _ in saved]
             damage = "; ".join(f"{path.name} {damage}" for path, damage in saved if damage)
             await run.journal.do(Store.save, self._entry.number, paths, damage or None)
-            self._count_saved(len(paths))
+            run.count_saved(len(paths))
             run.preview_soon(self._entry.number, paths)
 
     async def _record(self, state: State, error: Exception, **columns: Any) -> None:
         """Journal an error, and the edit's state."""
         self._count_failure(error)
         await self._move(state, reason=summary_of(error), problem=str(error), **columns)
-
-    def _count_saved(self, pictures: int) -> None:
-        self._run.progress.saved += 1
-        self._run.progress.pictures += pictures
-
-    def _count_unsaved(self, error: Exception) -> None:
-        budget = self._run.budget
-        if budget.unsaved(summary_of(error), earlier=self._was_completed_before):
-            log.warning("%s; nothing more is submitted until an edit is saved", budget.held)
 
     def _count_failure(self, error: Exception) -> None:
         run = self._run

@@ -143,6 +143,16 @@ class Run:
         self.notify()
         return True
 
+    def count_saved(self, pictures: int) -> None:
+        """Count an edit whose pictures are saved."""
+        self.progress.saved += 1
+        self.progress.pictures += pictures
+
+    def count_unsaved(self, reason: str, *, earlier: bool) -> None:
+        """Count a completed edit whose pictures could not be saved; see :meth:`Budget.unsaved`."""
+        if self.budget.unsaved(reason, earlier=earlier):
+            log.warning("%s; nothing more is submitted until an edit is saved", self.budget.held)
+
     def preview_soon(self, number: int, images: Iterable[Any]) -> None:
         """Make an edit's thumbnails in the background, if ``report.html`` can show the edit."""
         if number <= self.options.gallery_limit:
