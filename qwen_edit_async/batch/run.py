@@ -131,8 +131,7 @@ class Run:
         self.progress.begun = True
         if count := await journal.do(Store.recover):
             log.warning("edits that were being submitted when the last run ended: %d; their tasks may exist", count)
-        if not journal.is_new:
-            self.budget.resume(await journal.do(Store.totals))
+        self.budget.resume(await journal.do(Store.totals))
 
     def stop_if_fatal(self, error: Exception) -> bool:
         """Stop submitting and return ``True`` if all other edits would fail with the same error."""
