@@ -75,34 +75,23 @@ def publish(
         return made
 
     if limit:
-        report = _with_page(report, journal, folder, limit, thumbnails_of)
+        page = folder / PAGE_NAME
+        try:
+            with contextlib.closing(read_chosen(journal, folder, limit)) as outcomes:
+                edits = _gallery_edits(outcomes, folder, thumbnails_of)
+                write_atomically(page, gallery_html(edits, title=folder.name or "Edits", summary=report.facts(limit)))
+            report = attrs.evolve(report, gallery=str(page))
+        except Exception as error:  # noqa: BLE001  # a problem with the page must not fail the run
+            report = attrs.evolve(report, gallery_problem=_log_problem(page, error))
         if given_up.is_set():
             return report
     # If the journal is lost, report.json in the journal's folder stops the next run from starting an empty journal.
     for path in {journal.with_name(JSON_NAME), folder / JSON_NAME}:
-        _write_json(path, report)
+        try:
+            write_atomically(path, [report.to_json(), "\n"])
+        except Exception as error:  # noqa: BLE001  # a damaged journal may hold values that JSON can't represent
+            _log_problem(path, error)
     return report
-
-
-def _with_page(
-    report: BatchReport, journal: Path, folder: FilePath, limit: int, thumbnails_of: _ThumbnailsOf
-) -> BatchReport:
-    """Write the page. Return the report with the page's path, or with the reason why it could not be written."""
-    page = folder / PAGE_NAME
-    try:
-        with contextlib.closing(read_chosen(journal, folder, limit)) as outcomes:
-            edits = _gallery_edits(outcomes, folder, thumbnails_of)
-            write_atomically(page, gallery_html(edits, title=folder.name or "Edits", summary=report.facts(limit)))
-    except Exception as error:  # noqa: BLE001  # a problem with the page must not fail the run
-        return attrs.evolve(report, gallery_problem=_log_problem(page, error))
-    return attrs.evolve(report, gallery=str(page))
-
-
-def _write_json(path: FilePath, report: BatchReport) -> None:
-    try:
-        write_atomically(path, [report.to_json(), "\n"])
-    except Exception as error:  # noqa: BLE001  # a damaged journal may hold values that JSON can't represent
-        _log_problem(path, error)
 
 
 def _gallery_edits(
