@@ -202,12 +202,10 @@ async def take(
 
 async def _planned(run: Run, identity: str, request: EditRequest) -> tuple[Entry, Fingerprint]:
     """Return the row's edit in the journal and the row's current fingerprint. If the journal lacks the edit, add it."""
-    entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
+    entry = await run.journal.do(Store.find, identity)
     fingerprint = await run.disk.call(fingerprint_of, request, entry)
     if entry is None:
         entry = await run.journal.do(Store.plan, identity, request, fingerprint)
-        if entry.stamp != fingerprint.stamp:  # an earlier request of this run has added the edit
-            fingerprint = await run.disk.call(fingerprint_of, request, entry)
     if fingerprint.digest == entry.digest and fingerprint.stamp != entry.stamp:
         run.journal.do(Store.restamp, entry.number, fingerprint.stamp)
     return entry, fingerprint

@@ -184,15 +184,9 @@ class Store:
 
     def plan(self, identity: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
         """Return the edit with an identity. If there is none, add a planned edit, and allot its name."""
-        stem = stem_of(request)
-        try:
-            return self._insert(identity, stem, request, fingerprint)
-        except sqlite3.IntegrityError:  # the identity or the name already exists
-            return self.find(identity) or self._insert(
-                identity, allot(stem, self.is_taken, self._numbers), request, fingerprint
-            )
-
-    def _insert(self, identity: str, name: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
+        if (entry := self.find(identity)) is not None:
+            return entry
+        name = allot(stem_of(request), self.is_taken, self._numbers)
         columns = _columns_of(request, fingerprint) | {
             "identity": identity,
             "key": request.key or name,

@@ -64,11 +64,6 @@ class Journal:
             raise
         return cls(store, held, executor)
 
-    @property
-    def is_new(self) -> bool:
-        """Whether this run created the journal."""
-        return self._store.is_empty
-
     async def aclose(self) -> None:
         """Write all pending changes and close the file, even if this call is cancelled."""
         await self._thread.aclose(self._held.close)
