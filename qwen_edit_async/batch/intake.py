@@ -116,9 +116,7 @@ async def _work(run: Run, given: BatchInput) -> None:
 
 async def _end(run: Run, feeding: asyncio.Task[None]) -> None:
     feeding.cancel()
-    await asyncio.wait([feeding])
-    if not feeding.cancelled():
-        feeding.exception()  # marks the exception as retrieved, so that asyncio does not log it
+    await asyncio.gather(feeding, return_exceptions=True)
     await run.cancel_rows()
 
 

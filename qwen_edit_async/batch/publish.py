@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import attrs
 
@@ -25,9 +25,6 @@ from qwen_edit_async.display.thumbnails import Thumbnail
 from qwen_edit_async.log import log
 from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import FilePath, new_part
-
-_ThumbnailsOf: TypeAlias = Callable[[Iterable[Any]], Mapping[Any, Thumbnail | None]]
-"""A function that returns the thumbnails of images; see :meth:`ThumbnailStore.get_all`."""
 
 _UNFINISHED: Final[dict[BatchStatus, str]] = {
     "planned": "not submitted yet",
@@ -95,7 +92,9 @@ def publish(
 
 
 def _gallery_edits(
-    outcomes: Iterator[BatchOutcome], folder: FilePath, thumbnails_of: _ThumbnailsOf
+    outcomes: Iterator[BatchOutcome],
+    folder: FilePath,
+    thumbnails_of: Callable[[Iterable[Any]], Mapping[Any, Thumbnail | None]],
 ) -> Iterator[GalleryEdit]:
     while some := [*islice(outcomes, _TOGETHER)]:
         thumbnails = thumbnails_of(image for outcome in some for image in (*outcome.images, *outcome.files))

@@ -179,8 +179,7 @@ class Store:
 
     def is_taken(self, folded_name: str) -> bool:
         """Return whether an edit already has this case-folded name."""
-        query = "SELECT 1 FROM edits WHERE folded_name = ?"
-        return self._connection.execute(query, (folded_name,)).fetchone() is not None
+        return bool(self._one("SELECT EXISTS (SELECT 1 FROM edits WHERE folded_name = ?)", folded_name))
 
     def plan(self, identity: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
         """Return the edit with an identity. If there is none, add a planned edit, and allot its name."""
@@ -359,8 +358,8 @@ class Store:
         (row,) = self._connection.execute(f"{statement} RETURNING {_ENTRY}", values)
         return to_entry(row)
 
-    def _one(self, query: str) -> Any:
-        return self._connection.execute(query).fetchone()[0]
+    def _one(self, query: str, *values: Any) -> Any:
+        return self._connection.execute(query, values).fetchone()[0]
 
 
 @contextmanager

@@ -107,14 +107,14 @@ class Search:
             raise ConfigurationError(NO_INSTRUCTION)
         found = False
         for path in self._links_last(paths, folder):
-            item = self._item(path)
-            found = found or (item is not None and not isinstance(path, OSError))
-            if item is not None:
+            if (item := self._item(path)) is not None:
+                found = found or not isinstance(path, OSError)
                 yield item
+        left_out = self._left_out()
         if not found:
-            but = f"; {self._left_out()}" if self._left_out() else ""
+            but = f"; {left_out}" if left_out else ""
             raise ConfigurationError(f"there is no {PICTURE} in {where}{but}{advice()}")
-        if left_out := self._left_out():
+        if left_out:
             self.reading.note(left_out)
         if self._others:
             self.reading.note(left_out_others(self._others))
