@@ -53,14 +53,9 @@ def publish(
     Return the report with the page's path, or with the reason why the page could not be written. The report has neither
     if ``limit`` is 0.
 
-    Args:
-        report: The report of the run.
-        journal: The journal's path.
-        folder: The folder of the results, in which both files are written.
-        thumbnails: The thumbnails made so far. Missing thumbnails are made.
-        limit: The maximum number of edits on the page; edits with errors come first. 0 means no page.
-        preview_seconds: The time limit for making thumbnails. A picture without a thumbnail is shown from its file.
-        given_up: Set when nobody waits for the files any more.
+    The page shows at most ``limit`` edits, those with errors first. Missing thumbnails are made for ``preview_seconds``
+    at most. A picture without a thumbnail is shown from its file. When ``given_up`` is set, nobody waits for the files
+    any more.
     """
     thumbnails.finish()
     previews_until = time.monotonic() + preview_seconds

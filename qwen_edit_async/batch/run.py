@@ -224,9 +224,8 @@ class Run:
     async def write_reports(self, stopped: str, preview_seconds: float) -> BatchReport:
         """Write ``report.html`` and ``report.json``, and return the report.
 
-        Args:
-            stopped: The reason why the run ended early; empty if it did not.
-            preview_seconds: The maximum time for making thumbnails.
+        ``stopped`` is the reason why the run ended early, or an empty string. ``preview_seconds`` is the maximum time
+        for making thumbnails.
         """
         report = self.report = make_report(
             await self.journal.do(Store.summary),
@@ -272,11 +271,7 @@ async def open_run(
 ) -> AsyncGenerator[Run, None]:
     """Lock a folder, and yield a run on it. Call :meth:`Run.begin` before the first edit.
 
-    Args:
-        session: The session that submits the edits.
-        output: The folder of the results.
-        options: The options.
-        service: The service's name in the journal; empty to record the session's address.
+    ``service`` is the service's name in the journal. If it is empty, the journal records the session's address.
 
     Raises:
         JournalError: If the journal can't be opened, or if another run uses it.

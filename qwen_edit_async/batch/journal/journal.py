@@ -46,9 +46,7 @@ class Journal:
     async def open(cls, folder: Path, service: str) -> Self:
         """Lock a folder, and open the journal in it. Create the folder and the journal if they are missing.
 
-        Args:
-            folder: The folder.
-            service: The name or address of the service. A journal has the tasks of one service only.
+        ``service`` is the name or address of the service. A journal has the tasks of one service only.
 
         Raises:
             JournalError: If the journal can't be opened or written, is used by another run, or has tasks of another

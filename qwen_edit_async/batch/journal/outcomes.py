@@ -19,12 +19,7 @@ PAGE: Final = 256
 
 
 def read_page(journal: Path, after: int, folder: FilePath) -> list[tuple[int, BatchOutcome]]:
-    """Return a page of outcomes, each with its edit's number in the journal.
-
-    Args:
-        journal: The path of the journal.
-        after: The number of the last edit already read.
-        folder: The folder of the results.
+    """Return a page of outcomes, each with its edit's number in the journal. Begin ``after`` the edit with that number.
 
     Raises:
         JournalError: If the journal is missing or can't be read.

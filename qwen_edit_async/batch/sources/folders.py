@@ -74,11 +74,7 @@ class _File:
 
 @attrs.define
 class Search:
-    """Finds pictures in folders, and records the files and folders that it leaves out.
-
-    Attributes:
-        reading: The options for reading the folders.
-    """
+    """Finds pictures in folders, and records the files and folders that it leaves out."""
 
     reading: Reading
     _system: dict[str, None] = attrs.field(factory=dict)
