@@ -44,12 +44,7 @@ class _StoppedError(Exception):
 
 
 class Row:
-    """One edit of a run, and the observer of its submission.
-
-    Args:
-        entry: The edit in the journal.
-        run: The run, whose state all rows share.
-    """
+    """One edit of a run, and the observer of its submission. The rows of a run share the run's state."""
 
     def __init__(self, entry: Entry, run: Run) -> None:
         self._entry = entry
@@ -278,17 +273,14 @@ class Row:
             run.preview_soon(self._entry.number, paths)
 
     async def _record(self, state: State, error: Exception, **columns: Any) -> None:
-        """Journal an error, and the edit's state."""
-        self._count_failure(error)
-        await self._move(state, reason=summary_of(error), problem=str(error), **columns)
-
-    def _count_failure(self, error: Exception) -> None:
+        """Count and journal an error, and journal the edit's state."""
         run = self._run
         run.progress.failed += 1
         # Bad input fails in every run. If it counted towards ``stop_after_failures``, it could stop every run.
         if not isinstance(error, InvalidEditError):
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
         run.notify()
+        await self._move(state, reason=summary_of(error), problem=str(error), **columns)
 
     def _leave_flight(self) -> None:
         self._run.in_flight.discard(self._entry.number)

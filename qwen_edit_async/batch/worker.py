@@ -22,7 +22,13 @@ Call = Callable[[], Any]
 
 def call_each(calls: Sequence[Call]) -> list[Any]:
     """Return the result of each call, or the exception that it raised."""
-    return [_outcome(call) for call in calls]
+    outcomes: list[Any] = []
+    for call in calls:
+        try:
+            outcomes.append(call())
+        except Exception as error:  # noqa: BLE001  # the error is raised where the call is awaited
+            outcomes.append(error)
+    return outcomes
 
 
 class Worker:
@@ -112,13 +118,6 @@ class Worker:
                 future.set_result(outcome)
         self._busy = False
         self._begin_soon()
-
-
-def _outcome(call: Call) -> Any:
-    try:
-        return call()
-    except Exception as error:  # noqa: BLE001  # the error is raised where the call is awaited
-        return error
 
 
 def _mark_retrieved(future: asyncio.Future[Any]) -> None:
