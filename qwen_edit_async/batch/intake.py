@@ -185,7 +185,7 @@ async def take(
     if action is Action.RECORD_PROBLEM and problem is not None:
         await Row(entry, run).fail(problem)
     elif action in SENDS or entry.number not in resumed:
-        await Row(entry, run).carry_out(action, request)
+        await Row(entry, run, request).carry_out(action)
     return None
 
 

@@ -44,25 +44,23 @@ class _StoppedError(Exception):
 
 
 class Row:
-    """One edit of a run, and the observer of its submission. The rows of a run share the run's state."""
+    """One edit of a run, and the observer of its submission. The rows of a run share the run's state.
 
-    def __init__(self, entry: Entry, run: Run) -> None:
+    A row that is submitted needs its request.
+    """
+
+    def __init__(self, entry: Entry, run: Run, request: EditRequest | None = None) -> None:
         self._entry = entry
         self._run = run
+        self._request = request
         self._state = entry.state
-        self._request: EditRequest | None = None
 
     async def fail(self, problem: InvalidEditError) -> None:
         """Journal why the edit can't be submitted."""
         await self._record(State.FAILED, problem)
 
-    async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
-        """Carry out an action, and journal the errors of the edit.
-
-        Args:
-            action: Any action except ``RECORD_PROBLEM``, ``REPORT_PROBLEM`` and ``REPLACE_LATER``.
-            request: The request; required for a submission.
-        """
+    async def carry_out(self, action: Action) -> None:
+        """Carry out any action except those that report a problem or wait. Journal the errors of the edit."""
         entry, run = self._entry, self._run
         if action is Action.VERIFY:
             if not run.options.saves or await run.disk.call(run.output.are_whole, entry.files):
@@ -75,8 +73,8 @@ class Row:
         if action in SENDS and self._state is State.FAILED:
             await self._move(State.PLANNED, reason=None, problem=None)
         try:
-            if action in SENDS and request is not None:
-                await self._submit(request)
+            if action in SENDS and self._request is not None:
+                await self._submit(self._request)
             elif action is Action.ATTACH and entry.task_id is not None:
                 await self._attach(entry.task_id)
             elif action in {Action.DOWNLOAD, Action.VERIFY} and entry.task_id is not None:
@@ -156,7 +154,6 @@ class Row:
 
     async def _submit(self, request: EditRequest) -> None:
         run, pictures = self._run, self._entry.pictures
-        self._request = request
         while True:
             while (verdict := run.budget.admit(pictures)) is Verdict.WAIT:
                 await run.wait_for_change()
