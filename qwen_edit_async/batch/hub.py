@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final, Self
 
+import anyio
 import attrs
 
 from qwen_edit_async.batch.fingerprint import identities_of, located
@@ -22,7 +23,7 @@ from qwen_edit_async.batch.rules.decide import Consent, Entry, State
 from qwen_edit_async.batch.rules.identity import image_locator
 from qwen_edit_async.batch.rules.report import BatchReport
 from qwen_edit_async.batch.run import Run, RunOptions, open_run
-from qwen_edit_async.errors import InvalidEditError, SessionClosedError
+from qwen_edit_async.errors import InvalidEditError, JournalError, SessionClosedError
 from qwen_edit_async.models import EditRequest, RequestInput, request_from_fields
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.shield import wait_shielded
@@ -263,7 +264,8 @@ async def _close(run: Run) -> None:
     stopped = run.budget.stopped
     run.budget.stop(_CLOSED)
     await run.cancel_rows()
-    await run.write_last_reports(stopped, preview_seconds=0)
+    with contextlib.suppress(JournalError), anyio.move_on_after(run.options.reporting_seconds):
+        await run.write_reports(stopped, preview_seconds=0)
 
 
 def _outcome_of(request: EditRequest, status: BatchStatus, error: str | None = None) -> BatchOutcome:

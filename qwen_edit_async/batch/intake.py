@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Coroutine, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
+import anyio
 import attrs
 
 from qwen_edit_async.batch.fingerprint import fingerprint_of
@@ -23,7 +24,7 @@ from qwen_edit_async.batch.rules.plan import BatchPlan
 from qwen_edit_async.batch.rules.report import BatchReport
 from qwen_edit_async.batch.run import Run
 from qwen_edit_async.batch.survey import make_plan
-from qwen_edit_async.errors import InvalidEditError, summary_of
+from qwen_edit_async.errors import InvalidEditError, JournalError, summary_of
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
@@ -53,7 +54,11 @@ async def edit_all(run: Run, given: BatchInput, on_plan: Callable[[BatchPlan], N
         try:
             await _work(run, given)
         except (Exception, asyncio.CancelledError) as error:
-            await run.write_last_reports(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
+            with (
+                contextlib.suppress(JournalError),  # must not hide the error that ended the run
+                anyio.move_on_after(run.options.reporting_seconds, shield=True),
+            ):
+                await run.write_reports(str(error) or "the run was interrupted", _INTERRUPTED_SECONDS)
             raise
         return await run.write_reports(run.budget.stopped, _PREVIEW_SECONDS)
     except asyncio.CancelledError as cancelled:

@@ -26,7 +26,6 @@ from qwen_edit_async.batch.rules.report import JSON_NAME, PAGE_NAME, BatchReport
 from qwen_edit_async.batch.worker import Worker
 from qwen_edit_async.checks import check_not_negative, check_positive
 from qwen_edit_async.display.store import ThumbnailStore
-from qwen_edit_async.errors import JournalError
 from qwen_edit_async.http.options import origin_of
 from qwen_edit_async.log import log
 from qwen_edit_async.session.session import EditSession
@@ -36,12 +35,6 @@ T = TypeVar("T")
 
 _SPARE_ROWS: Final = 16
 
-_REPORTING_SECONDS: Final = 10.0
-"""The maximum time for writing the reports after an interrupt, even on a slow disk."""
-
-_CLOSING_SECONDS: Final = 5.0
-"""The maximum time to wait for pending file work at the end of a run, even if a disk hangs."""
-
 
 @attrs.frozen(kw_only=True)
 class RunOptions:
@@ -50,6 +43,8 @@ class RunOptions:
     Attributes:
         saves: Whether runs save the pictures.
         on_demand: Whether callers request edits one by one, as they do from a hub.
+        reporting_seconds: The maximum time for writing the reports after an interrupt, even on a slow disk.
+        closing_seconds: The maximum time to wait for pending file work at the end of a run, even if a disk hangs.
     """
 
     strict: bool = False
@@ -62,6 +57,8 @@ class RunOptions:
     gallery_limit: int = 0
     saves: bool = True
     on_demand: bool = False
+    reporting_seconds: float = 10.0
+    closing_seconds: float = 5.0
 
     def __attrs_post_init__(self) -> None:
         check_not_negative(self.gallery_limit, "gallery_limit")
@@ -258,15 +255,10 @@ class Run:
             given_up.set()
         return self.report
 
-    async def write_last_reports(self, stopped: str, preview_seconds: float) -> None:
-        """Write the reports of an interrupted run, within 10 s. Ignore errors of the journal."""
-        with contextlib.suppress(JournalError), anyio.move_on_after(_REPORTING_SECONDS, shield=True):
-            await self.write_reports(stopped, preview_seconds)
-
     async def aclose(self) -> None:
-        """Finish pending file work, within 5 s. Then close the journal, which unlocks the folder."""
+        """Finish pending file work, within ``closing_seconds``. Then close the journal, which unlocks the folder."""
         try:
-            with anyio.move_on_after(_CLOSING_SECONDS):
+            with anyio.move_on_after(self.options.closing_seconds):
                 await self.disk.aclose(self.thumbnails.close)
         finally:
             await self.journal.aclose()

@@ -19,7 +19,6 @@ import pytest
 from memory_transport import MemoryService, MemorySession, until
 
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, JournalError
-from qwen_edit_async.batch import run as run_module
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.intake import edit_all
 from qwen_edit_async.batch.journal import database
@@ -547,9 +546,7 @@ async def test_a_journal_of_an_earlier_version_is_refused_and_left_as_it_is(tmp_
     assert path.read_bytes() == before
 
 
-async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "_REPORTING_SECONDS", 0.0)
-    monkeypatch.setattr(run_module, "_CLOSING_SECONDS", 0.0)
+async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp_path):
     looks, go_on = threading.Event(), threading.Event()
 
     class HangingFile(io.BytesIO):
@@ -562,7 +559,8 @@ async def test_a_file_that_can_not_be_looked_at_does_not_hold_up_the_journal(tmp
         output = BatchOutput(tmp_path, overwrite=False)
         requests = [EditRequest(HangingFile(), "snow")]
         given = BatchInput(requests, Reading(EditDefaults(), base=""), output)
-        async with open_run(session, output, RunOptions(), "") as run:
+        options = RunOptions(reporting_seconds=0.0, closing_seconds=0.0)
+        async with open_run(session, output, options, "") as run:
             await edit_all(run, given, None)
 
     async with MemorySession(MemoryService()) as session:
