@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import anyio
 import attrs
@@ -25,7 +24,6 @@ from qwen_edit_async.batch.rules.identity import image_locator
 from qwen_edit_async.batch.rules.report import BatchReport
 from qwen_edit_async.batch.run import Run, RunOptions, open_run
 from qwen_edit_async.errors import InvalidEditError, JournalError, SessionClosedError
-from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest, RequestInput, request_from_fields
 from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.session.shield import wait_shielded
@@ -183,7 +181,7 @@ class EditHub:
         row = self._asked.get((identity, content))
         if row is None:
             row = self._asked[identity, content] = run.start(self._answer(run, identity, request, load_images))
-            row.add_done_callback(functools.partial(self._forget, (identity, content)))
+            row.add_done_callback(lambda _: self._asked.pop((identity, content)))
         await asyncio.wait([row])
         return _outcome_of(request, "planned", _CLOSED) if row.cancelled() else row.result()
 
@@ -204,12 +202,10 @@ class EditHub:
         run = self._require_open()
         await run.journal.do(Store.save_elsewhere, name, files, error)
         if error is not None:
-            if run.budget.unsaved(error, earlier=name in self._unsaved):
-                log.warning("%s; nothing more is submitted until an edit is saved", run.budget.held)
+            run.count_unsaved(error, earlier=name in self._unsaved)
         else:
             run.budget.saved()
-            run.progress.saved += 1
-            run.progress.pictures += len(files)
+            run.count_saved(len(files))
         run.notify()
 
     async def write_report(self) -> BatchReport:
@@ -238,9 +234,6 @@ class EditHub:
         if self._run is None or not self._is_open:
             raise SessionClosedError("the hub is not open: use `async with EditHub(…) as hub:`")
         return self._run
-
-    def _forget(self, asked: tuple[str, str], _: asyncio.Task[Any]) -> None:
-        del self._asked[asked]
 
     async def _answer(
         self,

@@ -170,7 +170,8 @@ class BatchInput:
     def _items(self, source: Source, note: Callable[[str], None]) -> Generator[SourceItem, None, None]:
         """Yield each row with its identity. Equal rows get numbered identities. A row that repeats a key is refused."""
         folder = table_folder(source, self.reading.base)
-        for item in self._read(source, note):
+        exclude = str(self.output.folder) if isinstance(source, BucketPath) else os.path.realpath(self.output.home)
+        for item in read_source(source, attrs.evolve(self.reading, note=note, exclude=exclude)):
             request = item.request
             if request is None:
                 yield item
@@ -188,7 +189,3 @@ class BatchInput:
         if isinstance(source, BucketPath):
             return source == self.output.folder
         return Path(self.reading.base, str(source)).resolve() == self.output.home.resolve()
-
-    def _read(self, source: Source, note: Callable[[str], None]) -> Iterator[SourceItem]:
-        exclude = str(self.output.folder) if isinstance(source, BucketPath) else os.path.realpath(self.output.home)
-        return read_source(source, attrs.evolve(self.reading, note=note, exclude=exclude))

@@ -116,9 +116,7 @@ async def _work(run: Run, given: BatchInput) -> None:
 
 async def _end(run: Run, feeding: asyncio.Task[None]) -> None:
     feeding.cancel()
-    await asyncio.wait([feeding])
-    if not feeding.cancelled():
-        feeding.exception()  # marks the exception as retrieved, so that asyncio does not log it
+    await asyncio.gather(feeding, return_exceptions=True)
     await run.cancel_rows()
 
 
@@ -170,12 +168,8 @@ async def take(
 ) -> InvalidEditError | None:
     """Work on a row until its pictures are saved. Return the reason if the row is refused.
 
-    Args:
-        run: The opened run.
-        identity: The identity of the row's edit.
-        request: The row's request.
-        resumed: The journal's numbers of the edits that this run has already resumed.
-        load_images: Called before the edit is submitted. Returns the images to send.
+    ``resumed`` has the journal's numbers of the edits that this run has already resumed. ``load_images`` is called
+    before the edit is submitted, and returns the images to send.
     """
     consent = run.options.consent
     entry, fingerprint = await _planned(run, identity, request)
@@ -183,7 +177,9 @@ async def take(
     if action in SENDS:
         try:
             entry = await _redrafted(run, action, entry, request, fingerprint)
-            request = await _loaded(run, entry, request, load_images)
+            await run.disk.call(run.output.existing, request, entry.name)  # raises if a file must be kept
+            if load_images is not None:
+                request = attrs.evolve(request, images=await load_images(entry.name))
         except InvalidEditError as error:
             action, problem = instead(entry), error
     if action in {Action.REPORT_PROBLEM, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight
@@ -194,18 +190,16 @@ async def take(
     if action is Action.RECORD_PROBLEM and problem is not None:
         await Row(entry, run).fail(problem)
     elif action in SENDS or entry.number not in resumed:
-        await Row(entry, run).carry_out(action, request)
+        await Row(entry, run, request).carry_out(action)
     return None
 
 
 async def _planned(run: Run, identity: str, request: EditRequest) -> tuple[Entry, Fingerprint]:
     """Return the row's edit in the journal and the row's current fingerprint. If the journal lacks the edit, add it."""
-    entry = None if run.journal.is_new else await run.journal.do(Store.find, identity)
+    entry = await run.journal.do(Store.find, identity)
     fingerprint = await run.disk.call(fingerprint_of, request, entry)
     if entry is None:
         entry = await run.journal.do(Store.plan, identity, request, fingerprint)
-        if entry.stamp != fingerprint.stamp:  # an earlier request of this run has added the edit
-            fingerprint = await run.disk.call(fingerprint_of, request, entry)
     if fingerprint.digest == entry.digest and fingerprint.stamp != entry.stamp:
         run.journal.do(Store.restamp, entry.number, fingerprint.stamp)
     return entry, fingerprint
@@ -224,13 +218,3 @@ async def _redrafted(run: Run, action: Action, entry: Entry, request: EditReques
     if fingerprint.digest == entry.digest:
         return entry
     return await run.journal.do(Store.redraft, entry.number, request, fingerprint)
-
-
-async def _loaded(run: Run, entry: Entry, request: EditRequest, load_images: ImageLoader | None) -> EditRequest:
-    """Check that the run may write the result files, and return the request with the images to send.
-
-    Raises:
-        InvalidEditError: If a result would replace a file that must be kept, or if an image can't be loaded.
-    """
-    await run.disk.call(run.output.existing, request, entry.name)
-    return request if load_images is None else attrs.evolve(request, images=await load_images(entry.name))

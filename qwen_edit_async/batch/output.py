@@ -29,12 +29,7 @@ _TAIL_BYTES: Final = 4096
 
 
 def local_folder(path: AnyPath, here: str, use: str) -> Path:
-    """Return the path of a local folder.
-
-    Args:
-        path: The path as the user gave it.
-        here: The folder that a relative path starts from.
-        use: The use of the folder, for the error message.
+    """Return the path of a local folder. A relative ``path`` starts from ``here``. An error names the folder's ``use``.
 
     Raises:
         ConfigurationError: If the path is not local.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import attrs
 
@@ -26,9 +26,6 @@ from qwen_edit_async.log import log
 from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import FilePath, new_part
 
-_ThumbnailsOf: TypeAlias = Callable[[Iterable[Any]], Mapping[Any, Thumbnail | None]]
-"""A function that returns the thumbnails of images; see :meth:`ThumbnailStore.get_all`."""
-
 _UNFINISHED: Final[dict[BatchStatus, str]] = {
     "planned": "not submitted yet",
     "submitting": "uncertain",  # when the page is written, no reply is awaited any more
@@ -39,10 +36,6 @@ _UNFINISHED: Final[dict[BatchStatus, str]] = {
 
 _TOGETHER: Final = 64
 """The number of edits whose thumbnails are requested in one call. Several threads make the missing thumbnails."""
-
-
-class _GivenUpError(Exception):
-    """Raised to stop writing the page when nobody waits for it any more."""
 
 
 def publish(
@@ -58,16 +51,11 @@ def publish(
     """Write ``report.html`` and ``report.json``.
 
     Return the report with the page's path, or with the reason why the page could not be written. The report has neither
-    if ``limit`` is 0, or if ``given_up`` stops the work.
+    if ``limit`` is 0.
 
-    Args:
-        report: The report of the run.
-        journal: The journal's path.
-        folder: The folder of the results, in which both files are written.
-        thumbnails: The thumbnails made so far. Missing thumbnails are made.
-        limit: The maximum number of edits on the page; edits with errors come first. 0 means no page.
-        preview_seconds: The time limit for making thumbnails. A picture without a thumbnail is shown from its file.
-        given_up: Set when nobody waits for the files any more.
+    The page shows at most ``limit`` edits, those with errors first. Missing thumbnails are made for ``preview_seconds``
+    at most. A picture without a thumbnail is shown from its file. When ``given_up`` is set, nobody waits for the files
+    any more.
     """
     thumbnails.finish()
     previews_until = time.monotonic() + preview_seconds
@@ -75,45 +63,33 @@ def publish(
     def thumbnails_of(images: Iterable[Any]) -> dict[Any, Thumbnail | None]:
         made = thumbnails.get_all(images, lambda: time.monotonic() < previews_until and not given_up.is_set())
         if given_up.is_set():
-            raise _GivenUpError
+            raise RuntimeError("the run no longer waits for it")
         return made
 
     if limit:
+        page = folder / PAGE_NAME
         try:
-            report = _with_page(report, journal, folder, limit, thumbnails_of)
-        except _GivenUpError:
+            with contextlib.closing(read_chosen(journal, folder, limit)) as outcomes:
+                edits = _gallery_edits(outcomes, folder, thumbnails_of)
+                write_atomically(page, gallery_html(edits, title=folder.name or "Edits", summary=report.facts(limit)))
+            report = attrs.evolve(report, gallery=str(page))
+        except Exception as error:  # noqa: BLE001  # a problem with the page must not fail the run
+            report = attrs.evolve(report, gallery_problem=_log_problem(page, error))
+        if given_up.is_set():
             return report
     # If the journal is lost, report.json in the journal's folder stops the next run from starting an empty journal.
     for path in {journal.with_name(JSON_NAME), folder / JSON_NAME}:
-        _write_json(path, report)
+        try:
+            write_atomically(path, [report.to_json(), "\n"])
+        except Exception as error:  # noqa: BLE001  # a damaged journal may hold values that JSON can't represent
+            _log_problem(path, error)
     return report
 
 
-def _with_page(
-    report: BatchReport, journal: Path, folder: FilePath, limit: int, thumbnails_of: _ThumbnailsOf
-) -> BatchReport:
-    """Write the page. Return the report with the page's path, or with the reason why it could not be written."""
-    page = folder / PAGE_NAME
-    try:
-        with contextlib.closing(read_chosen(journal, folder, limit)) as outcomes:
-            edits = _gallery_edits(outcomes, folder, thumbnails_of)
-            write_atomically(page, gallery_html(edits, title=folder.name or "Edits", summary=report.facts(limit)))
-    except _GivenUpError:
-        raise
-    except Exception as error:  # noqa: BLE001  # a problem with the page must not fail the run
-        return attrs.evolve(report, gallery_problem=_log_problem(page, error))
-    return attrs.evolve(report, gallery=str(page))
-
-
-def _write_json(path: FilePath, report: BatchReport) -> None:
-    try:
-        write_atomically(path, [report.to_json(), "\n"])
-    except Exception as error:  # noqa: BLE001  # a damaged journal may hold values that JSON can't represent
-        _log_problem(path, error)
-
-
 def _gallery_edits(
-    outcomes: Iterator[BatchOutcome], folder: FilePath, thumbnails_of: _ThumbnailsOf
+    outcomes: Iterator[BatchOutcome],
+    folder: FilePath,
+    thumbnails_of: Callable[[Iterable[Any]], Mapping[Any, Thumbnail | None]],
 ) -> Iterator[GalleryEdit]:
     while some := [*islice(outcomes, _TOGETHER)]:
         thumbnails = thumbnails_of(image for outcome in some for image in (*outcome.images, *outcome.files))

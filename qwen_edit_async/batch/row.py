@@ -31,7 +31,7 @@ from qwen_edit_async.errors import (
     summary_of,
 )
 from qwen_edit_async.images.encode import Upload
-from qwen_edit_async.log import about, log
+from qwen_edit_async.log import about
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.session.results import EditResult, OutputImage
@@ -44,34 +44,27 @@ class _StoppedError(Exception):
 
 
 class Row:
-    """One edit of a run, and the observer of its submission.
+    """One edit of a run, and the observer of its submission. The rows of a run share the run's state.
 
-    Args:
-        entry: The edit in the journal.
-        run: The run, whose state all rows share.
+    A row that is submitted needs its request.
     """
 
-    def __init__(self, entry: Entry, run: Run) -> None:
+    def __init__(self, entry: Entry, run: Run, request: EditRequest | None = None) -> None:
         self._entry = entry
         self._run = run
+        self._request = request
         self._state = entry.state
-        self._request: EditRequest | None = None
 
     async def fail(self, problem: InvalidEditError) -> None:
         """Journal why the edit can't be submitted."""
         await self._record(State.FAILED, problem)
 
-    async def carry_out(self, action: Action, request: EditRequest | None = None) -> None:
-        """Carry out an action, and journal the errors of the edit.
-
-        Args:
-            action: Any action except ``RECORD_PROBLEM``, ``REPORT_PROBLEM`` and ``REPLACE_LATER``.
-            request: The request; required for a submission.
-        """
+    async def carry_out(self, action: Action) -> None:
+        """Carry out any action except those that report a problem or wait. Journal the errors of the edit."""
         entry, run = self._entry, self._run
         if action is Action.VERIFY:
             if not run.options.saves or await run.disk.call(run.output.are_whole, entry.files):
-                self._count_saved(len(entry.files))
+                run.count_saved(len(entry.files))
                 run.progress.found += 1
                 return
             await self._move(State.COMPLETED, files=None)
@@ -80,8 +73,8 @@ class Row:
         if action in SENDS and self._state is State.FAILED:
             await self._move(State.PLANNED, reason=None, problem=None)
         try:
-            if action in SENDS and request is not None:
-                await self._submit(request)
+            if action in SENDS and self._request is not None:
+                await self._submit(self._request)
             elif action is Action.ATTACH and entry.task_id is not None:
                 await self._attach(entry.task_id)
             elif action in {Action.DOWNLOAD, Action.VERIFY} and entry.task_id is not None:
@@ -161,7 +154,6 @@ class Row:
 
     async def _submit(self, request: EditRequest) -> None:
         run, pictures = self._run, self._entry.pictures
-        self._request = request
         while True:
             while (verdict := run.budget.admit(pictures)) is Verdict.WAIT:
                 await run.wait_for_change()
@@ -233,7 +225,7 @@ class Row:
                 await self._move(State.PLANNED, task_id=None, reason=None, problem=None)
                 return
             if state is State.COMPLETED:
-                self._count_unsaved(error)
+                run.count_unsaved(summary_of(error), earlier=self._was_completed_before)
             await self._record(state, error, **_cost_columns(task.snapshot.usage, cost))
         else:
             run.budget.fetching.add(self._entry.number)
@@ -266,7 +258,7 @@ class Row:
             if isinstance(error, OSError) and not isinstance(error, FileExistsError):
                 run.budget.stop(f"pictures can't be saved: {error.strerror or error}")
             elif not run.stop_if_fatal(error):
-                self._count_unsaved(error)
+                run.count_unsaved(summary_of(error), earlier=self._was_completed_before)
             await self._record(State.COMPLETED, error)
         else:
             run.budget.saved()
@@ -274,30 +266,18 @@ class Row:
             paths = [path for path, _ in saved]
             damage = "; ".join(f"{path.name} {damage}" for path, damage in saved if damage)
             await run.journal.do(Store.save, self._entry.number, paths, damage or None)
-            self._count_saved(len(paths))
+            run.count_saved(len(paths))
             run.preview_soon(self._entry.number, paths)
 
     async def _record(self, state: State, error: Exception, **columns: Any) -> None:
-        """Journal an error, and the edit's state."""
-        self._count_failure(error)
-        await self._move(state, reason=summary_of(error), problem=str(error), **columns)
-
-    def _count_saved(self, pictures: int) -> None:
-        self._run.progress.saved += 1
-        self._run.progress.pictures += pictures
-
-    def _count_unsaved(self, error: Exception) -> None:
-        budget = self._run.budget
-        if budget.unsaved(summary_of(error), earlier=self._was_completed_before):
-            log.warning("%s; nothing more is submitted until an edit is saved", budget.held)
-
-    def _count_failure(self, error: Exception) -> None:
+        """Count and journal an error, and journal the edit's state."""
         run = self._run
         run.progress.failed += 1
         # Bad input fails in every run. If it counted towards ``stop_after_failures``, it could stop every run.
         if not isinstance(error, InvalidEditError):
             run.budget.failed(unreachable=isinstance(error, APIConnectionError))
         run.notify()
+        await self._move(state, reason=summary_of(error), problem=str(error), **columns)
 
     def _leave_flight(self) -> None:
         self._run.in_flight.discard(self._entry.number)

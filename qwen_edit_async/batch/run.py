@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import threading
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable
@@ -132,8 +131,7 @@ class Run:
         self.progress.begun = True
         if count := await journal.do(Store.recover):
             log.warning("edits that were being submitted when the last run ended: %d; their tasks may exist", count)
-        if not journal.is_new:
-            self.budget.resume(await journal.do(Store.totals))
+        self.budget.resume(await journal.do(Store.totals))
 
     def stop_if_fatal(self, error: Exception) -> bool:
         """Stop submitting and return ``True`` if all other edits would fail with the same error."""
@@ -143,6 +141,16 @@ class Run:
         self.budget.stop(str(fatal))
         self.notify()
         return True
+
+    def count_saved(self, pictures: int) -> None:
+        """Count an edit whose pictures are saved."""
+        self.progress.saved += 1
+        self.progress.pictures += pictures
+
+    def count_unsaved(self, reason: str, *, earlier: bool) -> None:
+        """Count a completed edit whose pictures could not be saved; see :meth:`Budget.unsaved`."""
+        if self.budget.unsaved(reason, earlier=earlier):
+            log.warning("%s; nothing more is submitted until an edit is saved", self.budget.held)
 
     def preview_soon(self, number: int, images: Iterable[Any]) -> None:
         """Make an edit's thumbnails in the background, if ``report.html`` can show the edit."""
@@ -216,9 +224,8 @@ class Run:
     async def write_reports(self, stopped: str, preview_seconds: float) -> BatchReport:
         """Write ``report.html`` and ``report.json``, and return the report.
 
-        Args:
-            stopped: The reason why the run ended early; empty if it did not.
-            preview_seconds: The maximum time for making thumbnails.
+        ``stopped`` is the reason why the run ended early, or an empty string. ``preview_seconds`` is the maximum time
+        for making thumbnails.
         """
         report = self.report = make_report(
             await self.journal.do(Store.summary),
@@ -233,18 +240,17 @@ class Run:
         )
         self.progress.publishing = True
         given_up = threading.Event()
-        write = functools.partial(
-            publish,
-            report,
-            self.output.home / JOURNAL_NAME,
-            self.output.folder,
-            self.thumbnails,
-            limit=self.options.gallery_limit,
-            preview_seconds=preview_seconds,
-            given_up=given_up,
-        )
         try:
-            self.report = await self.disk.call(write)
+            self.report = await self.disk.call(
+                publish,
+                report,
+                self.output.home / JOURNAL_NAME,
+                self.output.folder,
+                self.thumbnails,
+                limit=self.options.gallery_limit,
+                preview_seconds=preview_seconds,
+                given_up=given_up,
+            )
         finally:
             given_up.set()
         return self.report
@@ -265,11 +271,7 @@ async def open_run(
 ) -> AsyncGenerator[Run, None]:
     """Lock a folder, and yield a run on it. Call :meth:`Run.begin` before the first edit.
 
-    Args:
-        session: The session that submits the edits.
-        output: The folder of the results.
-        options: The options.
-        service: The service's name in the journal; empty to record the session's address.
+    ``service`` is the service's name in the journal. If it is empty, the journal records the session's address.
 
     Raises:
         JournalError: If the journal can't be opened, or if another run uses it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import threading
 
@@ -11,7 +10,7 @@ import attrs
 
 from qwen_edit_async.batch.fingerprint import fingerprint_of
 from qwen_edit_async.batch.input import BatchInput
-from qwen_edit_async.batch.journal.database import Store
+from qwen_edit_async.batch.journal.database import Store, reading
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, check_not_lost
 from qwen_edit_async.batch.rules.decide import PAYS, Action, Entry, Fingerprint, State, decide, instead, refusal
 from qwen_edit_async.batch.rules.identity import allot, folded, stem_of
@@ -47,7 +46,7 @@ def _survey(given: BatchInput, options: RunOptions, given_up: threading.Event) -
     check_not_lost(journal)
     if not journal.exists():
         return _Survey(given, None, options).plan(given_up)
-    with contextlib.closing(Store(journal, read_only=True)) as store:
+    with reading(journal, checked=True) as store:
         return _Survey(given, None if store.is_empty else store, options).plan(given_up)
 
 

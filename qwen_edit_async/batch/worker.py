@@ -10,10 +10,11 @@ import asyncio
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from qwen_edit_async.errors import JournalError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 Call = Callable[[], Any]
@@ -21,7 +22,13 @@ Call = Callable[[], Any]
 
 def call_each(calls: Sequence[Call]) -> list[Any]:
     """Return the result of each call, or the exception that it raised."""
-    return [_outcome(call) for call in calls]
+    outcomes: list[Any] = []
+    for call in calls:
+        try:
+            outcomes.append(call())
+        except Exception as error:  # noqa: BLE001  # the error is raised where the call is awaited
+            outcomes.append(error)
+    return outcomes
 
 
 class Worker:
@@ -49,7 +56,7 @@ class Worker:
         self._busy = False
         self._closed = False
 
-    def call(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+    def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Make a call on the thread. The call is made even if the returned future is cancelled or never awaited.
 
         Raises:
@@ -60,7 +67,7 @@ class Worker:
         if self._closed:
             future.set_exception(JournalError("the run has ended"))
             return future
-        self._waiting.append((functools.partial(function, *arguments), future))
+        self._waiting.append((functools.partial(function, *args, **kwargs), future))
         self._begin_soon()
         return future
 
@@ -72,8 +79,7 @@ class Worker:
         self._closed = True
         try:
             try:
-                if self._waiting:
-                    self._begin()
+                self._begin()
             finally:
                 job = self._loop.run_in_executor(self._executor, last)
         finally:
@@ -112,13 +118,6 @@ class Worker:
                 future.set_result(outcome)
         self._busy = False
         self._begin_soon()
-
-
-def _outcome(call: Call) -> Any:
-    try:
-        return call()
-    except Exception as error:  # noqa: BLE001  # the error is raised where the call is awaited
-        return error
 
 
 def _mark_retrieved(future: asyncio.Future[Any]) -> None:

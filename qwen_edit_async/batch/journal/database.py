@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,28 +101,10 @@ _REPLACE: Final = (
 )
 """If an uncertain edit has no task id, ``repeats`` counts its replacement, because both edits may be charged."""
 
+_KEEP_TASK_ID: Final = (
+    "former_task_ids = nullif(trim(coalesce(former_task_ids, '') || ' ' || coalesce(task_id, '')), '')"
+)
 _INTERRUPTED: Final = "the run ended while the edit was being submitted: a task may exist, and be charged"
-
-
-def is_journal(connection: sqlite3.Connection, path: Path) -> bool:
-    """Return ``True`` for a journal of this version, and ``False`` for an empty file.
-
-    Raises:
-        JournalError: If the file belongs to another program, or is a journal of another version.
-    """
-    version, owner = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id"))
-    if owner != APPLICATION_ID:
-        if owner or version or connection.execute("SELECT EXISTS (SELECT 1 FROM sqlite_master)").fetchone()[0]:
-            raise JournalError(f"{path} is a database of another program")
-        return False
-    if version > VERSION:
-        raise JournalError(f"{path} was written by a later version of qwen-edit-async", hint="update qwen-edit-async")
-    if version < VERSION:
-        raise JournalError(
-            f"{path} was written by an earlier version of qwen-edit-async, and was left as it is",
-            hint="finish the batch with the version that wrote it, or choose another output folder",
-        )
-    return True
 
 
 class Store:
@@ -133,27 +114,27 @@ class Store:
         path: The path of the journal.
         read_only: Whether to open the file for reading only. The file is then neither created nor changed, with one
             exception: SQLite undoes the unfinished write of a run that died.
-        patience: Seconds to wait for another program that has locked the file.
+        checked: Whether to read the whole file, and refuse it if it is damaged.
 
     Raises:
         JournalError: If the file can't be opened or created, is damaged, is not a journal, or is of another version.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False, patience: float = PATIENCE) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, checked: bool = True) -> None:
         self._path = path
         self._numbers: dict[str, int] = {}
         name = read_only_address(path) if read_only else path
         with ExitStack() as undo:
             try:
-                self._connection = sqlite3.connect(name, timeout=patience, isolation_level=None, uri=read_only)
+                self._connection = sqlite3.connect(name, timeout=PATIENCE, isolation_level=None, uri=read_only)
                 undo.callback(self.close)
                 self._connection.row_factory = sqlite3.Row
-                self.is_empty: bool = not is_journal(self._connection, path)
+                self.is_empty: bool = not self._is_journal()
                 if not read_only:
                     self._configure()
                     if self.is_empty:
                         self._connection.executescript(_SCHEMA)
-                if not (read_only and self.is_empty):
+                if checked and not (read_only and self.is_empty):
                     self._check()
             except (sqlite3.Error, UnicodeDecodeError, InvalidEditError) as error:
                 raise explain(error, path) from error
@@ -206,20 +187,13 @@ class Store:
 
     def is_taken(self, folded_name: str) -> bool:
         """Return whether an edit already has this case-folded name."""
-        query = "SELECT 1 FROM edits WHERE folded_name = ?"
-        return self._connection.execute(query, (folded_name,)).fetchone() is not None
+        return bool(self._one("SELECT EXISTS (SELECT 1 FROM edits WHERE folded_name = ?)", folded_name))
 
     def plan(self, identity: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
         """Return the edit with an identity. If there is none, add a planned edit, and allot its name."""
-        stem = stem_of(request)
-        try:
-            return self._insert(identity, stem, request, fingerprint)
-        except sqlite3.IntegrityError:  # the identity or the name already exists
-            return self.find(identity) or self._insert(
-                identity, allot(stem, self.is_taken, self._numbers), request, fingerprint
-            )
-
-    def _insert(self, identity: str, name: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
+        if (entry := self.find(identity)) is not None:
+            return entry
+        name = allot(stem_of(request), self.is_taken, self._numbers)
         columns = _columns_of(request, fingerprint) | {
             "identity": identity,
             "key": request.key or name,
@@ -253,8 +227,15 @@ class Store:
         Raises:
             JournalError: If the edit can't move to that state from its current state.
         """
+        changes = "".join(f", {column} = ?" for column in columns)
+        if state is State.SUBMITTING:
+            changes += ", attempts = attempts + 1"
+        if "task_id" in columns:  # earlier ids are kept, because the account still has these tasks
+            changes += f", {_KEEP_TASK_ID}"
+        origins = ", ".join(f"'{origin.value}'" for origin in ORIGINS[state])
         cursor = self._connection.execute(
-            _move_statement(state, tuple(columns)), (*map(to_column, columns.values()), number)
+            f"UPDATE edits SET state = '{state.value}'{changes} WHERE number = ? AND state IN ({origins})",
+            (*map(to_column, columns.values()), number),
         )
         if cursor.rowcount != 1:
             raise JournalError(f"edit {number} can't become {state.value} from its current state")
@@ -306,9 +287,23 @@ class Store:
 
     def outcome(self, identity: str) -> BatchOutcome | None:
         """Return the current outcome of the edit with an identity; ``None`` if no edit has it."""
-        query = f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE identity = ?"
-        row = self._connection.execute(query, (identity,)).fetchone()
-        return None if row is None else to_outcome(row, self._path, self._path.parent)
+        return next((outcome for _, outcome in self.outcomes(self._path.parent, "identity = ?", identity)), None)
+
+    def outcomes(self, folder: FilePath, where: str, *values: Any) -> list[tuple[int, BatchOutcome]]:
+        """Return the numbers and the outcomes of the edits that an SQL condition selects.
+
+        ``folder`` is the folder of the results.
+        """
+        rows = self._connection.execute(f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE {where}", values)
+        return [(row["number"], to_outcome(row, self._path, folder)) for row in rows]
+
+    def errors_first(self, limit: int) -> list[int]:
+        """Return the numbers of at most ``limit`` edits: first the edits with errors, then the others.
+
+        Each group is in the journal's order. Replaced edits are left out.
+        """
+        query = "SELECT number FROM edits WHERE state != 'replaced' ORDER BY problem IS NULL, number LIMIT ?"
+        return [number for (number,) in self._connection.execute(query, (limit,))]
 
     def totals(self) -> JournalSummary:
         """Return the totals that plans and budgets need."""
@@ -317,6 +312,28 @@ class Store:
     def summary(self) -> JournalSummary:
         """Return the totals that reports need."""
         return read_summary(self._connection)
+
+    def _is_journal(self) -> bool:
+        """Return ``True`` for a journal of this version, and ``False`` for an empty file.
+
+        Raises:
+            JournalError: If the file belongs to another program, or is a journal of another version.
+        """
+        version, owner = self._one("PRAGMA user_version"), self._one("PRAGMA application_id")
+        if owner != APPLICATION_ID:
+            if owner or version or self._one("SELECT EXISTS (SELECT 1 FROM sqlite_master)"):
+                raise JournalError(f"{self._path} is a database of another program")
+            return False
+        if version > VERSION:
+            raise JournalError(
+                f"{self._path} was written by a later version of qwen-edit-async", hint="update qwen-edit-async"
+            )
+        if version < VERSION:
+            raise JournalError(
+                f"{self._path} was written by an earlier version of qwen-edit-async, and was left as it is",
+                hint="finish the batch with the version that wrote it, or choose another output folder",
+            )
+        return True
 
     def _configure(self) -> None:
         mode = ""
@@ -352,20 +369,22 @@ class Store:
         (row,) = self._connection.execute(f"{statement} RETURNING {_ENTRY}", values)
         return to_entry(row)
 
-    def _one(self, query: str) -> Any:
-        return self._connection.execute(query).fetchone()[0]
+    def _one(self, query: str, *values: Any) -> Any:
+        return self._connection.execute(query, values).fetchone()[0]
 
 
-@functools.cache
-def _move_statement(state: State, columns: tuple[str, ...]) -> str:
-    """Return the SQL statement that moves an edit to a state. Few statements exist, so the cache stays small."""
-    changes = "".join(f", {column} = ?" for column in columns)
-    if state is State.SUBMITTING:
-        changes += ", attempts = attempts + 1"
-    if "task_id" in columns:  # earlier ids are kept, because the account still has these tasks
-        changes += ", former_task_ids = nullif(trim(coalesce(former_task_ids, '') || ' ' || coalesce(task_id, '')), '')"
-    origins = ", ".join(f"'{origin.value}'" for origin in ORIGINS[state])
-    return f"UPDATE edits SET state = '{state.value}'{changes} WHERE number = ? AND state IN ({origins})"
+@contextmanager
+def reading(path: Path, *, checked: bool) -> Iterator[Store]:
+    """Open a journal for reading while the block runs.
+
+    Raises:
+        JournalError: If the journal can't be opened or read, also by a read in the block.
+    """
+    try:
+        with closing(Store(path, read_only=True, checked=checked)) as store:
+            yield store
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
 
 
 def _columns_of(request: EditRequest, fingerprint: Fingerprint) -> dict[str, Any]:

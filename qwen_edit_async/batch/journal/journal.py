@@ -46,9 +46,7 @@ class Journal:
     async def open(cls, folder: Path, service: str) -> Self:
         """Lock a folder, and open the journal in it. Create the folder and the journal if they are missing.
 
-        Args:
-            folder: The folder.
-            service: The name or address of the service. A journal has the tasks of one service only.
+        ``service`` is the name or address of the service. A journal has the tasks of one service only.
 
         Raises:
             JournalError: If the journal can't be opened or written, is used by another run, or has tasks of another
@@ -64,14 +62,9 @@ class Journal:
             raise
         return cls(store, held, executor)
 
-    @property
-    def is_new(self) -> bool:
-        """Whether this run created the journal."""
-        return self._store.is_empty
-
     async def aclose(self) -> None:
         """Write all pending changes and close the file, even if this call is cancelled."""
-        await self._thread.aclose(self._close)
+        await self._thread.aclose(self._held.close)
 
     def do(self, method: Callable[Concatenate[Store, P], T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Call a method of the store on the journal's thread. The future completes when the changes are on disk.
@@ -81,7 +74,7 @@ class Journal:
         Raises:
             JournalError: Raised when the future is awaited, if the method failed or the journal can't be written.
         """
-        return self._thread.call(functools.partial(method, self._store, *args, **kwargs))
+        return self._thread.call(method, self._store, *args, **kwargs)
 
     def _transact(self, calls: Sequence[Call]) -> list[Any]:
         """Make all calls in one transaction, on the journal's thread."""
@@ -92,10 +85,6 @@ class Journal:
                 # Later changes may rely on the lost changes, so nothing more is written. The file stays consistent.
                 self._broken = error if isinstance(error, JournalError) else JournalError(f"journal error: {error!r}")
         return [self._broken.for_task(None) for _ in calls]
-
-    def _close(self) -> None:
-        self._broken = self._broken or JournalError("the journal is closed")
-        self._held.close()
 
 
 def _open(folder: Path, service: str, held: contextlib.ExitStack) -> Store:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import cattrs
-from cattrs.gen import make_dict_structure_fn, override
 
 from qwen_edit_async.batch.outcome import BatchOutcome
 from qwen_edit_async.batch.rules.decide import Entry, State
@@ -38,31 +37,9 @@ _EXPLANATIONS: Final = (
 )
 
 
-def _from_json(text: Any, kind: Any) -> Any:
-    return _converter.structure(json.loads(text), kind) if text else ()
-
-
 _converter: Final = cattrs.Converter(detailed_validation=False)
 _converter.register_structure_hook(Decimal | None, lambda text, _: cost_of(text))
-_converter.register_structure_hook(
-    Entry,
-    make_dict_structure_fn(
-        Entry,
-        _converter,
-        urls=override(struct_hook=_from_json),
-        files=override(struct_hook=_from_json),
-        _cattrs_detailed_validation=False,
-    ),
-)
-_converter.register_structure_hook(
-    BatchOutcome,
-    make_dict_structure_fn(
-        BatchOutcome,
-        _converter,
-        files=override(struct_hook=lambda paths, _: paths),
-        _cattrs_detailed_validation=False,
-    ),
-)
+_converter.register_structure_hook(FilePath, lambda path, _: path)
 _converter.register_unstructure_hook(State, lambda state: state.value)
 _converter.register_unstructure_hook(Decimal, str)
 
@@ -74,22 +51,24 @@ OUTCOME_COLUMNS: Final = (
 
 def to_entry(row: sqlite3.Row) -> Entry:
     """Return the edit in a row. The columns of the row must be the fields of :class:`Entry`."""
-    return _intact(lambda: _converter.structure(dict(row), Entry), f"edit {row['number']} of the journal")
+    return _intact(lambda: _converter.structure(_parsed(row), Entry), f"edit {row['number']} of the journal")
 
 
 def to_outcome(row: sqlite3.Row, journal: Path, folder: FilePath) -> BatchOutcome:
     """Return the outcome in a row with :data:`OUTCOME_COLUMNS`. ``folder`` is the folder of the results."""
 
     def structure() -> BatchOutcome:
-        files = tuple(folder / name for name, _ in json.loads(row["files"] or "[]"))
-        columns = dict(row) | {
-            "files": files,
-            "urls": json.loads(row["urls"] or "[]"),
-            "notes": shortfall(len(files), row["pictures"]) if files else (),
-        }
-        return _converter.structure(json.loads(row["request"]) | columns, BatchOutcome)
+        columns = _parsed(row)
+        files = [folder / name for name, _ in columns["files"]]
+        notes = shortfall(len(files), row["pictures"]) if files else ()
+        facts = json.loads(row["request"]) | columns | {"files": files, "notes": notes}
+        return _converter.structure(facts, BatchOutcome)
 
     return _intact(structure, f"the journal {journal}")
+
+
+def _parsed(row: sqlite3.Row) -> dict[str, Any]:
+    return dict(row) | {name: json.loads(row[name]) if row[name] else () for name in ("urls", "files")}
 
 
 def to_column(value: Any) -> Any:

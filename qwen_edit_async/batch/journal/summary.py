@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
-from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -23,13 +23,20 @@ _TOTALS: Final = f"""
         total(pictures * ({_DOUBTFUL})) AS doubtful,
         total(max(attempts - 1, 0)) AS retries,
         total(repeats) AS repeats,
+        count(*) FILTER (WHERE state = 'planned') AS planned,
+        count(*) FILTER (WHERE state = 'submitted') AS in_flight,
+        count(*) FILTER (WHERE state = 'completed') AS unsaved,
+        count(*) FILTER (WHERE state = 'saved') AS saved,
+        count(*) FILTER (WHERE state = 'failed') AS failed,
         count(*) FILTER (WHERE state = 'failed' AND task_id IS NULL) AS retryable,
+        count(*) FILTER (WHERE state IN ('uncertain', 'submitting')) AS uncertain,
+        count(*) FILTER (WHERE state = 'replaced') AS replaced,
         total(json_array_length(files)) FILTER (WHERE state = 'saved') AS pictures,
         count(*) FILTER (WHERE state = 'saved' AND json_array_length(files) < pictures) AS short,
         count(*) FILTER (WHERE state = 'saved' AND damage IS NOT NULL) AS damaged
     FROM edits
 """
-"""Each column has the name of a field of :class:`JournalSummary`."""
+"""Each column has the name of a field of :class:`JournalSummary`. A killed run leaves edits *submitting*."""
 
 
 def read_totals(connection: sqlite3.Connection) -> JournalSummary:
@@ -38,22 +45,8 @@ def read_totals(connection: sqlite3.Connection) -> JournalSummary:
     totals: dict[str, Any] = {
         name: int(total) for (name, *_), total in zip(cursor.description, cursor.fetchone(), strict=True)
     }
-    counts = dict(connection.execute("SELECT state, count(*) FROM edits GROUP BY state").fetchall())
     cost, highest, unpriced = _cost(connection)
-    return JournalSummary(
-        **totals,
-        planned=counts.get("planned", 0),
-        in_flight=counts.get("submitted", 0),
-        unsaved=counts.get("completed", 0),
-        saved=counts.get("saved", 0),
-        failed=counts.get("failed", 0),
-        uncertain=counts.get("uncertain", 0) + counts.get("submitting", 0),  # a killed run leaves "submitting"
-        replaced=counts.get("replaced", 0),
-        cost=cost,
-        price=_price(connection),
-        highest=highest,
-        unpriced=unpriced,
-    )
+    return JournalSummary(**totals, cost=cost, price=_price(connection), highest=highest, unpriced=unpriced)
 
 
 def read_summary(connection: sqlite3.Connection) -> JournalSummary:
@@ -115,11 +108,8 @@ def _percentiles(connection: sqlite3.Connection, column: str) -> Percentiles | N
     count = _one(connection, f"SELECT count(*) {known}")
     if not count:
         return None
-    query = f"SELECT {column} {known} ORDER BY {column} LIMIT 1 OFFSET ?"
-    return Percentiles(
-        p50=_one(connection, query, (_rank(count, 50),)),
-        p95=_one(connection, query, (_rank(count, 95),)),
-    )
+    query = f"SELECT {column} {known} ORDER BY {column} LIMIT 1 OFFSET ? - 1"
+    return Percentiles(*(_one(connection, query, (math.ceil(count * percent / 100),)) for percent in (50, 95)))
 
 
 def _failures(connection: sqlite3.Connection) -> tuple[FailureGroup, ...]:
@@ -141,9 +131,5 @@ def _failures(connection: sqlite3.Connection) -> tuple[FailureGroup, ...]:
     )
 
 
-def _one(connection: sqlite3.Connection, query: str, parameters: Sequence[Any] = ()) -> Any:
+def _one(connection: sqlite3.Connection, query: str, parameters: tuple[int, ...] = ()) -> Any:
     return connection.execute(query, parameters).fetchone()[0]
-
-
-def _rank(count: int, percent: int) -> int:
-    return -(-count * percent // 100) - 1

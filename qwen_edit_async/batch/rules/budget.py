@@ -107,13 +107,11 @@ class Budget:
         again when another edit has changed its state. ``STOP`` is final, with one exception: if submissions are
         ``held`` and the budget is ``on_demand``, edits may be submitted again after an edit is saved.
         """
-        if not self.stopped:
-            verdict = self._judge(pictures)
-            if verdict is Verdict.GO:
-                self.adopt(pictures)
-                self._pending += 1
-            return verdict
-        return Verdict.STOP
+        verdict = Verdict.STOP if self.stopped else self._judge(pictures)
+        if verdict is Verdict.GO:
+            self.adopt(pictures)
+            self._pending += 1
+        return verdict
 
     def adopt(self, pictures: int) -> None:
         """Count an edit as unfinished until its end is recorded."""

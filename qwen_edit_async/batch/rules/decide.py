@@ -153,9 +153,8 @@ class Entry:
         identity: The identity of the row, from :func:`identity_of`.
         key: The edit's key, or ``name`` for an edit without a key; shown to users.
         name: The beginning of the files' names.
-        digest: The hash of the row's content; empty until the row's image files are read.
-        stamp: The hash of the request and of its files' paths, sizes and times; empty if an image is neither a URL nor
-            a readable local file.
+        digest: As in :class:`Fingerprint`; empty until the row's image files are read.
+        stamp: As in :class:`Fingerprint`.
         state: The edit's state.
         pictures: The number of requested pictures.
         task_id: The id of the edit's task.

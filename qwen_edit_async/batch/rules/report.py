@@ -257,13 +257,7 @@ class BatchReport(JournalSummary):
 
 
 def make_report(summary: JournalSummary, *, refused: Iterable[FailureGroup] = (), **facts: Any) -> BatchReport:
-    """Return the report of a run.
-
-    Args:
-        summary: The totals of the journal.
-        refused: The refused rows, grouped by reason.
-        **facts: The fields of :class:`BatchReport` that are not in the summary.
-    """
+    """Return the report of a run from the journal's totals, the refused rows by reason, and other fields."""
     refused = tuple(refused)
     failures = tuple(sorted((*summary.failures, *refused), key=lambda group: -group.count))
     count = sum(group.count for group in refused)

@@ -64,8 +64,6 @@ def unsigned(text: str) -> str:
         and not name.endswith(_ENDINGS)
         and (not name.startswith(vendors) or name.endswith(_CHANGES_PICTURE))
     ]
-    if len(kept) == len(parameters):
-        return text
     return address + ("?" if kept else "") + "&".join(kept) + number_sign + fragment
 
 

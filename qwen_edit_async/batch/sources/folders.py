@@ -66,21 +66,18 @@ class _File:
 
 @attrs.define
 class Search:
-    """Finds pictures in folders, and records the files and folders that it leaves out.
-
-    Attributes:
-        reading: The options for reading the folders.
-    """
+    """Finds pictures in folders, and records the files and folders that it leaves out."""
 
     reading: Reading
     _system: dict[str, None] = attrs.field(factory=dict)
     _results: dict[str, None] = attrs.field(factory=dict)
     _repeats: dict[str, None] = attrs.field(factory=dict)
     _others: list[str] = attrs.field(factory=list)
+    _unreadable: list[OSError] = attrs.field(factory=list)
     _seen: dict[str | tuple[int, int], str] = attrs.field(factory=dict)
 
     def items(
-        self, paths: Iterable[str | OSError], where: str, folder: str, advice: Callable[[], str] = str
+        self, paths: Iterable[str], where: str, folder: str, advice: Callable[[], str] = str
     ) -> Iterator[SourceItem]:
         """Yield an edit or a problem for each picture, and a problem for each folder that can't be read.
 
@@ -90,7 +87,7 @@ class Search:
         link to a file outside the source is a picture of its own. Only the first of a file's hard links counts.
 
         Args:
-            paths: The files, and an error for each folder that can't be read.
+            paths: The files.
             where: The name of the source in messages.
             folder: The folder that the edits' identities are relative to; empty for the working directory.
             advice: Called if there is no picture; returns a hint.
@@ -98,27 +95,26 @@ class Search:
         if self.reading.defaults.instruction is None:
             raise ConfigurationError(NO_INSTRUCTION)
         found = False
-        for path in self._links_last(paths, folder):
-            item = self._item(path)
-            found = found or (item is not None and not isinstance(path, OSError))
-            if item is not None:
+        for file in self._links_last(paths, folder):
+            if (item := self._item(file)) is not None:
+                found = True
                 yield item
+        for error in self._unreadable:
+            yield SourceItem(problem=f"can't be read: {error.strerror}", place=str(error.filename))
+        left_out = self._left_out()
         if not found:
-            but = f"; {self._left_out()}" if self._left_out() else ""
+            but = f"; {left_out}" if left_out else ""
             raise ConfigurationError(f"there is no {PICTURE} in {where}{but}{advice()}")
-        if left_out := self._left_out():
+        if left_out:
             self.reading.note(left_out)
         if self._others:
             self.reading.note(left_out_others(self._others))
 
-    def _links_last(self, paths: Iterable[str | OSError], folder: str) -> Iterator[_File | OSError]:
+    def _links_last(self, paths: Iterable[str], folder: str) -> Iterator[_File]:
         """Yield the files with their paths below the folder. Links come last, after the files that they lead to."""
         root, links = os.path.realpath(folder), []
         parents: dict[str, tuple[str, str]] = {}
         for path in paths:
-            if isinstance(path, OSError):
-                yield path
-                continue
             parent, name = os.path.split(path)
             if parent not in parents:
                 parents[parent] = os.path.relpath(parent or os.curdir, folder or os.curdir), os.path.realpath(parent)
@@ -131,10 +127,8 @@ class Search:
                 yield file
         yield from links
 
-    def _item(self, file: _File | OSError) -> SourceItem | None:
+    def _item(self, file: _File) -> SourceItem | None:
         """Return the edit or the problem of a file, or ``None`` if the file is left out."""
-        if isinstance(file, OSError):
-            return SourceItem(problem=f"can't be read: {file.strerror}", place=str(file.filename))
         path = file.path
         try:
             status = os.stat(path)
@@ -152,21 +146,17 @@ class Search:
         request = EditRequest(path, defaults.instruction or "", defaults.parameters)
         return SourceItem(request=request, identity=storable(file.below.replace(os.sep, "/")))
 
-    def files_of(self, folder: str) -> Iterator[str | OSError]:
-        """Yield a folder's files, sorted by name, and an error for each subfolder that can't be read.
+    def files_of(self, folder: str) -> Iterator[str]:
+        """Yield a folder's files, sorted by name.
 
         Raises:
             ConfigurationError: If the folder itself can't be read.
         """
-        errors: list[OSError] = []
-        for root, files in self._walk(folder, errors.append, recursive=self.reading.recursive):
-            yield from errors
-            errors.clear()
+        for root, files in self._walk(folder, self._unreadable.append, recursive=self.reading.recursive):
             yield from (os.path.join(root, name) for name in files)
-        for error in errors:
+        for error in self._unreadable:
             if error.filename == folder:
                 raise ConfigurationError(f"{folder} can't be read: {error.strerror}")
-            yield error
 
     def matches_of(self, pattern: str, base: str = "") -> Iterator[str]:
         """Yield the files and folders that match a pattern, which is relative to the folder ``base``.

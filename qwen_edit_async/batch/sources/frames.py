@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -28,13 +27,12 @@ _PAGE: Final = 256
 def parquet_items(paths: Sequence[FilePath], reading: Reading) -> Iterator[SourceItem]:
     """Yield an edit for each row of one or more Parquet files. In each file, rows are numbered from 1."""
     rows = Rows("", reading)
-    places = [path.name if len(paths) > 1 else "" for path in paths]
-    files = (_file_items(path, place, rows) for path, place in zip(paths, places, strict=True))
-    return itertools.chain.from_iterable(files)
+    for path in paths:
+        rows.folder = path.parent
+        yield from _file_items(path, path.name if len(paths) > 1 else "", rows)
 
 
 def _file_items(path: FilePath, place: str, rows: Rows) -> Iterator[SourceItem]:
-    rows = attrs.evolve(rows, folder=path.parent)
     parquet = _extra("pyarrow.parquet", "a Parquet file needs PyArrow", "parquet")
     try:
         with (

@@ -195,9 +195,7 @@ def _folder_advice(folder: Path, *, recursive: bool) -> str:
 def _pattern_advice(pattern: str, matches: Callable[[str], Iterable[str]]) -> str:
     """Return a hint about why a pattern may match less than intended; empty if no reason is found.
 
-    Args:
-        pattern: The pattern.
-        matches: Called with a pattern; returns the files and folders that match.
+    ``matches`` is called with a pattern, and returns the files and folders that match.
     """
     if found := _BRACES.search(pattern):
         folder = os.path.dirname(pattern[: found.start()]) or "."

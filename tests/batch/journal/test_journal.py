@@ -21,6 +21,7 @@ from memory_transport import MemoryService, MemorySession, until
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, JournalError
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.intake import edit_all
+from qwen_edit_async.batch.journal import database
 from qwen_edit_async.batch.journal.database import APPLICATION_ID, Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME, Journal
 from qwen_edit_async.batch.journal.lock import run_lock
@@ -250,9 +251,10 @@ async def test_without_a_write_ahead_log_readers_see_what_is_written_whole_or_no
         assert await keys_in(tmp_path) == ["cat", "dog"]
         store._connection.execute("BEGIN EXCLUSIVE")
         path = tmp_path / JOURNAL_NAME
+        monkeypatch.setattr(database, "PATIENCE", 0.0)
         for look in (partial(Store, path, read_only=True), partial(read_page, path, 0, tmp_path)):
             with pytest.raises(JournalError, match="another program has locked it"):
-                look(patience=0.0)
+                look()
 
 
 @pytest.mark.parametrize("use", [run_in, plan_in, keys_in])
@@ -298,6 +300,15 @@ async def test_a_full_disk_is_named_and_nothing_is_written_after_it(disk, journa
     with pytest.raises(JournalError, match="the disk is full"):
         await journal.do(Store.plan, *draft("cow"))
     assert rows("SELECT key FROM edits") == [("cat",)]
+
+
+async def test_a_value_that_a_plan_can_not_read_is_an_error_of_the_journal(tmp_path):
+    identity, request, content = draft("cat")
+    with contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
+        store.plan(identity, request, content)
+        store._connection.execute("UPDATE edits SET key = CAST(x'f4' AS TEXT)")
+    with pytest.raises(JournalError, match="not decode"):
+        await EditBatch([request], tmp_path).plan()
 
 
 @pytest.mark.parametrize(
