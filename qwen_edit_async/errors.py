@@ -197,8 +197,8 @@ class RateLimitError(APIStatusError):
 
     @property
     def summary(self) -> str:
-        """The hint, or a fixed message if there is no hint."""
-        return self.hint or 'the last reply before the deadline was "too many requests"'
+        """The hint, which says how the deadline of an edit ended it. Without a hint, the service's message."""
+        return self.hint or super().summary
 
 
 class InternalServerError(APIStatusError):

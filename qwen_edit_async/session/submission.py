@@ -19,6 +19,7 @@ from qwen_edit_async.errors import (
     DeadlineExceededError,
     EditCancelledError,
     QwenEditError,
+    RateLimitError,
     SessionClosedError,
     SubmitUncertainError,
 )
@@ -375,8 +376,11 @@ class Submission:
             return DeadlineExceededError("the deadline passed while the images were read: nothing was sent")
         if self.sent_whole:
             return SubmitUncertainError("the deadline passed before the service replied: a task may exist")
-        late = DeadlineExceededError("the deadline passed before the edit could be submitted")
-        return self._attempts.last_error or late
+        if (last := self._attempts.last_error) is None:
+            return DeadlineExceededError("the deadline passed before the edit could be submitted")
+        if isinstance(last, RateLimitError):
+            last.hint = 'the last reply before the deadline was "too many requests"'
+        return last
 
     def _close_images(self) -> None:
         for upload in self._uploads or ():
