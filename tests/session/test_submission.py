@@ -703,6 +703,17 @@ async def test_a_deadline_while_the_reply_is_pending_is_uncertain_and_the_id_is_
     assert service.aborted == []
 
 
+async def test_a_reply_that_arrives_in_the_same_step_as_the_deadline_is_taken():
+    """After a step that took too long, the event loop finds a reply and an expired timer together."""
+    too_short_for_a_step_between = 1e-10
+    service = MemoryService(latency=0.0, on_submission=in_order(Answer(delay=10.0 - too_short_for_a_step_between)))
+    async with MemorySession(service) as session:
+        start = now()
+        task = await session.submit("https://pictures.example/cat.png", "snow", deadline=10.0)
+        assert (task.id, now() - start) == ("task-1", pytest.approx(10.0))
+        assert session.statistics().uncertain == 0
+
+
 @pytest.mark.parametrize("deadline", [2.0, 600.0], ids=["deadline", "cancelled"])
 async def test_a_refusal_that_nobody_waits_for_holds_the_whole_session_back(deadline):
     busy = attrs.evolve(status(429, retry_after=60), delay=5.0)
