@@ -253,6 +253,34 @@ def test_an_input_ends_at_once_even_if_an_item_is_wanted():
         gc.enable()
 
 
+def test_an_item_that_nobody_waits_for_any_more_is_no_error():
+    pulling, pulled = threading.Event(), threading.Event()
+    reported = []
+
+    def items():
+        pulling.set()
+        assert pulled.wait(20)
+        yield 1
+
+    async def give_up_the_first(source):
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+        wanted = asyncio.ensure_future(anext(aiter(source)))
+        await asyncio.to_thread(pulling.wait, 20)
+        wanted.cancel()
+        await asyncio.wait([wanted])
+        delivered = asyncio.Event()
+        source.news.put(lambda: loop.call_soon_threadsafe(delivered.set))  # runs after the item's delivery
+        pulled.set()
+        await delivered.wait()
+        yield "done"
+
+    source = CallerIterable(items())
+    with LoopThread() as loop:
+        assert list(loop.iterate(give_up_the_first(source), source)) == ["done"]
+    assert reported == []
+
+
 def requests_that_end(ended_on):
     try:
         for number in itertools.count():
@@ -410,6 +438,43 @@ def test_a_callback_can_not_wait_for_its_own_session(qwen_edit_emulator):
     assert set(errors) == {"the session can't be called from its own thread: use another session"}
 
 
+def test_threads_that_start_a_loop_at_once_start_one(monkeypatch):
+    loop, calls = LoopThread(), []
+    second_waits = threading.Event()
+
+    class Lock:
+        """The loop's lock, which tells when the second thread waits for it."""
+
+        def __enter__(self, own=loop._starting):
+            if threading.current_thread() is second:
+                second_waits.set()
+            own.acquire()
+
+        def __exit__(self, *_, own=loop._starting):
+            own.release()
+
+    def start_in_second_thread():
+        loop.start(lambda: calls.append("second"))
+        second_waits.set()
+
+    def process_id():
+        """Called by the first thread when it has found that there is no thread yet."""
+        monkeypatch.undo()
+        second.start()
+        assert second_waits.wait(20)
+        return os.getpid()
+
+    loop._starting = Lock()
+    second = threading.Thread(target=start_in_second_thread)
+    before = set(threading.enumerate())
+    monkeypatch.setattr("qwen_edit_async.loop_thread.os.getpid", process_id)
+    loop.start(lambda: calls.append("first"))
+    second.join(20)
+    started = set(threading.enumerate()) - before
+    loop.stop()
+    assert (calls, len(started)) == (["first", "second"], 1)
+
+
 def test_a_call_that_is_interrupted_while_the_loop_is_busy_is_never_made(qwen_edit_emulator):
     with open_session(qwen_edit_emulator) as session:
         busy, free = threading.Event(), threading.Event()
@@ -548,6 +613,36 @@ def test_a_process_ends_even_if_its_session_was_never_closed(qwen_edit_emulator,
     command = [sys.executable, "-c", _UNCLOSED, qwen_edit_emulator.api_key, qwen_edit_emulator.url, photos / "a.png"]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=30, check=True)
     assert process.stdout.split() == list(qwen_edit_emulator.tasks)
+
+
+_USED_AT_EXIT = """
+import sys
+from qwen_edit_async import SessionClosedError
+from qwen_edit_async.sync import EditSession
+
+class App:
+    def __init__(self):
+        self.session = EditSession(sys.argv[1], base_url=sys.argv[2]).open()
+        self.outcomes = self.session.edit_many([{"image": sys.argv[3], "instruction": "make it snow"}] * 2)
+
+    def __del__(self):
+        try:
+            self.session.status("a-task")
+        except SessionClosedError as error:
+            print(sys.is_finalizing(), error)
+
+app = App()
+print(next(app.outcomes).ok)
+"""
+
+
+def test_a_session_that_is_used_while_the_interpreter_exits_does_not_wait_for_its_thread(qwen_edit_emulator, photos):
+    """The interpreter no longer runs the thread. From Python 3.14 on, the thread seems to be alive all the same."""
+    command = [sys.executable, "-c", _USED_AT_EXIT, qwen_edit_emulator.api_key, qwen_edit_emulator.url]
+    process = subprocess.run([*command, photos / "a.png"], stdout=subprocess.PIPE, text=True, timeout=30, check=True)
+    first, second = process.stdout.splitlines()
+    assert first == "True"
+    assert second.startswith("True the session is not open in this process")
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")

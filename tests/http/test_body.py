@@ -245,6 +245,17 @@ async def test_a_file_is_closed_if_its_attempt_is_cancelled_meanwhile(make_body,
     assert str(path) not in open_files()
 
 
+async def test_a_file_is_closed_with_its_attempt_even_if_the_error_is_kept(make_body, tmp_path, offloader) -> None:
+    """The error's traceback holds the frames of the attempt, so garbage collection would close the file too late."""
+    path = tmp_path / "a"
+    body = make_body(file_image(path, bytes(3 * RAW_CHUNK)))
+    with pytest.raises(ConnectionResetError) as kept:
+        await body.write(BrokenWriter(ConnectionResetError()))
+    await offloader.aclose()
+    assert kept.tb is not None
+    assert str(path) not in open_files()
+
+
 async def test_sent_whole_turns_true_just_before_the_last_chunk(make_body) -> None:
     body = make_body(bytes_image(bytes(3 * RAW_CHUNK)))
     seen: list[bool] = []
