@@ -33,13 +33,9 @@ class DashScopeProtocol(WireProtocol):
     key_variables: ClassVar[tuple[str, ...]] = ("DASHSCOPE_API_KEY", "QWEN_EDIT_API_KEY")
     has_tasks: ClassVar[bool] = False
     reply_grace: ClassVar[float] = 0.2
+    submission_path: ClassVar[str] = DASHSCOPE_PATH
 
     model: str = DASHSCOPE_MODEL
-
-    @property
-    def submission_path(self) -> str:
-        """The path of the protocol's only call."""
-        return DASHSCOPE_PATH
 
     def body(self, images: int, parameters: EditParameters) -> dict[str, Any]:
         """Return the documented body."""

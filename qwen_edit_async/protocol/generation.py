@@ -35,14 +35,10 @@ class GenerationProtocol(WireProtocol):
 
     name: ClassVar[str] = "generation"
     has_prices: ClassVar[bool] = True
+    submission_path: ClassVar[str] = SUBMIT_PATH
 
     envelope: Envelope = "flat"
     model: str = MODEL
-
-    @property
-    def submission_path(self) -> str:
-        """The path of submissions (contract, *Creating a task*)."""
-        return SUBMIT_PATH
 
     def body(self, images: int, parameters: EditParameters) -> dict[str, Any]:
         """Return a message of one to three images and one text (contract, *Creating a task*), in the envelope."""
