@@ -90,14 +90,6 @@ def pause_after(error: QwenEditError) -> float:
     return min(error.retry_after or 0.0, LONGEST_PAUSE)
 
 
-class NextStep(enum.Enum):
-    """The next step after a failed attempt to submit."""
-
-    GIVE_UP = "raise the error"
-    BACK_OFF = "try again after a delay"
-    REQUEUE = "wait for another slot, ahead of all new edits, and try again"
-
-
 @attrs.define(eq=False)
 class Attempts:
     """The attempts to submit one edit, and the decision whether to make another attempt.
@@ -119,8 +111,8 @@ class Attempts:
 
     def failed(
         self, error: QwenEditError, failure: CallFailure, *, resumes_at: float, deadline: float, deadline_in_line: float
-    ) -> NextStep:
-        """Record a failed attempt, and return the next step.
+    ) -> bool:
+        """Record a failed attempt, and return whether to make another.
 
         Args:
             error: The failure.
@@ -132,16 +124,14 @@ class Attempts:
         self.last_error = error
         self.may_exist = self.may_exist or failure is CallFailure.UNCERTAIN
         if failure is CallFailure.THROTTLED:
-            step = NextStep.REQUEUE if resumes_at <= deadline_in_line else NextStep.GIVE_UP
+            again = resumes_at <= deadline_in_line
         else:
             self._failures += 1
-            repeatable = failure is CallFailure.REFUSED or (
-                failure is CallFailure.UNCERTAIN and self.resubmit_uncertain
-            )
-            may_repeat = repeatable and self._failures <= self.max_retries and resumes_at <= deadline
-            step = NextStep.BACK_OFF if may_repeat else NextStep.GIVE_UP
-        self.count += step is not NextStep.GIVE_UP
-        return step
+            consent = failure is CallFailure.UNCERTAIN and self.resubmit_uncertain
+            repeatable = failure is CallFailure.REFUSED or consent
+            again = repeatable and self._failures <= self.max_retries and resumes_at <= deadline
+        self.count += again
+        return again
 
 
 @attrs.frozen(kw_only=True)

@@ -29,7 +29,7 @@ from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import Call, WireProtocol
-from qwen_edit_async.scheduling.retry import Attempts, CallFailure, NextStep, judge_submission, pause_after
+from qwen_edit_async.scheduling.retry import Attempts, CallFailure, judge_submission, pause_after
 from qwen_edit_async.session.deadline import Deadline
 from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
@@ -329,19 +329,20 @@ class Submission:
         failure = self._apply_to_session(error)
         parts.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._counts_as_uncertain
         self._counts_as_uncertain = False
-        step = attempts.failed(
+        again = attempts.failed(
             error,
             failure,
             resumes_at=parts.gate.loop.time() + pause_after(error),
             deadline=self._deadline.at,
             deadline_in_line=self._deadline.at_in_line,
         )
-        if failure is CallFailure.THROTTLED and step is NextStep.GIVE_UP:
+        throttled = failure is CallFailure.THROTTLED
+        if throttled and not again:
             error.hint = "the service requests a longer pause than the deadline of the edit allows"
-        if step is NextStep.GIVE_UP or self.accepted.done():
+        if not again or self.accepted.done():
             raise error
         self._report_retry(error, failure)
-        if step is NextStep.REQUEUE:
+        if throttled:  # wait for another slot, ahead of all new edits
             self._slot.release()
             self._deadline.start(await self._deadline.wait_in_line(self._slot.take(first=True)))
         else:
