@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import warnings
 from collections.abc import Awaitable, Callable
@@ -17,12 +16,9 @@ from typing import Any, TypeVar
 import attrs
 
 from qwen_edit_async.errors import DeadlineExceededError, QwenEditError, SessionClosedError
-from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.http.downloads import Downloader
-from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
-from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import CallFailure, judge_check
 from qwen_edit_async.session.gate import Gate
@@ -56,7 +52,6 @@ class Runtime:
     Attributes:
         loop: The event loop.
         crash: The error that crashed the background work and ended the session; ``None`` without a crash.
-        counters: The session's counts.
         gate: Decides when submissions may start and when requests may be sent.
         poller: Watches the tasks.
         submitter: Submits the edits.
@@ -66,44 +61,31 @@ class Runtime:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.crash: BaseException | None = None
         self._process = os.getpid()
-        self.counters: SessionStatistics = SessionStatistics()
-        pacer = Pacer(options.max_in_flight, options.submit_rate, replies_hold_results=not service.protocol.has_tasks)
-        self.gate: Gate = Gate(pacer, self.loop)
         self._service, self._options = service, options
         self._closing = False
         self._task: asyncio.Task[None] | None = None
-        report = reporter(options.on_event) if options.on_event is not None else None
-        self._offloader = Offloader(_THREADS)
+        pacer = Pacer(options.max_in_flight, options.submit_rate, replies_hold_results=not service.protocol.has_tasks)
+        self.gate: Gate = Gate(pacer, self.loop)
+        self._parts = SessionParts(
+            service=service,
+            options=options,
+            gate=self.gate,
+            offloader=Offloader(_THREADS),
+            counters=SessionStatistics(),
+            report=reporter(options.on_event) if options.on_event is not None else None,
+        )
         self._downloader = Downloader(
-            self._offloader,
+            self._parts.offloader,
             options.retry,
             options.timeouts,
-            self.counters,
+            self._parts.counters,
             random=options.random,
             renew=self._renew if service.protocol.has_tasks else None,
             hosts=options.result_hosts,
             network=options.network,
         )
-        self.poller: Poller = Poller(
-            service,
-            self.gate,
-            options.polling,
-            self.counters,
-            store=self,
-            random=options.random,
-            report=report,
-            poll_rate=options.poll_rate,
-        )
-        parts = SessionParts(
-            service=service,
-            options=options,
-            gate=self.gate,
-            poller=self.poller,
-            offloader=self._offloader,
-            counters=self.counters,
-            report=report,
-        )
-        self.submitter: Submitter = Submitter(parts)
+        self.poller: Poller = Poller(self._parts, self)
+        self.submitter: Submitter = Submitter(self._parts, self.poller)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Replace the runtime with ``None`` in a result that is pickled or deep-copied."""
@@ -129,16 +111,14 @@ class Runtime:
 
     async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
         """Request the price of an edit. Retry after temporary failures."""
-        options, offloader = self._options, self._offloader
-        read = functools.partial(prepare, fit=options.fit, inline=options.inline)
-        uploads = await self.offload(read, request.images)
-
-        def body_of(call: Call) -> JSONBody:
-            return JSONBody(call.parts, uploads, offloader, stall_timeout=options.timeouts.send)
-
+        with self.poller.active_calls:
+            uploads = await self._parts.prepare(request.images)
         try:
             async with asyncio.timeout(limits.deadline) as limit:
-                return await self._ask(lambda: self._service.estimate(request, body_of), limits.max_retries)
+                return await self._ask(
+                    lambda: self._service.estimate(request, lambda call: self._parts.body(call, uploads)),
+                    limits.max_retries,
+                )
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -157,11 +137,12 @@ class Runtime:
                     answer = await call()
                 except QwenEditError as error:
                     attempt += 1
-                    if not self._may_pass(error, sent_at) or attempt > max_retries:
+                    self._parts.check_failed(error, sent_at)
+                    may_pass = judge_check(error, in_grace=False) in {CallFailure.REFUSED, CallFailure.THROTTLED}
+                    if not may_pass or attempt > max_retries:
                         raise
                 else:
-                    self.counters.checks += 1
-                    self.gate.pacer.rate.let_in(self.loop.time())
+                    self._parts.check_answered()
                     return answer
                 await self.gate.sleep(self._options.retry.delay(attempt, self._options.random.random()))
 
@@ -205,7 +186,7 @@ class Runtime:
         """Call a function off the event loop."""
         self.require_running()
         with self.poller.active_calls:
-            return await self._offloader.run(function, *arguments)
+            return await self._parts.offloader.run(function, *arguments)
 
     def require_running(self) -> None:
         """Check that the session is open, in this process and on this event loop.
@@ -244,7 +225,7 @@ class Runtime:
         pacer = self.gate.pacer
         pause_left = pacer.pause_left(self.loop.time())
         return attrs.evolve(
-            self.counters,
+            self._parts.counters,
             in_flight=pacer.in_flight,
             waiting=self.gate.waiting,
             limit=max(1, min(pacer.limit, pacer.max_in_flight)),
@@ -276,7 +257,7 @@ class Runtime:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
             async with contextlib.AsyncExitStack() as closing:
-                closing.push_async_callback(self._offloader.aclose)
+                closing.push_async_callback(self._parts.offloader.aclose)
                 closing.push_async_callback(self._service.transport.aclose)
                 closing.push_async_callback(self._downloader.aclose)
                 closing.push_async_callback(self.poller.cancellations.aclose)
@@ -310,16 +291,6 @@ class Runtime:
         closed.__cause__ = error
         self._end(closed, lambda _: error if isinstance(error, Exception) else closed)
         self.poller.active_calls.none_left.set()
-
-    def _may_pass(self, error: QwenEditError, sent_at: float) -> bool:
-        """Count a failed call of :meth:`_ask`. Return whether the failure may be temporary."""
-        failure = judge_check(error, in_grace=False)
-        self.counters.failed_checks += 1
-        if failure is CallFailure.THROTTLED:
-            self.counters.throttled += 1
-            self.gate.pacer.rate.refused(self.loop.time(), sent_at)
-        self.gate.hold_back(error)
-        return failure in {CallFailure.REFUSED, CallFailure.THROTTLED}
 
     async def _renew(self, task_id: str) -> tuple[str, ...]:
         return (await self.status(task_id, self._options.retry.max_retries)).urls

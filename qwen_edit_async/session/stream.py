@@ -153,7 +153,7 @@ class EditPipeline:
     ) -> None:
         self._requests = requests
         self._submitter = submitter
-        self._poller = submitter.parts.poller
+        self._poller = submitter.poller
         self._limits = limits
         self._call_site = call_site
         self._ordered = ordered

@@ -25,7 +25,6 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.events import EditEnded, EditEvent, EditRetried, EditSubmitted, EditThrottled
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.images.encode import Upload
-from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import Call, WireProtocol
@@ -35,6 +34,7 @@ from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
 from qwen_edit_async.session.options import Limits
 from qwen_edit_async.session.parts import SessionParts
+from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.task import EditTask, closed_error
 from qwen_edit_async.tasks import EditTimings, TaskSnapshot, TaskStatus
 from qwen_edit_async.text import quoted
@@ -60,6 +60,7 @@ class Submission:
     """
 
     _parts: SessionParts
+    _poller: Poller
     _request: EditRequest
     _limits: Limits
     _observer: SubmissionObserver | None
@@ -199,14 +200,8 @@ class Submission:
             await self._recover(refusal)
 
     async def _prepare(self) -> None:
-        parts = self._parts
-        self._uploads = uploads = await parts.offloader.run(
-            prepare,
-            self._request.images,
-            fit=parts.options.fit,
-            inline=parts.options.inline,
-            hashed=self._observer is not None,
-        )
+        hashed = self._observer is not None
+        self._uploads = uploads = await self._parts.prepare(self._request.images, hashed=hashed)
         notes = [note for upload in uploads for note in upload.notes]
         warnings = [warning for upload in uploads for warning in upload.warnings]
         self._notes = (*notes, *self._notes, *map(str, warnings))
@@ -223,7 +218,7 @@ class Submission:
         if self.accepted.done() or parts.gate.ended:
             slot.release()
             parts.counters.uncertain -= self._counts_as_uncertain
-            parts.poller.remember_orphan(snapshot, owned=self._observer is None)
+            self._poller.remember_orphan(snapshot, owned=self._observer is None)
             if not self.accepted.done():
                 error = closed_error(snapshot.task_id)
                 self.accepted.set_exception(error)
@@ -244,7 +239,7 @@ class Submission:
             queued=queued,
             submitting=submitting,
             slot=slot,
-            poller=parts.poller,
+            poller=self._poller,
         )
         task.checked_at = now
         parts.counters.queued += queued
@@ -253,7 +248,7 @@ class Submission:
             if parts.report is not None:
                 self._report(EditSubmitted, task_id=task.task_id, timings=task.timings(began, ended=False))
         finally:  # an interrupt in `on_event` must not lose the task
-            parts.poller.watch(task)
+            self._poller.watch(task)
             self.accepted.set_result(task)
 
     async def _attempt_accepted_form(self) -> TaskSnapshot:
@@ -281,8 +276,7 @@ class Submission:
             turn = await self._deadline.wait_in_line(parts.gate.wait_to_submit())
         self._sent_at, self._sent_among = turn, parts.gate.pacer.in_flight
         call = protocol.submission(self._request)
-        stall_timeout = parts.options.timeouts.send
-        body = JSONBody(call.parts, self._uploads or (), parts.offloader, stall_timeout=stall_timeout)
+        body = parts.body(call, self._uploads or ())
         if observer is not None:
             await observer.about_to_submit(self._uploads or ())
         fate: TaskSnapshot | CallFailure = CallFailure.REFUSED

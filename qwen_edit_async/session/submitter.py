@@ -15,6 +15,7 @@ from qwen_edit_async.models import EditRequest
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
 from qwen_edit_async.session.options import Limits
 from qwen_edit_async.session.parts import SessionParts
+from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.submission import Submission
 from qwen_edit_async.session.task import EditTask
 
@@ -24,10 +25,12 @@ class Submitter:
     """Starts the submissions of a session, and runs its background tasks.
 
     Attributes:
-        parts: The parts of the session that submissions share.
+        parts: The parts of the session.
+        poller: The poller of the accepted tasks.
     """
 
     parts: SessionParts
+    poller: Poller
     _tasks: dict[asyncio.Task[None], Submission | None] = attrs.field(factory=dict, init=False)
 
     async def submit(
@@ -35,7 +38,7 @@ class Submitter:
     ) -> EditTask:
         """Submit an edit, and return its task once the edit is accepted. For the arguments, see :meth:`begin`."""
         submission = self.begin(request, limits, observer=observer)
-        with self.parts.poller.active_calls:
+        with self.poller.active_calls:
             try:
                 return await submission.accepted
             except asyncio.CancelledError as cancelled:
@@ -71,7 +74,7 @@ class Submitter:
         if call_site is not None:
             for sentence in cut:
                 call_site.warn(EditWarning(sentence, "the service ignores the end of a text"))
-        submission = Submission(self.parts, request, limits, observer, call_site, cut, uploads)
+        submission = Submission(self.parts, self.poller, request, limits, observer, call_site, cut, uploads)
         submission.task = self.spawn(submission.run(), submission)
         return submission
 
@@ -86,7 +89,7 @@ class Submitter:
         if self.parts.gate.ended:
             work.close()
             self.parts.gate.check_open()
-        task = self.parts.poller.loop.create_task(work)
+        task = self.poller.loop.create_task(work)
         self._tasks[task] = submission
         task.add_done_callback(self._done)
         return task
