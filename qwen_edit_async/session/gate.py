@@ -169,21 +169,13 @@ class Gate:
         pacer.submitted(now)
         return now
 
-    async def wait_to_submit(self) -> float:
-        """Wait for a turn to send a submission. Return the event loop's time of the turn.
+    async def wait_turn(self, *, submission: bool = False) -> float:
+        """Wait for a turn to send a request, which may be a submission. Return the event loop's time of the turn.
 
         Raises:
             QwenEditError: The error that closed the gate, if it is closed.
         """
-        return await self._wait_in(self._submissions, self.loop.create_future())
-
-    async def wait_turn(self) -> float:
-        """Wait for a turn to send a request that is not a submission. Return the event loop's time of the turn.
-
-        Raises:
-            QwenEditError: The error that closed the gate, if it is closed.
-        """
-        return await self._wait_in(self._calls, self.loop.create_future())
+        return await self._wait_in(self._submissions if submission else self._calls, self.loop.create_future())
 
     async def sleep(self, seconds: float) -> None:
         """Wait some seconds, or until the gate closes.

@@ -15,7 +15,6 @@ import contextlib
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
     from qwen_edit_async.display.cards import EditView
 
 T = TypeVar("T")
+
+_TIMINGS = ("queued", "submitting", "running", "lag", "checks")
+"""The members of :class:`EditTimings` that are columns of a table of outcomes."""
 
 
 @attrs.frozen(kw_only=True)
@@ -94,11 +96,7 @@ class EditOutcome:
             "task_id": result.task_id if result is not None else getattr(self.error, "task_id", None),
             "pictures": len(result.images) if result is not None else 0,
             "cost": result.usage.cost if result is not None else None,
-            "queued": timings.queued if timings is not None else None,
-            "submitting": timings.submitting if timings is not None else None,
-            "running": timings.running if timings is not None else None,
-            "lag": timings.lag if timings is not None else None,
-            "checks": timings.checks if timings is not None else None,
+            **{name: getattr(timings, name, None) for name in _TIMINGS},
             "error": type(self.error).__name__ if self.error is not None else None,
             "message": str(self.error) if self.error is not None else None,
         }
@@ -330,7 +328,6 @@ class EditStream:
 
     def __init__(self, pipeline: EditPipeline) -> None:
         self._pipeline = pipeline
-        self._iterator: OutcomeIterator | None = None
         self._used = False
 
     def __aiter__(self) -> OutcomeIterator:
@@ -340,14 +337,10 @@ class EditStream:
         return OutcomeIterator(self._pipeline)
 
     async def __aenter__(self) -> OutcomeIterator:
-        self._iterator = aiter(self)
-        return self._iterator
+        return aiter(self)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._iterator is not None:
-            await self._iterator.aclose()
+    async def __aexit__(self, *_: object) -> None:
+        await self._pipeline.aclose()
 
 
 class OutcomeIterator:

@@ -273,7 +273,7 @@ class Submission:
         parts, observer = self._parts, self._observer
         turn = parts.gate.submit_at_once()
         if turn is None:
-            turn = await self._deadline.wait_in_line(parts.gate.wait_to_submit())
+            turn = await self._deadline.wait_in_line(parts.gate.wait_turn(submission=True))
         self._sent_at, self._sent_among = turn, parts.gate.pacer.in_flight
         call = protocol.submission(self._request)
         body = parts.body(call, self._uploads or ())
