@@ -100,20 +100,7 @@ class ScheduledTask:
     """A :class:`PolledTask` with the facts that decide when to check the task and when to give it up.
 
     Attributes:
-        task_id: The task's id.
-        parameters: The edit's parameters; ``None`` for a task that was submitted elsewhere.
-        since: The time when the service accepted the task, or when this session attached to it, in the event loop's
-            seconds.
-        attached: Whether the task was submitted elsewhere.
         deadline: The time when the last check is due.
-        started_at: The earliest possible start: the time of the last check that found the task queued, or else
-            ``since``.
-        checked_at: The sending time of the last check that found the task unfinished; ``since`` if there was no such
-            check.
-        checks: The number of checks answered so far.
-        progress: The newest progress that the service reported, 0.0 to 1.0.
-        previous_at: The value that ``checked_at`` had before its last change; ``since`` if it never changed.
-        previous_progress: The value of ``progress`` at ``previous_at``.
         failures: The number of checks that have failed since the last answered check.
         failed_checks: The number of all failed checks.
         last_failure: The error of the newest failed check.

@@ -79,12 +79,10 @@ class Poller:
         """The ids of watched and given-up tasks, and of tasks whose results were not delivered."""
         return (*self._given_up, *self._unfinished)
 
-    def get(self, task_id: str) -> EditTask | None:
-        """Return the task with this id, if it is watched."""
-        return self._unfinished.get(task_id)
-
     def attach(self, task_id: str, seconds: float) -> EditTask:
-        """Begin to watch a task that was submitted elsewhere, with a deadline ``seconds`` from now."""
+        """Watch a task that was submitted elsewhere, with a deadline ``seconds`` from now, if it is not watched yet."""
+        if (watched := self._unfinished.get(task_id)) is not None:
+            return watched
         now, snapshot = self.loop.time(), TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
         task = EditTask(
             task_id=task_id, since=now, attached=True, deadline=now + seconds, snapshot=snapshot, poller=self

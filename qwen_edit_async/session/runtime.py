@@ -47,7 +47,7 @@ _running: set[asyncio.Task[None]] = set()
 class Runtime:
     """The state and background work of an open session. It is also the :class:`ResultStore` of the session's results.
 
-    A runtime is created and started inside the event loop, and runs until :meth:`close` or the loop's end.
+    A runtime is created inside the event loop, and its host task runs until :meth:`close` or the loop's end.
 
     Attributes:
         loop: The event loop.
@@ -63,7 +63,6 @@ class Runtime:
         self._process = os.getpid()
         self._service, self._options = service, options
         self._closing = False
-        self._task: asyncio.Task[None] | None = None
         pacer = Pacer(options.max_in_flight, options.submit_rate, replies_hold_results=not service.protocol.has_tasks)
         self.gate: Gate = Gate(pacer, self.loop)
         self._parts = SessionParts(
@@ -86,19 +85,19 @@ class Runtime:
         )
         self.poller: Poller = Poller(self._parts, self)
         self.submitter: Submitter = Submitter(self._parts, self.poller)
+        self._started: asyncio.Future[None] = self.loop.create_future()
+        self._task = self.loop.create_task(self._run(), name="qwen-edit-async session")
+        _running.add(self._task)
+        self._task.add_done_callback(_forget)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Replace the runtime with ``None`` in a result that is pickled or deep-copied."""
         return type(None), ()
 
     async def start(self) -> None:
-        """Open the connections and start the poller in the host task."""
-        started: asyncio.Future[None] = self.loop.create_future()
-        self._task = self.loop.create_task(self._run(started), name="qwen-edit-async session")
-        _running.add(self._task)
-        self._task.add_done_callback(_forget)
+        """Wait until the host task has opened the connections."""
         try:
-            await started
+            await self._started
         except asyncio.CancelledError:
             self._closing = True
             await self._stop()
@@ -167,8 +166,7 @@ class Runtime:
 
     async def wait_closed(self) -> None:
         """Wait until another call of :meth:`close` has ended all work."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        await asyncio.wait([self._task])
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download a result picture."""
@@ -195,7 +193,7 @@ class Runtime:
             SessionClosedError: If the session is closed, or belongs to another process or event loop.
         """
         self.require_own_loop()
-        if self._task is None or self._task.done():
+        if self._task.done():
             raise SessionClosedError("the session is closed: in a new session, session.attach(task_id) gets the result")
 
     def require_own_loop(self) -> None:
@@ -214,7 +212,7 @@ class Runtime:
         """Issue a :class:`ResourceWarning`, once, if the session was never closed."""
         if self._process != os.getpid():  # the session may be in use in the parent process
             return
-        if self._task is not None and not self._task.done() and not self._closing:
+        if not self._task.done() and not self._closing:
             self._closing = True
             warnings.warn(
                 "an EditSession was never closed: use `async with`, or aclose()", ResourceWarning, stacklevel=1
@@ -234,12 +232,12 @@ class Runtime:
             paused=pacer.pauses - pause_left,
         )
 
-    async def _run(self, started: asyncio.Future[None]) -> None:
+    async def _run(self) -> None:
         try:
             await self._service.transport.open()
             await self._downloader.open()
-            if not started.done():  # if `start` was cancelled, the future is done, and `start` stops this task
-                started.set_result(None)
+            if not self._started.done():  # if `start` was cancelled, the future is done, and `start` stops this task
+                self._started.set_result(None)
             await self.poller.run()
         except asyncio.CancelledError:
             self.warn_unclosed()
@@ -247,11 +245,11 @@ class Runtime:
         except (KeyboardInterrupt, SystemExit):  # these end the program; awaited edits raise SessionClosedError
             raise
         except BaseException as error:  # noqa: BLE001  # any error must end all waits
-            self._crashed(_sole(error), started)
+            self._crashed(_sole(error))
         finally:
             self.poller.over = True
-            if not started.done():
-                started.set_exception(SessionClosedError("the session was closed while it was being opened"))
+            if not self._started.done():
+                self._started.set_exception(SessionClosedError("the session was closed while it was being opened"))
             self._end(SessionClosedError("the session is closed"), closed_error)
             # A cancellation that coincides with a crash is raised at the next await. Suppress it before the cleanup.
             with contextlib.suppress(asyncio.CancelledError):
@@ -277,16 +275,15 @@ class Runtime:
             await self._stop()
 
     async def _stop(self) -> None:
-        if self._task is not None:
-            if not self.poller.over:  # once the poller is over, a cancellation would interrupt the cleanup
-                self._task.cancel()
-            await asyncio.wait([self._task])
+        if not self.poller.over:  # once the poller is over, a cancellation would interrupt the cleanup
+            self._task.cancel()
+        await asyncio.wait([self._task])
 
-    def _crashed(self, error: BaseException, started: asyncio.Future[None]) -> None:
+    def _crashed(self, error: BaseException) -> None:
         log.error("the session's background task crashed: %s", type(error).__name__)
         self.crash = error
-        if not started.done():
-            started.set_exception(error)
+        if not self._started.done():
+            self._started.set_exception(error)
         closed = SessionClosedError("the session has crashed: create another")
         closed.__cause__ = error
         self._end(closed, lambda _: error if isinstance(error, Exception) else closed)

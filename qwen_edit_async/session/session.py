@@ -288,7 +288,7 @@ class EditSession:
             SessionClosedError: If the session is not open.
         """
         poller = self._state.require_open().poller
-        return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._limits.changed(deadline).deadline)
+        return poller.attach(check_task_id(task_id), self._limits.changed(deadline).deadline)
 
     def pictures(self, task_id: str, urls: Iterable[str]) -> tuple[OutputImage, ...]:
         """Return the result pictures of a task whose result URLs are known. The errors are those of :meth:`attach`.
