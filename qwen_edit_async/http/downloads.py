@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
 from typing import IO, Any, TypeAlias
 
+import attrs
+
 from qwen_edit_async.errors import DownloadError, EditWarning, QwenEditError
 from qwen_edit_async.http.fetcher import Fetcher, FetchError
 from qwen_edit_async.http.hosts import ResultHosts
@@ -42,6 +44,7 @@ _Check: TypeAlias = Callable[[IO[bytes], int], Verdict]
 _Receive: TypeAlias = Callable[[AsyncIterator[bytes], _Check], Awaitable[Verdict]]
 
 
+@attrs.define(eq=False)
 class Downloader:
     """Downloads result pictures for a session, 16 at a time, over connections that never carry the session's key.
 
@@ -57,27 +60,20 @@ class Downloader:
         replace: Whether a picture may replace a local file of the same name.
     """
 
-    def __init__(
-        self,
-        offloader: Offloader,
-        retry: RetryPolicy,
-        timeouts: Timeouts,
-        counters: SessionStatistics,
-        *,
-        random: Random,
-        renew: Renew | None,
-        hosts: ResultHosts,
-        network: Network,
-        replace: bool = True,
-    ) -> None:
-        self._offloader = offloader
-        self._retry = retry
-        self._counters = counters
-        self._random = random
-        self._renew = renew
-        self._new_part = functools.partial(new_part, replace=replace)
-        self._fetcher = Fetcher(timeouts, hosts, network)
-        self._turns = asyncio.Semaphore(_AT_A_TIME)
+    _offloader: Offloader
+    _retry: RetryPolicy
+    _timeouts: Timeouts
+    _counters: SessionStatistics
+    _random: Random
+    _renew: Renew | None
+    _hosts: ResultHosts
+    _network: Network
+    _replace: bool = True
+    _turns: asyncio.Semaphore = attrs.field(factory=lambda: asyncio.Semaphore(_AT_A_TIME), init=False)
+    _fetcher: Fetcher = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._fetcher = Fetcher(self._timeouts, self._hosts, self._network)
 
     async def open(self) -> None:
         """Create the connection pools."""
@@ -118,7 +114,7 @@ class Downloader:
             DownloadError: No usable picture could be downloaded.
             OSError: The picture can't be written, or a file with other content exists and must not be replaced.
         """
-        part = await self._offloader.run(self._new_part, path)
+        part = await self._offloader.run(new_part, path, replace=self._replace)
         saved = path
 
         async def receive(chunks: AsyncIterator[bytes], check: _Check) -> Verdict:

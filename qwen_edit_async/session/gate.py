@@ -95,6 +95,7 @@ class Gate:
     """Hands out slots and turns, first come, first served. Edits refused with 429 get slots before all other edits.
 
     An edit holds its slot from before its submission until its task ends. A turn is the right to send one request.
+    If the gate is closed before or during a wait, the wait raises the error that closed the gate.
 
     Attributes:
         pacer: Learns and applies the limits.
@@ -120,11 +121,7 @@ class Gate:
     async def acquire(self, *, first: bool = False) -> float:
         """Wait for a slot, and take it. Return the event loop's time at that moment.
 
-        Args:
-            first: Whether to wait ahead of all other edits, because the edit was refused with 429.
-
-        Raises:
-            QwenEditError: The error that closed the gate, if it is closed.
+        ``first`` says whether to wait ahead of all other edits, because the edit was refused with 429.
         """
         now = self.loop.time()
         if not self._slots and self.closed_by is None and self.pacer.wait(now) == 0:
@@ -170,19 +167,11 @@ class Gate:
         return now
 
     async def wait_turn(self, *, submission: bool = False) -> float:
-        """Wait for a turn to send a request, which may be a submission. Return the event loop's time of the turn.
-
-        Raises:
-            QwenEditError: The error that closed the gate, if it is closed.
-        """
+        """Wait for a turn to send a request, which may be a submission. Return the event loop's time of the turn."""
         return await self._wait_in(self._submissions if submission else self._calls, self.loop.create_future())
 
     async def sleep(self, seconds: float) -> None:
-        """Wait some seconds, or until the gate closes.
-
-        Raises:
-            QwenEditError: The error that closed the gate, if it is closed.
-        """
+        """Wait some seconds, or until the gate closes."""
         self.check_open()
         await asyncio.wait([self._closing], timeout=seconds)
         self.check_open()

@@ -19,6 +19,7 @@ from qwen_edit_async.errors import DeadlineExceededError, QwenEditError, Session
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
+from qwen_edit_async.protocol.base import WireProtocol
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import CallFailure, judge_check
 from qwen_edit_async.session.gate import Gate
@@ -112,12 +113,14 @@ class Runtime:
         """Request the price of an edit. Retry after temporary failures."""
         with self.poller.active_calls:
             uploads = await self._parts.prepare(request.images)
+
+        async def ask(protocol: WireProtocol) -> Estimate:
+            call = protocol.estimation(request)
+            return protocol.read_estimate(await self._service.transport.send(call, self._parts.body(call, uploads)))
+
         try:
             async with asyncio.timeout(limits.deadline) as limit:
-                return await self._ask(
-                    lambda: self._service.estimate(request, lambda call: self._parts.body(call, uploads)),
-                    limits.max_retries,
-                )
+                return await self._ask(lambda: self._service.try_forms(ask), limits.max_retries)
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -329,9 +329,9 @@ class EditSession:
         Raises:
             SessionClosedError: If the session is not open.
         """
-        submitter, window = self._state.require_open().submitter, self._options.max_in_flight
+        submitter = self._state.require_open().submitter
         limits, call_site = self._limits.changed(deadline), CallSite.of_caller()
-        return EditStream(EditPipeline(requests, submitter, limits, call_site, window=window, ordered=ordered))
+        return EditStream(EditPipeline(requests, submitter, limits, call_site, ordered))
 
     def with_options(self, *, deadline: float | None = None, max_retries: int | None = None) -> Self:
         """Return a second session with other limits: ``await session.with_options(max_retries=0).edit(…)``.

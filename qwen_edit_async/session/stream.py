@@ -121,6 +121,7 @@ class EditOutcome:
         )
 
 
+@attrs.define(eq=False)
 class EditPipeline:
     """Pulls requests, runs their edits, and keeps the outcomes until they are fetched.
 
@@ -128,42 +129,33 @@ class EditPipeline:
     were not fetched.
 
     Args:
-        requests: The input.
+        requests: The input. At most ``max_in_flight`` requests are held, each until its outcome is fetched.
         submitter: Submits the edits.
         limits: The deadline and number of retries of each edit.
         call_site: The line of the user's code to which warnings point.
-        window: The maximum number of requests that are held at once. Each request is held until its outcome is fetched.
         ordered: Whether outcomes come in the order of the input.
 
     Attributes:
         edits: The edits that are under way, in the order of the input.
     """
 
-    def __init__(
-        self,
-        requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
-        submitter: Submitter,
-        limits: Limits,
-        call_site: CallSite,
-        *,
-        window: int,
-        ordered: bool,
-    ) -> None:
-        self._requests = requests
-        self._submitter = submitter
-        self._poller = submitter.poller
-        self._limits = limits
-        self._call_site = call_site
-        self._ordered = ordered
-        self._permits = asyncio.Semaphore(window)
-        self._task: asyncio.Task[None] | None = None
-        self._stopped = False
-        self._input_error: Exception | None = None
-        self.edits: dict[_Edit, None] = {}
-        self._ready: deque[EditOutcome] = deque()
-        self._early: dict[int, EditOutcome] = {}
-        self._next_index = 0
-        self._news = asyncio.Event()
+    _requests: Iterable[RequestInput] | AsyncIterable[RequestInput]
+    _submitter: Submitter
+    _limits: Limits
+    _call_site: CallSite
+    _ordered: bool
+    _permits: asyncio.Semaphore = attrs.field(init=False)
+    _task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
+    _stopped: bool = attrs.field(default=False, init=False)
+    _input_error: Exception | None = attrs.field(default=None, init=False)
+    edits: dict[_Edit, None] = attrs.field(factory=dict, init=False)
+    _ready: deque[EditOutcome] = attrs.field(factory=deque, init=False)
+    _early: dict[int, EditOutcome] = attrs.field(factory=dict, init=False)
+    _next_index: int = attrs.field(default=0, init=False)
+    _news: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._permits = asyncio.Semaphore(self._submitter.parts.options.max_in_flight)
 
     async def next(self) -> EditOutcome:
         """Return the next outcome.
@@ -192,20 +184,20 @@ class EditPipeline:
         self._stopped = True
         for outcome in (*self._ready, *self._early.values()):
             if outcome.ok:
-                self._poller.remember_unclaimed(outcome.result.task_id)
+                self._submitter.poller.remember_unclaimed(outcome.result.task_id)
         self._ready.clear()
         self._early.clear()
         edits, self.edits = self.edits, {}
         for edit in edits:
             edit.give_up()
-            self._poller.active_calls.leave()
+            self._submitter.poller.active_calls.leave()
         if self._task is not None:
             self._task.cancel()
         self._news.set()
 
     def stop_from_anywhere(self) -> None:
         """Stop from a finalizer, which may run on any thread."""
-        loop = self._poller.loop
+        loop = self._submitter.poller.loop
         with contextlib.suppress(RuntimeError):
             if asyncio.get_running_loop() is loop:
                 self.stop()
@@ -255,13 +247,13 @@ class EditPipeline:
         else:
             edit = _Edit(self, index, given, submission)
             self.edits[edit] = None
-            self._poller.active_calls.enter()
+            self._submitter.poller.active_calls.enter()
             submission.accepted.add_done_callback(edit.submitted)
 
     def finish(self, edit: _Edit, end: EditResult | Exception) -> None:
         """Record the end of an edit, and deliver its outcome."""
         del self.edits[edit]
-        self._poller.active_calls.leave()
+        self._submitter.poller.active_calls.leave()
         result, error = (end, None) if isinstance(end, EditResult) else (None, end)
         self._deliver(EditOutcome(index=edit.index, request=edit.given, result=result, error=error))
 
