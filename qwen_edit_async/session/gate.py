@@ -48,45 +48,35 @@ class Slot:
             self._gate.release(accepted=self._accepted)
 
 
-class WaitQueue:
-    """A queue of futures, first come, first served. Joining and leaving cost O(1)."""
-
-    def __init__(self) -> None:
-        self._waiters: OrderedDict[asyncio.Future[float], int] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._waiters)
+class WaitQueue(OrderedDict[asyncio.Future[float], int]):
+    """Futures with their arrival numbers, first come, first served. Joining and leaving cost O(1)."""
 
     @property
     def front(self) -> float:
         """The arrival number of the first waiter; infinity if nobody waits."""
-        for waiter, arrival in self._waiters.items():
+        for waiter, arrival in self.items():
             if not waiter.done():
                 return arrival
         return math.inf
 
     def join(self, waiter: asyncio.Future[float], *, first: bool = False) -> None:
         """Add a waiter at the end, or at the front if ``first`` is true."""
-        self._waiters[waiter] = next(_arrivals)
+        self[waiter] = next(_arrivals)
         if first:
-            self._waiters.move_to_end(waiter, last=False)
-
-    def leave(self, waiter: asyncio.Future[float]) -> None:
-        """Remove a waiter, if it is still in the queue."""
-        self._waiters.pop(waiter, None)
+            self.move_to_end(waiter, last=False)
 
     def wake_first(self, now: float) -> None:
         """Wake the first waiter that was not cancelled."""
         done = False
         while not done:
-            waiter, _ = self._waiters.popitem(last=False)
+            waiter, _ = self.popitem(last=False)
             if done := not waiter.done():
                 waiter.set_result(now)
 
     def fail_all(self, error: QwenEditError) -> None:
         """Raise an error in all waiters."""
-        while self._waiters:
-            waiter, _ = self._waiters.popitem(last=False)
+        while self:
+            waiter, _ = self.popitem(last=False)
             if not waiter.done():
                 waiter.set_exception(error.for_task(None))
 
@@ -207,7 +197,7 @@ class Gate:
             self._admit()
             return await waiter
         finally:
-            queue.leave(waiter)
+            queue.pop(waiter, None)
             if waiter.cancelled():
                 self._admit()
 

@@ -248,7 +248,7 @@ class EditPipeline:
             edit = _Edit(self, index, given, submission)
             self.edits[edit] = None
             self._submitter.poller.active_calls.enter()
-            submission.accepted.add_done_callback(edit.submitted)
+            submission.accepted.add_done_callback(edit.advance)
 
     def finish(self, edit: _Edit, end: EditResult | Exception) -> None:
         """Record the end of an edit, and deliver its outcome."""
@@ -278,27 +278,21 @@ class _Edit:
     stage: Submission | EditTask
     change: asyncio.Future[None] | None = None
 
-    def submitted(self, accepted: asyncio.Future[EditTask]) -> None:
-        """Called when the service has accepted or refused the edit. Starts to watch the task of an accepted edit."""
+    def advance(self, _: asyncio.Future[Any]) -> None:
+        """Called when the submission has ended or the task has changed. Finishes, or waits for the next change."""
         if self not in self.pipeline.edits:
             return
-        error = accepted.exception()
-        if isinstance(error, Exception):
-            self.pipeline.finish(self, error)
+        if isinstance(self.stage, Submission):
+            error = self.stage.accepted.exception()
+            if isinstance(error, Exception):
+                self.pipeline.finish(self, error)
+                return
+            self.stage = self.stage.accepted.result()
+        if self.stage.outcome is not None:
+            self.pipeline.finish(self, outcome_for_waiter(self.stage.outcome))
         else:
-            self.stage = task = accepted.result()
-            self._watch(task)
-
-    def _watch(self, task: EditTask) -> None:
-        if task.outcome is not None:
-            self.pipeline.finish(self, outcome_for_waiter(task.outcome))
-        else:
-            self.change = task.next_change()
-            self.change.add_done_callback(self._changed)
-
-    def _changed(self, _: asyncio.Future[None]) -> None:
-        if self in self.pipeline.edits and isinstance(self.stage, EditTask):
-            self._watch(self.stage)
+            self.change = self.stage.next_change()
+            self.change.add_done_callback(self.advance)
 
     def give_up(self) -> None:
         """Stop the submission, or the wait for the task."""
