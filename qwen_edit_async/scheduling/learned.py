@@ -89,12 +89,8 @@ class Learned:
             if task.previous_progress is not None and not task.attached:
                 self._progress.learn(estimate, start, task.previous_progress, age, ended=False)
             estimate.survived(start, age)
-        view = self._view_by_progress(task, age)
-        if view is None:
-            interval = estimate.check_age(age, self.poll_cost) - age
-        else:
-            remaining, unit = view
-            interval = remaining.check_age(0.0, self.poll_cost / unit) * unit
+        used, begin, unit = self._view(task, estimate, age)
+        interval = (used.check_age(begin, self.poll_cost / unit) - begin) * unit
         # A check within poll_cost seconds of the last check costs more than the lag that it can save.
         return max(now, task.checked_at + min(max(interval, self.poll_cost), self.max_interval))
 
@@ -109,17 +105,17 @@ class Learned:
 
     def likelihood(self, task: PolledTask, now: float) -> float:
         """Return the probability that the task has ended since its last check."""
-        age = task.checked_at - task.started_at
-        view = self._view_by_progress(task, age)
-        if view is None:
-            return self._estimate_of(task).probability(age, now - task.started_at)
-        remaining, unit = view
-        return remaining.probability(0.0, (now - task.checked_at) / unit)
+        used, begin, unit = self._view(task, self._estimate_of(task), task.checked_at - task.started_at)
+        return used.probability(begin, begin + (now - task.checked_at) / unit)
 
-    def _view_by_progress(self, task: PolledTask, age: float) -> tuple[Survival, float] | None:
-        if task.progress is None or task.attached or not self._progress.convincing:
-            return None
-        return self._progress.view(age, task.progress)
+    def _view(self, task: PolledTask, by_age: Survival, age: float) -> tuple[Survival, float, float]:
+        """Return the estimate to use for a task, the task's age in the estimate's unit, and the unit in seconds."""
+        if task.progress is not None and not task.attached and self._progress.convincing:
+            by_progress = self._progress.view(age, task.progress)
+            if by_progress is not None:
+                remaining, unit = by_progress
+                return remaining, 0.0, unit
+        return by_age, age, 1.0
 
     def _estimate_of(self, task: PolledTask) -> Survival:
         """Return the estimate for the task's kind. Attached tasks share one estimate, because their age is unknown."""
