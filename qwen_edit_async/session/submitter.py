@@ -118,8 +118,7 @@ class Submitter:
 
     async def stop(self) -> None:
         """Cancel all background tasks, and wait until they have ended."""
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
