@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from functools import partial
 
 import attrs
 
@@ -70,12 +72,13 @@ class Learned:
     memory: float = attrs.field(default=100.0, validator=positive, kw_only=True)
     _all: Survival = attrs.field(init=False, repr=False)
     _of_unknown_age: Survival = attrs.field(init=False, repr=False)
-    _kinds: dict[tuple[int, int], Survival] = attrs.field(init=False, repr=False, factory=dict)
+    _kinds: defaultdict[tuple[int, int], Survival] = attrs.field(init=False, repr=False)
     _progress: ProgressEvidence = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        self._all = self._estimate(_STRENGTH_OF_IGNORANCE)
-        self._of_unknown_age = self._estimate(_STRENGTH_OF_IGNORANCE)
+        self._all = Survival(memory=self.memory, strength=_STRENGTH_OF_IGNORANCE)
+        self._of_unknown_age = Survival(memory=self.memory, strength=_STRENGTH_OF_IGNORANCE)
+        self._kinds = defaultdict(partial(Survival, memory=self.memory, strength=_STRENGTH_OF_ALL, prior=self._all))
         self._progress = ProgressEvidence(self.memory)
 
     def next_check(self, task: PolledTask, now: float) -> float:
@@ -119,16 +122,7 @@ class Learned:
 
     def _estimate_of(self, task: PolledTask) -> Survival:
         """Return the estimate for the task's kind. Attached tasks share one estimate, because their age is unknown."""
-        if task.attached:
-            return self._of_unknown_age
-        kind = _kind(task.parameters)
-        estimate = self._kinds.get(kind)
-        if estimate is None:
-            estimate = self._kinds[kind] = self._estimate(_STRENGTH_OF_ALL, self._all)
-        return estimate
-
-    def _estimate(self, strength: float, prior: Survival | None = None) -> Survival:
-        return Survival(memory=self.memory, strength=strength, prior=prior)
+        return self._of_unknown_age if task.attached else self._kinds[_kind(task.parameters)]
 
 
 def _kind(parameters: EditParameters | None) -> tuple[int, int]:
