@@ -11,8 +11,8 @@ from qwen_edit_async.errors import APIResponseError
 from qwen_edit_async.models import EditParameters
 from qwen_edit_async.protocol.base import Reply, WireProtocol, is_task_id
 from qwen_edit_async.protocol.bodies import message_body
-from qwen_edit_async.protocol.replies import error_from_reply, has_error, load_object
-from qwen_edit_async.protocol.submissions import read_fragment
+from qwen_edit_async.protocol.replies import error_from_reply, has_error
+from qwen_edit_async.protocol.submissions import load_or_fragment
 from qwen_edit_async.protocol.tasks import snapshot_of
 from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus, Usage
 
@@ -55,11 +55,7 @@ class DashScopeProtocol(WireProtocol):
             return TaskSnapshot(task_id=task_id, status=TaskStatus.FAILED, failure=failure)
         if not reply.ok:
             raise error
-        broken: APIResponseError | None = None
-        try:
-            document = load_object(reply)
-        except APIResponseError as incomplete:  # even an incomplete reply may have pictures, which are paid for
-            document, broken = read_fragment(reply.text()), incomplete
+        document, broken = load_or_fragment(reply)
         snapshot = snapshot_of(document, task_id, reply.url)
         if snapshot.urls:
             count = snapshot.usage.raw.get("image_count")

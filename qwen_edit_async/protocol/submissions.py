@@ -52,11 +52,7 @@ def read_submission(reply: Reply) -> TaskSnapshot:
             ``task_id``, the task exists.
         APIResponseError: The reply has no usable task id. A task may exist.
     """
-    broken: APIResponseError | None = None
-    try:
-        document = load_object(reply)
-    except APIResponseError as error:  # even an incomplete reply may hold the id of a paid task
-        document, broken = read_fragment(reply.text()), error
+    document, broken = load_or_fragment(reply)
     task_id = _named_task(document, reply.status)
     if task_id is not None and is_task_id(task_id):
         if not reply.ok:
@@ -106,6 +102,17 @@ def is_refusal(document: Mapping[str, Any]) -> bool:
     If such a reply to a submission has no task id, no task exists.
     """
     return has_plain_error(document) or status_of(status_word(document)) is TaskStatus.FAILED
+
+
+def load_or_fragment(reply: Reply) -> tuple[Mapping[str, Any], APIResponseError | None]:
+    """Parse a reply's body. If this fails, return the members that could be read, and the error.
+
+    Even an incomplete reply may hold the id or the pictures of a paid task.
+    """
+    try:
+        return load_object(reply), None
+    except APIResponseError as error:
+        return read_fragment(reply.text()), error
 
 
 def read_fragment(text: str) -> dict[str, Any]:
