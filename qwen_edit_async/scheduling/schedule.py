@@ -106,7 +106,6 @@ class ScheduledTask:
         last_failure: The error of the newest failed check.
         gives_up_at: The time to stop waiting for the reply to the last check; infinity until the deadline has passed.
         pictureless_at: The time when the task was first found completed without pictures; infinity if it never was.
-        odd_word: The status word of the newest reply if the word is unknown; otherwise an empty string.
     """
 
     task_id: str
@@ -125,7 +124,6 @@ class ScheduledTask:
     last_failure: QwenEditError | None = attrs.field(default=None, init=False)
     gives_up_at: float = attrs.field(default=math.inf, init=False)
     pictureless_at: float = attrs.field(default=math.inf, init=False)
-    odd_word: str = attrs.field(default="", init=False)
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self.checked_at = self.previous_at = self.since
@@ -242,7 +240,6 @@ class PollSchedule(Generic[W]):
             return False
         task.checks += 1
         task.failures = 0
-        task.odd_word = snapshot.status_word if snapshot.status is TaskStatus.UNKNOWN else ""
         if snapshot.lacks_pictures:
             task.pictureless_at = min(task.pictureless_at, now)
         if snapshot.status.terminal and not (snapshot.lacks_pictures and now < task.pictureless_at + PICTURES_GRACE):

@@ -268,7 +268,8 @@ class Poller:
 
     def _deadline_error(self, task: EditTask, now: float) -> DeadlineExceededError:
         withheld = "; the service requested a pause before the next check" if now < self._pacer.resume_at else ""
-        word = f"; the last reply had the unknown status {task.odd_word[:_SHOWN_CHARACTERS]!r}" if task.odd_word else ""
+        odd_word = task.snapshot.status_word[:_SHOWN_CHARACTERS] if task.status is TaskStatus.UNKNOWN else ""
+        word = f"; the last reply had the unknown status {odd_word!r}" if odd_word else ""
         last = f"; the last check failed: {task.last_failure}" if task.failures else ""
         error = DeadlineExceededError(
             f"the deadline passed before a check found that task {task.task_id} had ended "
