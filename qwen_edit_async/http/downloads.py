@@ -49,14 +49,9 @@ class Downloader:
     """Downloads result pictures for a session, 16 at a time, over connections that never carry the session's key.
 
     Args:
-        offloader: The threads that write files.
-        retry: The policy for repeating a failed download.
-        timeouts: The time limits for connecting and for waiting for more data.
-        counters: The session's counters.
+        offloader: The threads that write and check pictures.
         random: The source of the jitter between attempts.
         renew: Called with a task's id to get its result URLs again; ``None`` if the service can't give them again.
-        hosts: The hosts that results may come from.
-        network: The TLS settings and the proxy.
         replace: Whether a picture may replace a local file of the same name.
     """
 

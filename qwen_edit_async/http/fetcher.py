@@ -43,13 +43,7 @@ class FetchError(Exception):
 
 
 class Fetcher:
-    """Requests result URLs and checks the replies. It never has the session's key.
-
-    Args:
-        timeouts: The time limits for the connection, the headers, and each piece of a picture.
-        hosts: The hosts that results may come from.
-        network: The TLS settings and the proxy.
-    """
+    """Requests result URLs and checks the replies. It never has the session's key."""
 
     def __init__(self, timeouts: Timeouts, hosts: ResultHosts, network: Network) -> None:
         self._timeouts = timeouts

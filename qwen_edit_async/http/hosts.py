@@ -47,9 +47,7 @@ class ResultHosts:
     def problem(self, url: URL, came_from: URL | None = None) -> str | None:
         """Return the reason why a URL must not be downloaded, or ``None``. The host's name is not resolved.
 
-        Args:
-            url: The URL of the result, or the target of a redirect.
-            came_from: The URL that redirected to ``url``.
+        ``came_from`` is the URL that redirected to ``url``, if any.
         """
         if url.scheme not in {"http", "https"}:
             return "its URL is not http(s)"

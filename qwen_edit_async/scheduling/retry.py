@@ -114,12 +114,8 @@ class Attempts:
     ) -> bool:
         """Record a failed attempt, and return whether to make another.
 
-        Args:
-            error: The failure.
-            failure: The meaning of the failure.
-            resumes_at: The end of the Retry-After pause.
-            deadline: The deadline of the edit.
-            deadline_in_line: The deadline of the edit while it waits in line for a slot.
+        ``resumes_at`` is the end of the Retry-After pause. ``deadline_in_line`` is the deadline of an edit that waits
+        in line for a slot.
         """
         self.last_error = error
         self.may_exist = self.may_exist or failure is CallFailure.UNCERTAIN
@@ -149,11 +145,6 @@ class RetryPolicy:
     maximum: float = 8.0
 
     def delay(self, attempt: int, draw: float) -> float:
-        """Return the seconds before the next attempt.
-
-        Args:
-            attempt: The number of failed attempts, from 1.
-            draw: A random number from 0 to 1.
-        """
+        """Return the seconds to wait after ``attempt`` failed attempts. ``draw`` is a random number from 0 to 1."""
         # An exponent over 1023 would overflow. The delay reaches its maximum long before the exponent 63.
         return draw * min(self.maximum, self.initial * 2.0 ** min(attempt - 1, 63))

@@ -23,10 +23,7 @@ _CONCURRENT = 16
 class Cancellations:
     """Sends the requests to cancel a session's tasks. If a request fails, the task may run on, and a warning is logged.
 
-    Args:
-        service: The service to ask.
-        counters: The session's counts.
-        given_up: The ids of given-up tasks. Once the service has cancelled a task, its id is removed.
+    Once the service has cancelled a task, its id is removed from ``given_up``.
     """
 
     _service: Service

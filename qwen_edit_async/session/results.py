@@ -273,15 +273,7 @@ def result_or_error(
     request: EditRequest | None,
     notes: tuple[str, ...],
 ) -> EditResult | QwenEditError:
-    """Return the result or error for a task's terminal snapshot.
-
-    Args:
-        snapshot: The snapshot.
-        timings: The durations of the edit's phases.
-        store: The store that downloads the pictures.
-        request: The edit's request; ``None`` for an attached task.
-        notes: The edit's notes so far.
-    """
+    """Return the result or error for a task's terminal snapshot. ``notes`` are the edit's notes so far."""
     if snapshot.status is TaskStatus.FAILED:
         failure = snapshot.failure or TaskFailure()
         return EditFailedError(

@@ -130,8 +130,7 @@ class EditPipeline:
 
     Args:
         requests: The input. At most ``max_in_flight`` requests are held, each until its outcome is fetched.
-        submitter: Submits the edits.
-        limits: The deadline and number of retries of each edit.
+        limits: The limits of each edit.
         call_site: The line of the user's code to which warnings point.
         ordered: Whether outcomes come in the order of the input.
 

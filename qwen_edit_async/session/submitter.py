@@ -36,7 +36,7 @@ class Submitter:
     async def submit(
         self, request: EditRequest, limits: Limits, observer: SubmissionObserver | None = None
     ) -> EditTask:
-        """Submit an edit, and return its task once the edit is accepted. For the arguments, see :meth:`begin`."""
+        """Submit an edit, and return its task once the edit is accepted. The observer is called for each attempt."""
         submission = self.begin(request, limits, observer=observer)
         with self.poller.active_calls:
             try:
@@ -54,13 +54,7 @@ class Submitter:
         observer: SubmissionObserver | None = None,
         call_site: CallSite | None = None,
     ) -> Submission:
-        """Start the submission of an edit.
-
-        Args:
-            request: The edit.
-            limits: The edit's deadline and number of retries.
-            observer: Called before and after each attempt.
-            call_site: The line of the user's code that warnings point at; by default, the line that is running.
+        """Start the submission of an edit. Warnings point at ``call_site``, by default the line that is running.
 
         Raises:
             InvalidEditError: If the service would ignore the end of a text, and the session is strict.
