@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -148,8 +148,7 @@ class EditPipeline:
     _stopped: bool = attrs.field(default=False, init=False)
     _input_error: Exception | None = attrs.field(default=None, init=False)
     edits: dict[_Edit, None] = attrs.field(factory=dict, init=False)
-    _ready: deque[EditOutcome] = attrs.field(factory=deque, init=False)
-    _early: dict[int, EditOutcome] = attrs.field(factory=dict, init=False)
+    _done: OrderedDict[int, EditOutcome] = attrs.field(factory=OrderedDict, init=False)
     _next_index: int = attrs.field(default=0, init=False)
     _news: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
 
@@ -166,7 +165,7 @@ class EditPipeline:
         """
         if self._task is None and not self._stopped:
             self._task = self._submitter.spawn(self._pull())
-        while not self._ready:
+        while (outcome := self._take()) is None:
             finished = self._task is not None and self._task.done() and not self.edits
             if self._input_error is not None and finished:
                 error, self._input_error = self._input_error, None
@@ -176,16 +175,23 @@ class EditPipeline:
             self._news.clear()
             await self._news.wait()
         self._permits.release()
-        return self._ready.popleft()
+        return outcome
+
+    def _take(self) -> EditOutcome | None:
+        """Remove the next outcome, if there is one, and return it."""
+        if not self._ordered:
+            return self._done.popitem(last=False)[1] if self._done else None
+        outcome = self._done.pop(self._next_index, None)
+        self._next_index += outcome is not None
+        return outcome
 
     def stop(self) -> None:
         """Stop submitting, and give up the edits in flight."""
         self._stopped = True
-        for outcome in (*self._ready, *self._early.values()):
+        for outcome in self._done.values():
             if outcome.ok:
                 self._submitter.poller.remember_unclaimed(outcome.result.task_id)
-        self._ready.clear()
-        self._early.clear()
+        self._done.clear()
         edits, self.edits = self.edits, {}
         for edit in edits:
             edit.give_up()
@@ -257,13 +263,7 @@ class EditPipeline:
         self._deliver(EditOutcome(index=edit.index, request=edit.given, result=result, error=error))
 
     def _deliver(self, outcome: EditOutcome) -> None:
-        if not self._ordered:
-            self._ready.append(outcome)
-        else:
-            self._early[outcome.index] = outcome
-            while (following := self._early.pop(self._next_index, None)) is not None:
-                self._ready.append(following)
-                self._next_index += 1
+        self._done[outcome.index] = outcome
         self._news.set()
 
 
