@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import attrs
 
@@ -12,6 +13,7 @@ from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.images.prepare import prepare
+from qwen_edit_async.log import about
 from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.options import Options
@@ -30,7 +32,6 @@ class SessionParts:
         gate: The gate that decides when submissions start and requests are sent.
         offloader: The threads that read and encode images.
         counters: The session's counts.
-        report: Called with each event of an edit; ``None`` if the session has no ``on_event``.
     """
 
     service: Service
@@ -38,7 +39,19 @@ class SessionParts:
     gate: Gate
     offloader: Offloader
     counters: SessionStatistics
-    report: Callable[[EditEvent], None] | None
+
+    def tell(self, kind: type[EditEvent], **facts: Any) -> None:
+        """Call ``on_event``, if there is one, with an event. Log any error that it raises."""
+        if (on_event := self.options.on_event) is None:
+            return
+        event = kind(**facts)
+        try:
+            on_event(event)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  # a user's function may raise anything, even CancelledError
+            kinds = type(error).__name__, kind.__name__
+            about(event.task_id).warning("on_event raised %s for %s: %s", *kinds, error)
 
     async def prepare(self, images: Sequence[ImageInput], *, hashed: bool = False) -> tuple[Upload, ...]:
         """Read and check images off the event loop, and change them as the options require."""

@@ -236,9 +236,9 @@ class Poller:
 
     def _report_event(self, task: EditTask, kind: type[EditEvent], **facts: Any) -> None:
         """Report an event, with the context variables of the task's submitter."""
-        if self._parts.report is not None:
+        if self._parts.options.on_event is not None:
             # A copy, because a context can't be entered again while a check runs in it.
-            task.context.copy().run(self._parts.report, kind(request=task.request, task_id=task.task_id, **facts))
+            task.context.copy().run(self._parts.tell, kind, request=task.request, task_id=task.task_id, **facts)
 
     def _cancel_at_service(self, task: EditTask) -> None:
         if task.owned:

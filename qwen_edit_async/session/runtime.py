@@ -23,7 +23,6 @@ from qwen_edit_async.protocol.base import WireProtocol
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import CallFailure, judge_check
 from qwen_edit_async.session.gate import Gate
-from qwen_edit_async.session.observer import reporter
 from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.session.poller import Poller
@@ -72,7 +71,6 @@ class Runtime:
             gate=self.gate,
             offloader=Offloader(_THREADS),
             counters=SessionStatistics(),
-            report=reporter(options.on_event) if options.on_event is not None else None,
         )
         self._downloader = Downloader(
             self._parts.offloader,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
@@ -22,7 +22,7 @@ from qwen_edit_async.errors import (
     SessionClosedError,
     SubmitUncertainError,
 )
-from qwen_edit_async.events import EditEnded, EditEvent, EditRetried, EditSubmitted, EditThrottled
+from qwen_edit_async.events import EditEnded, EditRetried, EditSubmitted, EditThrottled
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.log import about, log
@@ -135,16 +135,13 @@ class Submission:
     def _report_end(self, error: Exception) -> None:
         queued, submitting = self._phases(self._parts.gate.loop.time())
         timings = EditTimings(queued=queued, submitting=submitting)
-        self._report(EditEnded, task_id=getattr(error, "task_id", None), timings=timings, error=error)
+        task_id = getattr(error, "task_id", None)
+        self._parts.tell(EditEnded, request=self._request, task_id=task_id, timings=timings, error=error)
 
     def _phases(self, now: float) -> tuple[float, float]:
         """Return the seconds that the edit was queued, and the seconds of its submission."""
         slot_at = min(self._deadline.counts_from, now)
         return slot_at - self._called_at, now - slot_at
-
-    def _report(self, kind: type[EditEvent], **facts: Any) -> None:
-        if self._parts.report is not None:
-            self._parts.report(kind(request=self._request, **facts))
 
     def _stop_unless_sent(self) -> None:
         """Free the slot, and stop the submission unless the whole request has been sent."""
@@ -245,8 +242,9 @@ class Submission:
         parts.counters.queued += queued
         parts.counters.submitting += submitting
         try:
-            if parts.report is not None:
-                self._report(EditSubmitted, task_id=task.task_id, timings=task.timings(began, ended=False))
+            if parts.options.on_event is not None:
+                timings = task.timings(began, ended=False)
+                parts.tell(EditSubmitted, request=self._request, task_id=task.task_id, timings=timings)
         finally:  # an interrupt in `on_event` must not lose the task
             self._poller.watch(task)
             self.accepted.set_result(task)
@@ -348,7 +346,7 @@ class Submission:
         counters, attempt, uncertain = self._parts.counters, self._attempts.count, failure is CallFailure.UNCERTAIN
         counters.retries += not uncertain
         counters.resubmitted += uncertain
-        self._report(EditRetried, attempt=attempt, error=error, uncertain=uncertain)
+        self._parts.tell(EditRetried, request=self._request, attempt=attempt, error=error, uncertain=uncertain)
         level = logging.WARNING if uncertain else logging.INFO
         log.log(level, "submitting again (attempt %d): %s: %s", attempt, _REASONS[failure], error)
 
@@ -361,7 +359,7 @@ class Submission:
         if failure is CallFailure.THROTTLED:
             parts.counters.throttled += 1
             if not self.accepted.done():
-                self._report(EditThrottled, error=error)
+                parts.tell(EditThrottled, request=self._request, error=error)
             parts.gate.throttled(parts.gate.loop.time(), self._sent_at, parts.options.random.random())
         return failure
 

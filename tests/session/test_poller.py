@@ -93,15 +93,9 @@ class Bench:
 
     def poller(self, policy=None) -> Poller:
         gate = Gate(Pacer(16), asyncio.get_running_loop())
-        options = SimpleNamespace(polling=policy or FixedInterval(1.0), poll_rate=None, random=random.Random(1))
-        parts = SessionParts(
-            service=self,
-            options=options,
-            gate=gate,
-            offloader=None,
-            counters=SessionStatistics(),
-            report=lambda _: None,
-        )
+        settings = {"poll_rate": None, "random": random.Random(1), "on_event": lambda _: None}
+        options = SimpleNamespace(polling=policy or FixedInterval(1.0), **settings)
+        parts = SessionParts(service=self, options=options, gate=gate, offloader=None, counters=SessionStatistics())
         return Poller(parts, store=None)
 
 
