@@ -20,9 +20,6 @@ import attrs
 
 from qwen_edit_async.errors import DownloadError, EditWarning, QwenEditError
 from qwen_edit_async.http.fetcher import Fetcher, FetchError
-from qwen_edit_async.http.hosts import ResultHosts
-from qwen_edit_async.http.network import Network
-from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.images.integrity import Verdict, judge
 from qwen_edit_async.images.kinds import MAX_PIXELS
 from qwen_edit_async.log import about
@@ -49,34 +46,21 @@ class Downloader:
     """Downloads result pictures for a session, 16 at a time, over connections that never carry the session's key.
 
     Args:
+        fetcher: Requests the pictures. Whoever created it also opens and closes it.
         offloader: The threads that write and check pictures.
         random: The source of the jitter between attempts.
         renew: Called with a task's id to get its result URLs again; ``None`` if the service can't give them again.
         replace: Whether a picture may replace a local file of the same name.
     """
 
+    _fetcher: Fetcher
     _offloader: Offloader
     _retry: RetryPolicy
-    _timeouts: Timeouts
     _counters: SessionStatistics
     _random: Random
     _renew: Renew | None
-    _hosts: ResultHosts
-    _network: Network
     _replace: bool = True
     _turns: asyncio.Semaphore = attrs.field(factory=lambda: asyncio.Semaphore(_AT_A_TIME), init=False)
-    _fetcher: Fetcher = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._fetcher = Fetcher(self._timeouts, self._hosts, self._network)
-
-    async def open(self) -> None:
-        """Create the connection pools."""
-        await self._fetcher.open()
-
-    async def aclose(self) -> None:
-        """Close the connection pools."""
-        await self._fetcher.aclose()
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download a picture and return its bytes.

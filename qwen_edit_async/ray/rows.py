@@ -17,6 +17,7 @@ from qwen_edit_async.batch.rules.item import EditDefaults, Reading
 from qwen_edit_async.batch.rules.rows import Rows
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError, QwenEditError, summary_of
 from qwen_edit_async.http.downloads import Downloader
+from qwen_edit_async.http.fetcher import Fetcher
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.images.findings import ImageError
@@ -184,16 +185,17 @@ class EditRows:
 
     async def _download(self, outcome: BatchOutcome) -> Sequence[FilePath]:
         renew, hosts = functools.partial(self._hub.ask, "renew"), await self._hub.ask("result_hosts")
-        settings = {"renew": renew, "hosts": hosts, "network": self._network, "replace": False}
-        settings["random"] = Random()  # noqa: S311  # jitter
-        store: Any = Downloader(self._threads, RetryPolicy(), Timeouts(), SessionStatistics(), **settings)
+        fetcher, random = Fetcher(Timeouts(), hosts, self._network), Random()  # noqa: S311  # jitter
+        store: Any = Downloader(
+            fetcher, self._threads, RetryPolicy(), SessionStatistics(), random=random, renew=renew, replace=False
+        )
         task_id, urls = outcome.task_id or "", enumerate(outcome.urls)
         images = [OutputImage(url=url, task_id=task_id, index=index, store=store) for index, url in urls if url]
-        await store.open()
+        await fetcher.open()
         try:
             return await EditResult(task_id=task_id, images=tuple(images)).save(self._folder, stem=outcome.name)
         finally:
-            await store.aclose()
+            await fetcher.aclose()
 
 
 def _identified(image: Any) -> Any:

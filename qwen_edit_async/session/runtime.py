@@ -17,6 +17,7 @@ import attrs
 
 from qwen_edit_async.errors import DeadlineExceededError, QwenEditError, SessionClosedError
 from qwen_edit_async.http.downloads import Downloader
+from qwen_edit_async.http.fetcher import Fetcher
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import WireProtocol
@@ -72,15 +73,14 @@ class Runtime:
             offloader=Offloader(_THREADS),
             counters=SessionStatistics(),
         )
+        self._fetcher = Fetcher(options.timeouts, options.result_hosts, options.network)
         self._downloader = Downloader(
+            self._fetcher,
             self._parts.offloader,
             options.retry,
-            options.timeouts,
             self._parts.counters,
             random=options.random,
             renew=self._renew if service.protocol.has_tasks else None,
-            hosts=options.result_hosts,
-            network=options.network,
         )
         self.poller: Poller = Poller(self._parts, self)
         self.submitter: Submitter = Submitter(self._parts, self.poller)
@@ -236,7 +236,7 @@ class Runtime:
     async def _run(self) -> None:
         try:
             await self._service.transport.open()
-            await self._downloader.open()
+            await self._fetcher.open()
             if not self._started.done():  # if `start` was cancelled, the future is done, and `start` stops this task
                 self._started.set_result(None)
             await self.poller.run()
@@ -258,7 +258,7 @@ class Runtime:
             async with contextlib.AsyncExitStack() as closing:
                 closing.push_async_callback(self._parts.offloader.aclose)
                 closing.push_async_callback(self._service.transport.aclose)
-                closing.push_async_callback(self._downloader.aclose)
+                closing.push_async_callback(self._fetcher.aclose)
                 closing.push_async_callback(self.poller.cancellations.aclose)
                 closing.push_async_callback(self.submitter.stop)
 
