@@ -77,7 +77,6 @@ class Submission:
     _sent_among: int = attrs.field(default=0, init=False)
     _pending: JSONBody | None = attrs.field(default=None, init=False)
     _attempts: Attempts = attrs.field(init=False)
-    _counts_as_uncertain: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         gate = self._parts.gate
@@ -155,7 +154,6 @@ class Submission:
             self.task.cancel()
             return
         self.given_up_at = self._parts.gate.loop.time()
-        self._counts_as_uncertain = True
         self._parts.counters.uncertain += 1
         self._close_images()
         log.warning("%s; if the task's id arrives, it is logged", self._fate)
@@ -214,7 +212,7 @@ class Submission:
         slot.accepted(now, self._sent_at, self._sent_among)
         if self.accepted.done() or parts.gate.ended:
             slot.release()
-            parts.counters.uncertain -= self._counts_as_uncertain
+            parts.counters.uncertain -= self.given_up_at < math.inf
             self._poller.remember_orphan(snapshot, owned=self._observer is None)
             if not self.accepted.done():
                 error = closed_error(snapshot.task_id)
@@ -319,8 +317,8 @@ class Submission:
         """
         parts, attempts = self._parts, self._attempts
         failure = self._apply_to_session(error)
-        parts.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._counts_as_uncertain
-        self._counts_as_uncertain = False
+        # A submission that was given up has been counted as uncertain already.
+        parts.counters.uncertain += (failure is CallFailure.UNCERTAIN) - (self.given_up_at < math.inf)
         again = attempts.failed(
             error,
             failure,

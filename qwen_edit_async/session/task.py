@@ -59,13 +59,7 @@ class ActiveCalls:
 
 
 class TaskPoller(Protocol):
-    """The members of :class:`Poller` that a task uses. Importing the class itself would cause an import cycle.
-
-    Attributes:
-        loop: The session's event loop.
-        active_calls: The counter of the session's unfinished calls.
-        cancellations: The object that asks the service to cancel given-up tasks.
-    """
+    """The members of :class:`Poller` that a task uses. Importing the class itself would cause an import cycle."""
 
     loop: asyncio.AbstractEventLoop
     active_calls: ActiveCalls
