@@ -22,7 +22,7 @@ from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False)
 class SessionParts:
     """The parts of an open session that its submissions, status checks and other calls share.
 

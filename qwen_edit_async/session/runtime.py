@@ -66,21 +66,12 @@ class Runtime:
         self._closing = False
         pacer = Pacer(options.max_in_flight, options.submit_rate, replies_hold_results=not service.protocol.has_tasks)
         self.gate: Gate = Gate(pacer, self.loop)
-        self._parts = SessionParts(
-            service=service,
-            options=options,
-            gate=self.gate,
-            offloader=Offloader(_THREADS),
-            counters=SessionStatistics(),
-        )
+        self._offloader, self._counters = Offloader(_THREADS), SessionStatistics()
+        self._parts = SessionParts(service, options, self.gate, self._offloader, self._counters)
         self._fetcher = Fetcher(options.timeouts, options.result_hosts, options.network)
+        renew = self._renew if service.protocol.has_tasks else None
         self._downloader = Downloader(
-            self._fetcher,
-            self._parts.offloader,
-            options.retry,
-            self._parts.counters,
-            random=options.random,
-            renew=self._renew if service.protocol.has_tasks else None,
+            self._fetcher, self._offloader, options.retry, self._counters, options.random, renew
         )
         self.poller: Poller = Poller(self._parts, self)
         self.submitter: Submitter = Submitter(self._parts, self.poller)
@@ -185,7 +176,7 @@ class Runtime:
         """Call a function off the event loop."""
         self.require_running()
         with self.poller.active_calls:
-            return await self._parts.offloader.run(function, *arguments)
+            return await self._offloader.run(function, *arguments)
 
     def require_running(self) -> None:
         """Check that the session is open, in this process and on this event loop.
@@ -211,9 +202,8 @@ class Runtime:
 
     def warn_unclosed(self) -> None:
         """Issue a :class:`ResourceWarning`, once, if the session was never closed."""
-        if self._process != os.getpid():  # the session may be in use in the parent process
-            return
-        if not self._task.done() and not self._closing:
+        is_forked = self._process != os.getpid()  # the session may be in use in the parent process
+        if not (is_forked or self._task.done() or self._closing):
             self._closing = True
             warnings.warn(
                 "an EditSession was never closed: use `async with`, or aclose()", ResourceWarning, stacklevel=1
@@ -224,7 +214,7 @@ class Runtime:
         pacer = self.gate.pacer
         pause_left = pacer.pause_left(self.loop.time())
         return attrs.evolve(
-            self._parts.counters,
+            self._counters,
             in_flight=pacer.in_flight,
             waiting=self.gate.waiting,
             limit=max(1, min(pacer.limit, pacer.max_in_flight)),
@@ -256,7 +246,7 @@ class Runtime:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
             async with contextlib.AsyncExitStack() as closing:
-                closing.push_async_callback(self._parts.offloader.aclose)
+                closing.push_async_callback(self._offloader.aclose)
                 closing.push_async_callback(self._service.transport.aclose)
                 closing.push_async_callback(self._fetcher.aclose)
                 closing.push_async_callback(self.poller.cancellations.aclose)
