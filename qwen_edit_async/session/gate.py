@@ -8,6 +8,8 @@ import math
 from collections import OrderedDict
 from typing import Final
 
+import attrs
+
 from qwen_edit_async.errors import QwenEditError, SessionClosedError
 from qwen_edit_async.log import log
 from qwen_edit_async.scheduling.pacing import Pacer
@@ -19,15 +21,13 @@ _LOGGED_PAUSE: Final = 300.0
 _arrivals = itertools.count()
 
 
+@attrs.define(eq=False)
 class Slot:
     """The right to have one task in flight, once :meth:`take` has returned."""
 
-    __slots__ = ("_accepted", "_gate", "_held")
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self._held = False
-        self._accepted = False
+    _gate: Gate
+    _held: bool = attrs.field(default=False, init=False)
+    _accepted: bool = attrs.field(default=False, init=False)
 
     async def take(self, *, first: bool = False) -> float:
         """Wait for the slot, and take it. Return the event loop's time; see :meth:`Gate.acquire`."""
