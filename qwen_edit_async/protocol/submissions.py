@@ -12,7 +12,6 @@ from typing import Any
 from qwen_edit_async.errors import APIResponseError
 from qwen_edit_async.protocol.base import Reply, is_task_id
 from qwen_edit_async.protocol.replies import (
-    SUCCESSES,
     error_from_reply,
     first_text,
     has_error,
@@ -53,7 +52,7 @@ def read_submission(reply: Reply) -> TaskSnapshot:
         APIResponseError: The reply has no usable task id. A task may exist.
     """
     document, broken = load_or_fragment(reply)
-    task_id = _named_task(document, reply.status)
+    task_id = _named_task(document, reply)
     if task_id is not None and is_task_id(task_id):
         if not reply.ok:
             raise error_from_reply(reply, task_id=task_id)
@@ -68,7 +67,7 @@ def read_submission(reply: Reply) -> TaskSnapshot:
     raise broken or APIResponseError(f"the reply has no task id: {said}", body=reply.excerpt())
 
 
-def _named_task(document: Mapping[str, Any], http_status: int) -> str | None:
+def _named_task(document: Mapping[str, Any], reply: Reply) -> str | None:
     """Return the task id in a reply to a submission.
 
     ``task_id`` takes precedence over ``id``. A nested task's id takes precedence over the id of the object around it.
@@ -77,12 +76,12 @@ def _named_task(document: Mapping[str, Any], http_status: int) -> str | None:
     """
     members = task_members(document)
     report = _error_report(members)
-    is_accepted = http_status in SUCCESSES and (word_of(members) is not None or not has_error(document))
+    is_accepted = reply.ok and (word_of(members) is not None or not has_error(document))
     return (
         first_text(members, TASK_ID_NAMES)
         or first_text(report, TASK_ID_NAMES)
         or first_text(members, ID_NAMES)
-        or first_text(report, ID_NAMES if http_status in _OPEN_STATUSES else ())
+        or first_text(report, ID_NAMES if reply.status in _OPEN_STATUSES else ())
         or first_text(members, (REQUEST_ID_NAME,) if is_accepted else ())
     )
 
