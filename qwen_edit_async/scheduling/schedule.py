@@ -21,7 +21,7 @@ import attrs
 from qwen_edit_async.errors import QwenEditError
 from qwen_edit_async.models import EditParameters
 from qwen_edit_async.scheduling.limiter import CheckLimiter
-from qwen_edit_async.scheduling.policies import PollPolicy, RankingPolicy
+from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
@@ -151,8 +151,9 @@ class PollSchedule(Generic[W]):
 
     def __init__(self, policy: PollPolicy, poll_rate: float | None = None) -> None:
         self._policy = policy
-        likelihood = policy.likelihood if isinstance(policy, RankingPolicy) else None
-        self._limiter: CheckLimiter[W] | None = None if poll_rate is None else CheckLimiter(poll_rate, likelihood)
+        self._limiter: CheckLimiter[W] | None = None
+        if poll_rate is not None:
+            self._limiter = CheckLimiter(poll_rate, getattr(policy, "likelihood", None))
         self._last_turn = -math.inf
         self._checks: DueHeap[W] = DueHeap()
         self._deadlines: DueHeap[W] = DueHeap()
