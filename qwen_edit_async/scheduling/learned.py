@@ -9,8 +9,8 @@ from functools import partial
 import attrs
 
 from qwen_edit_async.checks import positive
-from qwen_edit_async.contract import DEFAULT_OUTPUT_PIXELS, MIN_N
-from qwen_edit_async.models import EditParameters
+from qwen_edit_async.contract import DEFAULT_OUTPUT_PIXELS
+from qwen_edit_async.models import EditParameters, requested_pictures
 from qwen_edit_async.scheduling.policies import PolledTask
 from qwen_edit_async.scheduling.progress import ProgressEvidence
 from qwen_edit_async.scheduling.survival import Survival
@@ -22,8 +22,6 @@ x to e·x, such as 10 s to 27 s."""
 _STRENGTH_OF_ALL = 2.0
 """The weight of the estimate for all tasks in the estimate for one kind of task, as a number of ended tasks for each
 such range of ages."""
-
-_DEFAULT_KIND = (MIN_N, 0)
 
 
 @attrs.define(eq=False)
@@ -127,10 +125,6 @@ class Learned:
 
 def _kind(parameters: EditParameters | None) -> tuple[int, int]:
     """Return the number of output images, and the rounded value of log2(output area / default area)."""
-    if parameters is None:
-        return _DEFAULT_KIND
-    number = parameters.n or MIN_N
-    if parameters.size is None:
-        return number, 0
-    width, height = parameters.size
-    return number, round(math.log2(width * height / DEFAULT_OUTPUT_PIXELS))
+    parameters = parameters or EditParameters()
+    area = math.prod(parameters.size) if parameters.size is not None else DEFAULT_OUTPUT_PIXELS
+    return requested_pictures(parameters), round(math.log2(area / DEFAULT_OUTPUT_PIXELS))

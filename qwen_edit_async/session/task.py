@@ -45,17 +45,13 @@ class ActiveCalls:
         """Record that a call begins."""
         self.count += 1
 
-    def leave(self) -> None:
+    def leave(self, *_: object) -> None:
         """Record that a call has ended."""
         self.count -= 1
         if not self.count:
             self.none_left.set()
 
-    def __enter__(self) -> None:
-        self.enter()
-
-    def __exit__(self, *_: object) -> None:
-        self.leave()
+    __enter__, __exit__ = enter, leave
 
 
 class TaskPoller(Protocol):
