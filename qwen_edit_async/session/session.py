@@ -25,8 +25,8 @@ from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver, SubmitKeywords
 from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.results import EditResult, OutputImage, pictures_of
+from qwen_edit_async.session.runtime import SessionState
 from qwen_edit_async.session.service import Service
-from qwen_edit_async.session.state import SessionState
 from qwen_edit_async.session.stream import EditPipeline, EditStream
 from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.statistics import SessionStatistics
