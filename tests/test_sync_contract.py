@@ -12,7 +12,7 @@ from bulk_runs import PHOTO
 
 import qwen_edit_async as aio
 from qwen_edit_async import sync
-from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
+from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine
 
 pytestmark = pytest.mark.may_block("the synchronous session blocks the thread that calls it")
 
@@ -46,7 +46,7 @@ async def outcomes(package, faults, options):
     """Return the ends of some calls, and what the session and the service counted."""
     plan = FaultPlan([copy.deepcopy(fault) for fault in faults])
     limits = {"polling": aio.FixedInterval(0.01), "max_in_flight": 1, "max_retries": 0, "deadline": 10} | options
-    with EditEmulator(engine=FixedEngine(), duration=0.02, faults=plan).in_thread() as emulator:
+    with EditEmulator(engine=FixedEngine(), duration=AfterChecks(2), faults=plan).in_thread() as emulator:
         session = package.EditSession(emulator.api_key, base_url=emulator.url, **limits)
         await value_of(session.open())
         first = await end_of(lambda: session.edit(PHOTO, "make it snow", n=2))

@@ -16,11 +16,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from random import Random
 from typing import IO, Any, TypeAlias
 
+import attrs
+
 from qwen_edit_async.errors import DownloadError, EditWarning, QwenEditError
 from qwen_edit_async.http.fetcher import Fetcher, FetchError
-from qwen_edit_async.http.hosts import ResultHosts
-from qwen_edit_async.http.network import Network
-from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.images.integrity import Verdict, judge
 from qwen_edit_async.images.kinds import MAX_PIXELS
 from qwen_edit_async.log import about
@@ -42,50 +41,26 @@ _Check: TypeAlias = Callable[[IO[bytes], int], Verdict]
 _Receive: TypeAlias = Callable[[AsyncIterator[bytes], _Check], Awaitable[Verdict]]
 
 
+@attrs.define(eq=False)
 class Downloader:
     """Downloads result pictures for a session, 16 at a time, over connections that never carry the session's key.
 
     Args:
-        offloader: The threads that write files.
-        retry: The policy for repeating a failed download.
-        timeouts: The time limits for connecting and for waiting for more data.
-        counters: The session's counters.
+        fetcher: Requests the pictures. Whoever created it also opens and closes it.
+        offloader: The threads that write and check pictures.
         random: The source of the jitter between attempts.
         renew: Called with a task's id to get its result URLs again; ``None`` if the service can't give them again.
-        hosts: The hosts that results may come from.
-        network: The TLS settings and the proxy.
         replace: Whether a picture may replace a local file of the same name.
     """
 
-    def __init__(
-        self,
-        offloader: Offloader,
-        retry: RetryPolicy,
-        timeouts: Timeouts,
-        counters: SessionStatistics,
-        *,
-        random: Random,
-        renew: Renew | None,
-        hosts: ResultHosts,
-        network: Network,
-        replace: bool = True,
-    ) -> None:
-        self._offloader = offloader
-        self._retry = retry
-        self._counters = counters
-        self._random = random
-        self._renew = renew
-        self._new_part = functools.partial(new_part, replace=replace)
-        self._fetcher = Fetcher(timeouts, hosts, network)
-        self._turns = asyncio.Semaphore(_AT_A_TIME)
-
-    async def open(self) -> None:
-        """Create the connection pools."""
-        await self._fetcher.open()
-
-    async def aclose(self) -> None:
-        """Close the connection pools."""
-        await self._fetcher.aclose()
+    _fetcher: Fetcher
+    _offloader: Offloader
+    _retry: RetryPolicy
+    _counters: SessionStatistics
+    _random: Random
+    _renew: Renew | None
+    _replace: bool = True
+    _turns: asyncio.Semaphore = attrs.field(factory=lambda: asyncio.Semaphore(_AT_A_TIME), init=False)
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download a picture and return its bytes.
@@ -118,7 +93,7 @@ class Downloader:
             DownloadError: No usable picture could be downloaded.
             OSError: The picture can't be written, or a file with other content exists and must not be replaced.
         """
-        part = await self._offloader.run(self._new_part, path)
+        part = await self._offloader.run(new_part, path, replace=self._replace)
         saved = path
 
         async def receive(chunks: AsyncIterator[bytes], check: _Check) -> Verdict:

@@ -43,13 +43,7 @@ class FetchError(Exception):
 
 
 class Fetcher:
-    """Requests result URLs and checks the replies. It never has the session's key.
-
-    Args:
-        timeouts: The time limits for the connection, the headers, and each piece of a picture.
-        hosts: The hosts that results may come from.
-        network: The TLS settings and the proxy.
-    """
+    """Requests result URLs and checks the replies. It never has the session's key."""
 
     def __init__(self, timeouts: Timeouts, hosts: ResultHosts, network: Network) -> None:
         self._timeouts = timeouts
@@ -135,8 +129,15 @@ class Fetcher:
 
 
 async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[bytes, None]:
-    """Yield the chunks of a response. Raise an error if the response is too large or too slow."""
-    _check_response(response)
+    """Yield the chunks of a response. Raise an error if the response has no picture, or is too large or too slow."""
+    if response.status != _OK:
+        raise FetchError(
+            f"its host answered {response.status}",
+            expired=response.status in _EXPIRED_STATUSES,
+            final=response.status not in _TEMPORARY_STATUSES,
+        )
+    if (response.content_length or 0) > MAX_RESULT_BYTES:
+        raise FetchError(f"it has {response.content_length} bytes", final=True)
     total = 0
     loop = asyncio.get_running_loop()
     started_at = loop.time()
@@ -191,14 +192,3 @@ def _failure_of(error: Exception, target: URL | None, network: Network) -> Fetch
             return FetchError("the session was closed", final=True)
         case _:
             return FetchError(type(error).__name__)
-
-
-def _check_response(response: aiohttp.ClientResponse) -> None:
-    if response.status != _OK:
-        raise FetchError(
-            f"its host answered {response.status}",
-            expired=response.status in _EXPIRED_STATUSES,
-            final=response.status not in _TEMPORARY_STATUSES,
-        )
-    if (response.content_length or 0) > MAX_RESULT_BYTES:
-        raise FetchError(f"it has {response.content_length} bytes", final=True)

@@ -47,9 +47,7 @@ class ResultHosts:
     def problem(self, url: URL, came_from: URL | None = None) -> str | None:
         """Return the reason why a URL must not be downloaded, or ``None``. The host's name is not resolved.
 
-        Args:
-            url: The URL of the result, or the target of a redirect.
-            came_from: The URL that redirected to ``url``.
+        ``came_from`` is the URL that redirected to ``url``, if any.
         """
         if url.scheme not in {"http", "https"}:
             return "its URL is not http(s)"
@@ -75,9 +73,8 @@ def host_of(url: URL) -> str:
 
 def is_public(address: str) -> bool:
     """Return whether an IP address is public. In an IPv4-mapped or NAT64 address, only the IPv4 address counts."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
+    parsed = parse_address(address)
+    if parsed is None:
         return False
     if isinstance(parsed, ipaddress.IPv4Address):
         return _is_global(parsed)
@@ -93,13 +90,17 @@ def is_public(address: str) -> bool:
 
 def is_local(host: str) -> bool:
     """Return whether a host is ``localhost``, ends with ``.localhost``, or is an IP address that is not public."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
+    if parse_address(host) is not None:
+        return not is_public(host)
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return a host's IP address, or ``None`` if the host is a name."""
     try:
-        ipaddress.ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
-    return not is_public(host)
+        return None
 
 
 def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
@@ -11,7 +10,7 @@ import attrs
 
 from qwen_edit_async.checks import check_positive
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.http.hosts import ResultHosts, is_local
+from qwen_edit_async.http.hosts import ResultHosts, is_local, parse_address
 from qwen_edit_async.http.secret import Secret
 from qwen_edit_async.protocol.base import WireProtocol
 from qwen_edit_async.text import quoted
@@ -230,9 +229,5 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = parse_address(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 
 from qwen_edit_async.contract import DASHSCOPE_HOSTS, DEFAULT_BASE_URL
 from qwen_edit_async.errors import APIResponseError, ConfigurationError, InvalidEditError
-from qwen_edit_async.models import EditRequest
+from qwen_edit_async.models import EditParameters, EditRequest
+from qwen_edit_async.protocol.bodies import split_at_gaps, with_instruction
 from qwen_edit_async.tasks import Estimate, TaskSnapshot
 
 HEADERS_READ = ("date", "retry-after", "x-request-id")
@@ -115,8 +117,18 @@ class WireProtocol(abc.ABC):
         """The percent-encoded path of submissions, relative to the base URL."""
 
     @abc.abstractmethod
+    def body(self, images: int, parameters: EditParameters) -> dict[str, Any]:
+        """Return the JSON body of a submission, with ``IMAGE`` for each image and ``TEXT`` for the instruction."""
+
     def submission(self, request: EditRequest) -> Call:
-        """Build the call that creates a task."""
+        """Build the ``POST`` that creates a task."""
+        template = _template(self, len(request.images), request.parameters)
+        return Call(
+            method="POST",
+            path=self.submission_path,
+            parts=with_instruction(template, request.instruction),
+            holds_result=not self.has_tasks,
+        )
 
     @abc.abstractmethod
     def read_submission(self, reply: Reply) -> TaskSnapshot:
@@ -182,9 +194,10 @@ class WireProtocol(abc.ABC):
         """
         raise APIResponseError("the protocol has no cancellation", body=reply.excerpt(), task_id=task.task_id)
 
-    def alternative(self) -> WireProtocol | None:
-        """Return the variant to try if the first submission is refused as malformed; ``None`` if no variant exists."""
-        return None
+
+@functools.lru_cache(maxsize=64)
+def _template(protocol: WireProtocol, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
+    return split_at_gaps(protocol.body(images, parameters))
 
 
 def check_task_id(task_id: object) -> str:

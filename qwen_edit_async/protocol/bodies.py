@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from qwen_edit_async.models import EditParameters
-
-if TYPE_CHECKING:
-    from cattrs import Converter
 
 IMAGE: Final = {"gap": "image"}
 TEXT: Final = {"gap": "text"}
@@ -30,8 +27,7 @@ def message_body(images: int, parameters: EditParameters) -> dict[str, Any]:
 
 def given_parameters(parameters: EditParameters) -> dict[str, Any]:
     """Return the parameters that are not ``None``, as JSON."""
-    given: dict[str, Any] = _converter().unstructure(parameters)
-    return given
+    return _unstructure()(parameters)
 
 
 def split_at_gaps(body: Mapping[str, Any]) -> tuple[bytes, ...]:
@@ -51,18 +47,11 @@ def with_instruction(template: tuple[bytes, ...], instruction: str) -> tuple[byt
     return (*parts, text_opens + json.dumps(instruction).encode("ascii") + rest)
 
 
-def _size_text(size: tuple[int, int] | None) -> str | None:
-    return None if size is None else f"{size[0]}*{size[1]}"
-
-
 @functools.cache
-def _converter() -> Converter:
-    """Return the converter from parameters to JSON. It leaves out parameters that are ``None``."""
+def _unstructure() -> Callable[[EditParameters], dict[str, Any]]:
+    """Return the function from parameters to JSON. It leaves out parameters that are ``None``."""
     from cattrs import Converter  # noqa: PLC0415  # slow to import
     from cattrs.gen import make_dict_unstructure_fn, override  # noqa: PLC0415  # slow to import
 
-    converter = Converter(omit_if_default=True)
-    size = override(unstruct_hook=_size_text)
-    unstructure = make_dict_unstructure_fn(EditParameters, converter, _cattrs_omit_if_default=True, size=size)
-    converter.register_unstructure_hook(EditParameters, unstructure)
-    return converter
+    size = override(unstruct_hook=lambda sides: f"{sides[0]}*{sides[1]}")
+    return make_dict_unstructure_fn(EditParameters, Converter(), _cattrs_omit_if_default=True, size=size)

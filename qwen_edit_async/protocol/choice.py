@@ -38,8 +38,9 @@ def choose_protocol(
         raise ConfigurationError(f"envelope is {quoted(envelope)}: give 'auto', 'flat', 'params' or 'header'")
     options = _model_option(model)
     if name == "generation":
-        first = GenerationProtocol("flat" if envelope == "auto" else cast("Envelope", envelope), **options)
-        return first, first.alternative() if envelope == "auto" else None
+        if envelope == "auto":
+            return GenerationProtocol("flat", **options), GenerationProtocol("params", **options)
+        return GenerationProtocol(cast("Envelope", envelope), **options), None
     if envelope != "auto":
         raise ConfigurationError(
             f"envelope is {quoted(envelope)}: leave it out, because only 'generation' has envelopes"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 
 from qwen_edit_async.contract import DASHSCOPE_BASE_URL, DASHSCOPE_MODEL, DASHSCOPE_PATH, GATEWAY_HOSTS
 from qwen_edit_async.errors import APIResponseError
-from qwen_edit_async.models import EditParameters, EditRequest
-from qwen_edit_async.protocol.base import Call, Reply, WireProtocol, is_task_id
-from qwen_edit_async.protocol.bodies import message_body, split_at_gaps, with_instruction
-from qwen_edit_async.protocol.replies import error_from_reply, has_error, load_object
-from qwen_edit_async.protocol.submissions import read_fragment
+from qwen_edit_async.models import EditParameters
+from qwen_edit_async.protocol.base import Reply, WireProtocol, is_task_id
+from qwen_edit_async.protocol.bodies import message_body
+from qwen_edit_async.protocol.replies import error_from_reply, has_error
+from qwen_edit_async.protocol.submissions import load_or_fragment
 from qwen_edit_async.protocol.tasks import snapshot_of
 from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus, Usage
 
@@ -34,23 +33,13 @@ class DashScopeProtocol(WireProtocol):
     key_variables: ClassVar[tuple[str, ...]] = ("DASHSCOPE_API_KEY", "QWEN_EDIT_API_KEY")
     has_tasks: ClassVar[bool] = False
     reply_grace: ClassVar[float] = 0.2
+    submission_path: ClassVar[str] = DASHSCOPE_PATH
 
     model: str = DASHSCOPE_MODEL
 
-    @property
-    def submission_path(self) -> str:
-        """The path of the protocol's only call."""
-        return DASHSCOPE_PATH
-
-    def submission(self, request: EditRequest) -> Call:
-        """Build a ``POST`` with the documented body."""
-        template = _template(self.model, len(request.images), request.parameters)
-        return Call(
-            method="POST",
-            path=self.submission_path,
-            parts=with_instruction(template, request.instruction),
-            holds_result=True,
-        )
+    def body(self, images: int, parameters: EditParameters) -> dict[str, Any]:
+        """Return the documented body."""
+        return {"model": self.model, **message_body(images, parameters)}
 
     def read_submission(self, reply: Reply) -> TaskSnapshot:
         """Read the pictures, or the failure of an edit that moderation refused.
@@ -66,11 +55,7 @@ class DashScopeProtocol(WireProtocol):
             return TaskSnapshot(task_id=task_id, status=TaskStatus.FAILED, failure=failure)
         if not reply.ok:
             raise error
-        broken: APIResponseError | None = None
-        try:
-            document = load_object(reply)
-        except APIResponseError as incomplete:  # even an incomplete reply may have pictures, which are paid for
-            document, broken = read_fragment(reply.text()), incomplete
+        document, broken = load_or_fragment(reply)
         snapshot = snapshot_of(document, task_id, reply.url)
         if snapshot.urls:
             count = snapshot.usage.raw.get("image_count")
@@ -81,8 +66,3 @@ class DashScopeProtocol(WireProtocol):
         if error.code is not None and has_error(document):
             raise error
         raise APIResponseError("the reply has no picture and no error", body=reply.excerpt())
-
-
-@functools.lru_cache(maxsize=64)
-def _template(model: str, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
-    return split_at_gaps({"model": model, **message_body(images, parameters)})

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
 import attrs
@@ -12,7 +11,7 @@ from qwen_edit_async.contract import MODEL, STATUS_PATH, SUBMIT_PATH
 from qwen_edit_async.errors import APIResponseError, BadRequestError
 from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import KNOWN_PRICE, Call, Reply, WireProtocol
-from qwen_edit_async.protocol.bodies import message_body, split_at_gaps, with_instruction
+from qwen_edit_async.protocol.bodies import message_body
 from qwen_edit_async.protocol.replies import cost_of, error_from_reply, first_text, has_error, load_object
 from qwen_edit_async.protocol.submissions import is_refusal, read_submission
 from qwen_edit_async.protocol.tasks import snapshot_of, status_word
@@ -36,24 +35,24 @@ class GenerationProtocol(WireProtocol):
 
     name: ClassVar[str] = "generation"
     has_prices: ClassVar[bool] = True
+    submission_path: ClassVar[str] = SUBMIT_PATH
 
     envelope: Envelope = "flat"
     model: str = MODEL
 
-    @property
-    def submission_path(self) -> str:
-        """The path of submissions (contract, *Creating a task*)."""
-        return SUBMIT_PATH
+    def body(self, images: int, parameters: EditParameters) -> dict[str, Any]:
+        """Return a message of one to three images and one text (contract, *Creating a task*), in the envelope."""
+        body = message_body(images, parameters)
+        if self.envelope == "params":
+            body = {"input": [{"params": body}]}
+        return body if self.envelope == "header" else {"model": self.model, **body}
 
     def submission(self, request: EditRequest) -> Call:
-        """Build a ``POST`` with one message of one to three images and one text (contract, *Creating a task*)."""
-        template = _template(self.envelope, self.model, len(request.images), request.parameters)
-        return Call(
-            method="POST",
-            path=self.submission_path,
-            headers={"X-Model": self.model} if self.envelope == "header" else {},
-            parts=with_instruction(template, request.instruction),
-        )
+        """Build the ``POST`` that creates a task. The envelope ``header`` has the model in a header."""
+        call = super().submission(request)
+        if self.envelope == "header":
+            call.headers = {"X-Model": self.model}
+        return call
 
     def status_check(self, task: TaskSnapshot) -> Call:
         """Build a ``GET`` of the task's status (contract, *Polling*)."""
@@ -97,17 +96,3 @@ class GenerationProtocol(WireProtocol):
         if refused or has_error(document):
             raise error_from_reply(reply)
         return super().read_estimate(reply)
-
-    def alternative(self) -> GenerationProtocol | None:
-        """Return this protocol with ``params`` instead of ``flat``, or the reverse; ``None`` for ``header``."""
-        if self.envelope == "header":
-            return None
-        return attrs.evolve(self, envelope="params" if self.envelope == "flat" else "flat")
-
-
-@functools.lru_cache(maxsize=64)
-def _template(envelope: Envelope, model: str, images: int, parameters: EditParameters) -> tuple[bytes, ...]:
-    body = message_body(images, parameters)
-    if envelope == "params":
-        return split_at_gaps({"model": model, "input": [{"params": body}]})
-    return split_at_gaps(body if envelope == "header" else {"model": model, **body})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -11,9 +10,9 @@ import attrs
 
 from qwen_edit_async.contract import CANCELED, MODEL, QUEUE_PATH, QUEUE_REQUEST_PATH
 from qwen_edit_async.errors import APIResponseError, APIStatusError, BadRequestError
-from qwen_edit_async.models import EditParameters, EditRequest
+from qwen_edit_async.models import EditParameters
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
-from qwen_edit_async.protocol.bodies import IMAGE, TEXT, given_parameters, split_at_gaps, with_instruction
+from qwen_edit_async.protocol.bodies import IMAGE, TEXT, given_parameters
 from qwen_edit_async.protocol.replies import as_text, error_from_reply, first_text, has_error, load_object
 from qwen_edit_async.protocol.submissions import read_submission
 from qwen_edit_async.protocol.tasks import snapshot_of, status_of, status_word
@@ -44,10 +43,9 @@ class QueueProtocol(WireProtocol):
         """The path of submissions, which contains the model's name."""
         return QUEUE_PATH.format(model=quote(self.model, safe=""))
 
-    def submission(self, request: EditRequest) -> Call:
-        """Build a ``POST`` of the images, the prompt and the parameters."""
-        template = _template(len(request.images), request.parameters)
-        return Call(method="POST", path=self.submission_path, parts=with_instruction(template, request.instruction))
+    def body(self, images: int, parameters: EditParameters) -> dict[str, Any]:
+        """Return the images, the prompt and the parameters."""
+        return {"images": [IMAGE] * images, "prompt": TEXT, **given_parameters(parameters)}
 
     def status_check(self, task: TaskSnapshot) -> Call:
         """Build a ``GET`` of the status."""
@@ -110,11 +108,6 @@ class QueueProtocol(WireProtocol):
     def _call(self, method: str, task: TaskSnapshot, name: str) -> Call:
         start = QUEUE_REQUEST_PATH.format(model=quote(self.model, safe=""), request_id=quote(task.task_id, safe=""))
         return Call(method=method, path=task.paths.get(name) or f"{start}/{name}")
-
-
-@functools.lru_cache(maxsize=64)
-def _template(images: int, parameters: EditParameters) -> tuple[bytes, ...]:
-    return split_at_gaps({"images": [IMAGE] * images, "prompt": TEXT, **given_parameters(parameters)})
 
 
 def _document_of(reply: Reply, task: TaskSnapshot) -> Mapping[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 from qwen_edit_async.errors import APIResponseError
 from qwen_edit_async.protocol.base import Reply, is_task_id
 from qwen_edit_async.protocol.replies import (
-    SUCCESSES,
     error_from_reply,
     first_text,
     has_error,
@@ -52,12 +51,8 @@ def read_submission(reply: Reply) -> TaskSnapshot:
             ``task_id``, the task exists.
         APIResponseError: The reply has no usable task id. A task may exist.
     """
-    broken: APIResponseError | None = None
-    try:
-        document = load_object(reply)
-    except APIResponseError as error:  # even an incomplete reply may hold the id of a paid task
-        document, broken = read_fragment(reply.text()), error
-    task_id = _named_task(document, reply.status)
+    document, broken = load_or_fragment(reply)
+    task_id = _named_task(document, reply)
     if task_id is not None and is_task_id(task_id):
         if not reply.ok:
             raise error_from_reply(reply, task_id=task_id)
@@ -72,7 +67,7 @@ def read_submission(reply: Reply) -> TaskSnapshot:
     raise broken or APIResponseError(f"the reply has no task id: {said}", body=reply.excerpt())
 
 
-def _named_task(document: Mapping[str, Any], http_status: int) -> str | None:
+def _named_task(document: Mapping[str, Any], reply: Reply) -> str | None:
     """Return the task id in a reply to a submission.
 
     ``task_id`` takes precedence over ``id``. A nested task's id takes precedence over the id of the object around it.
@@ -81,12 +76,12 @@ def _named_task(document: Mapping[str, Any], http_status: int) -> str | None:
     """
     members = task_members(document)
     report = _error_report(members)
-    is_accepted = http_status in SUCCESSES and (word_of(members) is not None or not has_error(document))
+    is_accepted = reply.ok and (word_of(members) is not None or not has_error(document))
     return (
         first_text(members, TASK_ID_NAMES)
         or first_text(report, TASK_ID_NAMES)
         or first_text(members, ID_NAMES)
-        or first_text(report, ID_NAMES if http_status in _OPEN_STATUSES else ())
+        or first_text(report, ID_NAMES if reply.status in _OPEN_STATUSES else ())
         or first_text(members, (REQUEST_ID_NAME,) if is_accepted else ())
     )
 
@@ -106,6 +101,17 @@ def is_refusal(document: Mapping[str, Any]) -> bool:
     If such a reply to a submission has no task id, no task exists.
     """
     return has_plain_error(document) or status_of(status_word(document)) is TaskStatus.FAILED
+
+
+def load_or_fragment(reply: Reply) -> tuple[Mapping[str, Any], APIResponseError | None]:
+    """Parse a reply's body. If this fails, return the members that could be read, and the error.
+
+    Even an incomplete reply may hold the id or the pictures of a paid task.
+    """
+    try:
+        return load_object(reply), None
+    except APIResponseError as error:
+        return read_fragment(reply.text()), error
 
 
 def read_fragment(text: str) -> dict[str, Any]:

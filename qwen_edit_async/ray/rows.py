@@ -18,6 +18,7 @@ from qwen_edit_async.batch.rules.item import EditDefaults, Reading
 from qwen_edit_async.batch.rules.rows import Rows
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError, QwenEditError, summary_of
 from qwen_edit_async.http.downloads import Downloader
+from qwen_edit_async.http.fetcher import Fetcher
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, ArrayLike, PillowImage, is_data_uri, is_url, map_images
@@ -184,13 +185,14 @@ class EditRows:
 
     async def _download(self, outcome: BatchOutcome) -> Sequence[FilePath]:
         renew, hosts = functools.partial(self._hub.ask, "renew"), await self._hub.ask("result_hosts")
-        settings = {"renew": renew, "hosts": hosts, "network": self._network, "replace": False}
-        settings["random"] = Random()  # noqa: S311  # jitter
-        store: Any = Downloader(self._threads, RetryPolicy(), Timeouts(), SessionStatistics(), **settings)
+        fetcher, random = Fetcher(Timeouts(), hosts, self._network), Random()  # noqa: S311  # jitter
+        store: Any = Downloader(
+            fetcher, self._threads, RetryPolicy(), SessionStatistics(), random=random, renew=renew, replace=False
+        )
         task_id = outcome.task_id or ""
         result = EditResult(task_id=task_id, images=pictures_of(task_id, outcome.urls, store))
-        await store.open()
-        async with contextlib.aclosing(store):
+        await fetcher.open()
+        async with contextlib.aclosing(fetcher):
             return await result.save(self._folder, stem=outcome.name)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from functools import partial
 
 import attrs
 
 from qwen_edit_async.checks import positive
-from qwen_edit_async.contract import DEFAULT_OUTPUT_PIXELS, MIN_N
-from qwen_edit_async.models import EditParameters
+from qwen_edit_async.contract import DEFAULT_OUTPUT_PIXELS
+from qwen_edit_async.models import EditParameters, requested_pictures
 from qwen_edit_async.scheduling.policies import PolledTask
 from qwen_edit_async.scheduling.progress import ProgressEvidence
 from qwen_edit_async.scheduling.survival import Survival
@@ -20,8 +22,6 @@ x to e·x, such as 10 s to 27 s."""
 _STRENGTH_OF_ALL = 2.0
 """The weight of the estimate for all tasks in the estimate for one kind of task, as a number of ended tasks for each
 such range of ages."""
-
-_DEFAULT_KIND = (MIN_N, 0)
 
 
 @attrs.define(eq=False)
@@ -70,12 +70,13 @@ class Learned:
     memory: float = attrs.field(default=100.0, validator=positive, kw_only=True)
     _all: Survival = attrs.field(init=False, repr=False)
     _of_unknown_age: Survival = attrs.field(init=False, repr=False)
-    _kinds: dict[tuple[int, int], Survival] = attrs.field(init=False, repr=False, factory=dict)
+    _kinds: defaultdict[tuple[int, int], Survival] = attrs.field(init=False, repr=False)
     _progress: ProgressEvidence = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        self._all = self._estimate(_STRENGTH_OF_IGNORANCE)
-        self._of_unknown_age = self._estimate(_STRENGTH_OF_IGNORANCE)
+        self._all = Survival(memory=self.memory, strength=_STRENGTH_OF_IGNORANCE)
+        self._of_unknown_age = Survival(memory=self.memory, strength=_STRENGTH_OF_IGNORANCE)
+        self._kinds = defaultdict(partial(Survival, memory=self.memory, strength=_STRENGTH_OF_ALL, prior=self._all))
         self._progress = ProgressEvidence(self.memory)
 
     def next_check(self, task: PolledTask, now: float) -> float:
@@ -89,12 +90,8 @@ class Learned:
             if task.previous_progress is not None and not task.attached:
                 self._progress.learn(estimate, start, task.previous_progress, age, ended=False)
             estimate.survived(start, age)
-        view = self._view_by_progress(task, age)
-        if view is None:
-            interval = estimate.check_age(age, self.poll_cost) - age
-        else:
-            remaining, unit = view
-            interval = remaining.check_age(0.0, self.poll_cost / unit) * unit
+        used, begin, unit = self._view(task, estimate, age)
+        interval = (used.check_age(begin, self.poll_cost / unit) - begin) * unit
         # A check within poll_cost seconds of the last check costs more than the lag that it can save.
         return max(now, task.checked_at + min(max(interval, self.poll_cost), self.max_interval))
 
@@ -109,38 +106,25 @@ class Learned:
 
     def likelihood(self, task: PolledTask, now: float) -> float:
         """Return the probability that the task has ended since its last check."""
-        age = task.checked_at - task.started_at
-        view = self._view_by_progress(task, age)
-        if view is None:
-            return self._estimate_of(task).probability(age, now - task.started_at)
-        remaining, unit = view
-        return remaining.probability(0.0, (now - task.checked_at) / unit)
+        used, begin, unit = self._view(task, self._estimate_of(task), task.checked_at - task.started_at)
+        return used.probability(begin, begin + (now - task.checked_at) / unit)
 
-    def _view_by_progress(self, task: PolledTask, age: float) -> tuple[Survival, float] | None:
-        if task.progress is None or task.attached or not self._progress.convincing:
-            return None
-        return self._progress.view(age, task.progress)
+    def _view(self, task: PolledTask, by_age: Survival, age: float) -> tuple[Survival, float, float]:
+        """Return the estimate to use for a task, the task's age in the estimate's unit, and the unit in seconds."""
+        if task.progress is not None and not task.attached and self._progress.convincing:
+            by_progress = self._progress.view(age, task.progress)
+            if by_progress is not None:
+                remaining, unit = by_progress
+                return remaining, 0.0, unit
+        return by_age, age, 1.0
 
     def _estimate_of(self, task: PolledTask) -> Survival:
         """Return the estimate for the task's kind. Attached tasks share one estimate, because their age is unknown."""
-        if task.attached:
-            return self._of_unknown_age
-        kind = _kind(task.parameters)
-        estimate = self._kinds.get(kind)
-        if estimate is None:
-            estimate = self._kinds[kind] = self._estimate(_STRENGTH_OF_ALL, self._all)
-        return estimate
-
-    def _estimate(self, strength: float, prior: Survival | None = None) -> Survival:
-        return Survival(memory=self.memory, strength=strength, prior=prior)
+        return self._of_unknown_age if task.attached else self._kinds[_kind(task.parameters)]
 
 
 def _kind(parameters: EditParameters | None) -> tuple[int, int]:
     """Return the number of output images, and the rounded value of log2(output area / default area)."""
-    if parameters is None:
-        return _DEFAULT_KIND
-    number = parameters.n or MIN_N
-    if parameters.size is None:
-        return number, 0
-    width, height = parameters.size
-    return number, round(math.log2(width * height / DEFAULT_OUTPUT_PIXELS))
+    parameters = parameters or EditParameters()
+    area = math.prod(parameters.size) if parameters.size is not None else DEFAULT_OUTPUT_PIXELS
+    return requested_pictures(parameters), round(math.log2(area / DEFAULT_OUTPUT_PIXELS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from itertools import islice
 from typing import Generic, TypeVar
 
 _BURST_SECONDS = 0.05
@@ -38,31 +39,20 @@ class CheckLimiter(Generic[H]):
         self.seconds: float = 1 / rate
         self._likelihood = likelihood
         self._waiting_since: OrderedDict[H, float] = OrderedDict()
-        self._ring: list[H] = []
-        self._place: dict[H, int] = {}
-        self._turn = 0
+        self._ring: OrderedDict[H, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._ring)
 
     def add(self, task: H, now: float) -> None:
         """Add a task that waits for its check. A task that already waits keeps its place."""
-        if task in self._place:
-            return
-        self._waiting_since[task] = now
-        self._place[task] = len(self._ring)
-        self._ring.append(task)
+        self._waiting_since.setdefault(task, now)
+        self._ring.setdefault(task)
 
     def discard(self, task: H) -> None:
         """Remove a task if it waits."""
-        if task not in self._place:
-            return
-        del self._waiting_since[task]
-        place = self._place.pop(task)
-        moved = self._ring.pop()
-        if moved is not task:
-            self._ring[place] = moved
-            self._place[moved] = place
+        self._waiting_since.pop(task, None)
+        self._ring.pop(task, None)
 
     def spend(self, now: float) -> None:
         """Count a check that starts now."""
@@ -82,7 +72,7 @@ class CheckLimiter(Generic[H]):
         likelihood = self._likelihood
         if likelihood is None or now - since >= _PATIENCE_ROUNDS * len(self._ring) * self.seconds:
             return longest
-        start = self._turn if self._turn < len(self._ring) else 0
-        candidates = self._ring[start : start + _CANDIDATES]
-        self._turn = start + len(candidates)
+        candidates = list(islice(self._ring, _CANDIDATES))
+        for candidate in candidates:  # the next check looks at others first
+            self._ring.move_to_end(candidate)
         return max(candidates, key=lambda task: likelihood(task, now))

@@ -6,7 +6,7 @@ when to check the task next. The session also reports each ended task, so that a
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import attrs
 
@@ -70,7 +70,11 @@ class PolledTask(Protocol):
 
 
 class PollPolicy(Protocol):
-    """Decides when to check a task. All methods are called on one event loop, and must not block."""
+    """Decides when to check a task. All methods are called on one event loop, and must not block.
+
+    A policy can also have a method ``likelihood(task, now)``, which returns the probability from 0 to 1 that the task
+    has ended since its last check. If more checks are due than ``poll_rate`` allows, the likeliest tasks go first.
+    """
 
     def next_check(self, task: PolledTask, now: float) -> float:
         """Return the time of the next check, in the event loop's seconds. A time before ``now`` means at once.
@@ -86,15 +90,6 @@ class PollPolicy(Protocol):
         If ``completed``, the task ended between ``task.checked_at`` and ``now``. Otherwise the task failed or was given
         up after ``task.checked_at``.
         """
-        ...
-
-
-@runtime_checkable
-class RankingPolicy(PollPolicy, Protocol):
-    """A policy that can also rank tasks, in case more checks are due than ``poll_rate`` allows."""
-
-    def likelihood(self, task: PolledTask, now: float) -> float:
-        """Return the probability that the task has ended since its last check, 0 to 1."""
         ...
 
 

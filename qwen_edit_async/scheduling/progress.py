@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from functools import partial
 
 from qwen_edit_async.scheduling.survival import Survival
 
@@ -47,8 +49,7 @@ class ProgressEvidence:
     """
 
     def __init__(self, memory: float) -> None:
-        self._memory = memory
-        self._estimates: dict[int, Survival] = {}
+        self._estimates = defaultdict[int, Survival](partial(Survival, memory=memory, strength=_STRENGTH))
         self._decay = math.exp(-1 / memory)
         self._gain = 0.0
 
@@ -67,10 +68,7 @@ class ProgressEvidence:
             return None
         left = max(1 - progress, _LEAST_LEFT)
         stratum = int(-math.log2(left) * _STRATA_OF_A_HALVING)
-        estimate = self._estimates.get(stratum)
-        if estimate is None:
-            estimate = self._estimates[stratum] = Survival(memory=self._memory, strength=_STRENGTH)
-        return estimate, age * left / progress
+        return self._estimates[stratum], age * left / progress
 
     def learn(self, by_age: Survival, age: float, progress: float, until: float, *, ended: bool) -> None:
         """Learn that a task with ``progress`` at ``age`` still ran at age ``until``, or had ended by then.

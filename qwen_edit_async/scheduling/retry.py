@@ -90,14 +90,6 @@ def pause_after(error: QwenEditError) -> float:
     return min(error.retry_after or 0.0, LONGEST_PAUSE)
 
 
-class NextStep(enum.Enum):
-    """The next step after a failed attempt to submit."""
-
-    GIVE_UP = "raise the error"
-    BACK_OFF = "try again after a delay"
-    REQUEUE = "wait for another slot, ahead of all new edits, and try again"
-
-
 @attrs.define(eq=False)
 class Attempts:
     """The attempts to submit one edit, and the decision whether to make another attempt.
@@ -119,29 +111,23 @@ class Attempts:
 
     def failed(
         self, error: QwenEditError, failure: CallFailure, *, resumes_at: float, deadline: float, deadline_in_line: float
-    ) -> NextStep:
-        """Record a failed attempt, and return the next step.
+    ) -> bool:
+        """Record a failed attempt, and return whether to make another.
 
-        Args:
-            error: The failure.
-            failure: The meaning of the failure.
-            resumes_at: The end of the Retry-After pause.
-            deadline: The deadline of the edit.
-            deadline_in_line: The deadline of the edit while it waits in line for a slot.
+        ``resumes_at`` is the end of the Retry-After pause. ``deadline_in_line`` is the deadline of an edit that waits
+        in line for a slot.
         """
         self.last_error = error
         self.may_exist = self.may_exist or failure is CallFailure.UNCERTAIN
         if failure is CallFailure.THROTTLED:
-            step = NextStep.REQUEUE if resumes_at <= deadline_in_line else NextStep.GIVE_UP
+            again = resumes_at <= deadline_in_line
         else:
             self._failures += 1
-            repeatable = failure is CallFailure.REFUSED or (
-                failure is CallFailure.UNCERTAIN and self.resubmit_uncertain
-            )
-            may_repeat = repeatable and self._failures <= self.max_retries and resumes_at <= deadline
-            step = NextStep.BACK_OFF if may_repeat else NextStep.GIVE_UP
-        self.count += step is not NextStep.GIVE_UP
-        return step
+            consent = failure is CallFailure.UNCERTAIN and self.resubmit_uncertain
+            repeatable = failure is CallFailure.REFUSED or consent
+            again = repeatable and self._failures <= self.max_retries and resumes_at <= deadline
+        self.count += again
+        return again
 
 
 @attrs.frozen(kw_only=True)
@@ -159,11 +145,6 @@ class RetryPolicy:
     maximum: float = 8.0
 
     def delay(self, attempt: int, draw: float) -> float:
-        """Return the seconds before the next attempt.
-
-        Args:
-            attempt: The number of failed attempts, from 1.
-            draw: A random number from 0 to 1.
-        """
+        """Return the seconds to wait after ``attempt`` failed attempts. ``draw`` is a random number from 0 to 1."""
         # An exponent over 1023 would overflow. The delay reaches its maximum long before the exponent 63.
         return draw * min(self.maximum, self.initial * 2.0 ** min(attempt - 1, 63))

@@ -21,7 +21,7 @@ import attrs
 from qwen_edit_async.errors import QwenEditError
 from qwen_edit_async.models import EditParameters
 from qwen_edit_async.scheduling.limiter import CheckLimiter
-from qwen_edit_async.scheduling.policies import PollPolicy, RankingPolicy
+from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import CallFailure, RetryPolicy, judge_check
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
@@ -100,26 +100,12 @@ class ScheduledTask:
     """A :class:`PolledTask` with the facts that decide when to check the task and when to give it up.
 
     Attributes:
-        task_id: The task's id.
-        parameters: The edit's parameters; ``None`` for a task that was submitted elsewhere.
-        since: The time when the service accepted the task, or when this session attached to it, in the event loop's
-            seconds.
-        attached: Whether the task was submitted elsewhere.
         deadline: The time when the last check is due.
-        started_at: The earliest possible start: the time of the last check that found the task queued, or else
-            ``since``.
-        checked_at: The sending time of the last check that found the task unfinished; ``since`` if there was no such
-            check.
-        checks: The number of checks answered so far.
-        progress: The newest progress that the service reported, 0.0 to 1.0.
-        previous_at: The value that ``checked_at`` had before its last change; ``since`` if it never changed.
-        previous_progress: The value of ``progress`` at ``previous_at``.
         failures: The number of checks that have failed since the last answered check.
         failed_checks: The number of all failed checks.
         last_failure: The error of the newest failed check.
         gives_up_at: The time to stop waiting for the reply to the last check; infinity until the deadline has passed.
         pictureless_at: The time when the task was first found completed without pictures; infinity if it never was.
-        odd_word: The status word of the newest reply if the word is unknown; otherwise an empty string.
     """
 
     task_id: str
@@ -138,7 +124,6 @@ class ScheduledTask:
     last_failure: QwenEditError | None = attrs.field(default=None, init=False)
     gives_up_at: float = attrs.field(default=math.inf, init=False)
     pictureless_at: float = attrs.field(default=math.inf, init=False)
-    odd_word: str = attrs.field(default="", init=False)
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self.checked_at = self.previous_at = self.since
@@ -166,8 +151,9 @@ class PollSchedule(Generic[W]):
 
     def __init__(self, policy: PollPolicy, poll_rate: float | None = None) -> None:
         self._policy = policy
-        likelihood = policy.likelihood if isinstance(policy, RankingPolicy) else None
-        self._limiter: CheckLimiter[W] | None = None if poll_rate is None else CheckLimiter(poll_rate, likelihood)
+        self._limiter: CheckLimiter[W] | None = None
+        if poll_rate is not None:
+            self._limiter = CheckLimiter(poll_rate, getattr(policy, "likelihood", None))
         self._last_turn = -math.inf
         self._checks: DueHeap[W] = DueHeap()
         self._deadlines: DueHeap[W] = DueHeap()
@@ -255,7 +241,6 @@ class PollSchedule(Generic[W]):
             return False
         task.checks += 1
         task.failures = 0
-        task.odd_word = snapshot.status_word if snapshot.status is TaskStatus.UNKNOWN else ""
         if snapshot.lacks_pictures:
             task.pictureless_at = min(task.pictureless_at, now)
         if snapshot.status.terminal and not (snapshot.lacks_pictures and now < task.pictureless_at + PICTURES_GRACE):

@@ -61,14 +61,6 @@ class Survival:
         hazard: The estimated hazard for each step of the grid.
     """
 
-    hazard: list[float]
-    _new_events: list[float]
-    _new_time: list[float]
-    _entering: list[int]
-    _ends: int
-    _news: float
-    _enough_news: float
-
     def __init__(self, *, memory: float, strength: float, prior: Survival | None = None) -> None:
         self._decay = math.exp(-1 / memory)
         self._most_time = [2 * memory * width for width in _WIDTHS]
@@ -79,6 +71,25 @@ class Survival:
         self._weight = 0.0
         self._clear_news()
         self._estimate()
+
+    def _clear_news(self) -> None:
+        self._new_events = [0.0] * _SIZE
+        self._new_time = [0.0] * _SIZE
+        self._entering = [0] * (_SIZE + 1)
+        self._ends = 0
+        self._news = 0.0
+        self._enough_news = min(_MOST_NEWS, 1 + self._weight * _NEWS_SHARE)
+
+    def _estimate(self) -> None:
+        prior = self._prior.hazard if self._prior is not None else _UNINFORMED
+        strength = self._strength
+        self.hazard: list[float] = [
+            (events + strength) / (time + strength / believed)
+            for events, time, believed in zip(self._events, self._time, prior, strict=True)
+        ]
+        self._roots = list(map(math.sqrt, self.hazard))
+        self._cumulated = _cumulate(self.hazard)
+        self._cumulated_roots = _cumulate(self._roots)
 
     def survived(self, start: float, end: float) -> None:
         """Learn that a task ran from age ``start`` at least until age ``end``.
@@ -173,25 +184,6 @@ class Survival:
                 self._events[step] *= most / self._time[step]
                 self._time[step] = most
         self._weight = self._weight * fading + self._ends
-
-    def _clear_news(self) -> None:
-        self._new_events = [0.0] * _SIZE
-        self._new_time = [0.0] * _SIZE
-        self._entering = [0] * (_SIZE + 1)
-        self._ends = 0
-        self._news = 0.0
-        self._enough_news = min(_MOST_NEWS, 1 + self._weight * _NEWS_SHARE)
-
-    def _estimate(self) -> None:
-        prior = self._prior.hazard if self._prior is not None else _UNINFORMED
-        strength = self._strength
-        self.hazard = [
-            (events + strength) / (time + strength / believed)
-            for events, time, believed in zip(self._events, self._time, prior, strict=True)
-        ]
-        self._roots = list(map(math.sqrt, self.hazard))
-        self._cumulated = _cumulate(self.hazard)
-        self._cumulated_roots = _cumulate(self._roots)
 
 
 def _cumulate(rates: list[float]) -> list[float]:

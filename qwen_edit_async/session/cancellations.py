@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import attrs
+
 from qwen_edit_async.errors import QwenEditError
 from qwen_edit_async.log import about
 from qwen_edit_async.protocol.base import Call
@@ -17,21 +19,18 @@ _REPLY_SECONDS = 5.0
 _CONCURRENT = 16
 
 
+@attrs.define(eq=False)
 class Cancellations:
     """Sends the requests to cancel a session's tasks. If a request fails, the task may run on, and a warning is logged.
 
-    Args:
-        service: The service to ask.
-        counters: The session's counts.
-        given_up: The ids of given-up tasks. Once the service has cancelled a task, its id is removed.
+    Once the service has cancelled a task, its id is removed from ``given_up``.
     """
 
-    def __init__(self, service: Service, counters: SessionStatistics, given_up: dict[str, None]) -> None:
-        self._service = service
-        self._counters = counters
-        self._given_up = given_up
-        self._turns = asyncio.Semaphore(_CONCURRENT)
-        self._asking: set[asyncio.Task[None]] = set()
+    _service: Service
+    _counters: SessionStatistics
+    _given_up: dict[str, None]
+    _turns: asyncio.Semaphore = attrs.field(factory=lambda: asyncio.Semaphore(_CONCURRENT), init=False)
+    _asking: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
 
     def possible(self, task: TaskSnapshot) -> bool:
         """Return whether the protocol has a request to cancel this task."""
@@ -51,10 +50,9 @@ class Cancellations:
 
     async def aclose(self) -> None:
         """Stop waiting for replies."""
-        asking = list(self._asking)
-        for each in asking:
-            each.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+        for asking in self._asking:
+            asking.cancel()
+        await self.finish()
 
     async def _ask(self, task: TaskSnapshot, call: Call) -> None:
         task_id = task.task_id

@@ -69,29 +69,21 @@ class Deadline:
     def stop(self) -> None:
         """Stop counting, because the submission has ended or was given up."""
         self._on_passed = None  # the callback refers to the submission, which would make a reference cycle
-        self._clear_timer()
+        self._set_timer()
 
     @property
     def _until(self) -> float:
         return self.at_in_line if self._is_in_line else self.at
 
     def _set_timer(self) -> None:
-        """Set the timer, unless the current timer fires earlier. `_on_timer` then sets the next timer."""
-        until = self._until
-        if self._on_passed is None or (self._timer is not None and self._timer.when() <= until):
-            return
-        self._clear_timer()
-        self._timer = self._gate.loop.call_at(until, self._on_timer, until)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._on_passed is not None:
+            self._timer = self._gate.loop.call_at(self._until, self._on_timer, self._until)
 
     def _on_timer(self, reached: float) -> None:
-        self._timer = None
         loop = self._gate.loop
-        if self._until > max(reached, loop.time()):
+        if self._until > max(reached, loop.time()):  # meanwhile, the service has accepted another edit
             self._set_timer()
         elif self._on_passed is not None:
             loop.call_soon(self._on_passed)  # not at once, so that a reply that has just arrived goes first
-
-    def _clear_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

@@ -8,6 +8,8 @@ import math
 from collections import OrderedDict
 from typing import Final
 
+import attrs
+
 from qwen_edit_async.errors import QwenEditError, SessionClosedError
 from qwen_edit_async.log import log
 from qwen_edit_async.scheduling.pacing import Pacer
@@ -19,15 +21,13 @@ _LOGGED_PAUSE: Final = 300.0
 _arrivals = itertools.count()
 
 
+@attrs.define(eq=False)
 class Slot:
     """The right to have one task in flight, once :meth:`take` has returned."""
 
-    __slots__ = ("_accepted", "_gate", "_held")
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self._held = False
-        self._accepted = False
+    _gate: Gate
+    _held: bool = attrs.field(default=False, init=False)
+    _accepted: bool = attrs.field(default=False, init=False)
 
     async def take(self, *, first: bool = False) -> float:
         """Wait for the slot, and take it. Return the event loop's time; see :meth:`Gate.acquire`."""
@@ -48,45 +48,35 @@ class Slot:
             self._gate.release(accepted=self._accepted)
 
 
-class WaitQueue:
-    """A queue of futures, first come, first served. Joining and leaving cost O(1)."""
-
-    def __init__(self) -> None:
-        self._waiters: OrderedDict[asyncio.Future[float], int] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._waiters)
+class WaitQueue(OrderedDict[asyncio.Future[float], int]):
+    """Futures with their arrival numbers, first come, first served. Joining and leaving cost O(1)."""
 
     @property
     def front(self) -> float:
         """The arrival number of the first waiter; infinity if nobody waits."""
-        for waiter, arrival in self._waiters.items():
+        for waiter, arrival in self.items():
             if not waiter.done():
                 return arrival
         return math.inf
 
     def join(self, waiter: asyncio.Future[float], *, first: bool = False) -> None:
         """Add a waiter at the end, or at the front if ``first`` is true."""
-        self._waiters[waiter] = next(_arrivals)
+        self[waiter] = next(_arrivals)
         if first:
-            self._waiters.move_to_end(waiter, last=False)
-
-    def leave(self, waiter: asyncio.Future[float]) -> None:
-        """Remove a waiter, if it is still in the queue."""
-        self._waiters.pop(waiter, None)
+            self.move_to_end(waiter, last=False)
 
     def wake_first(self, now: float) -> None:
         """Wake the first waiter that was not cancelled."""
         done = False
         while not done:
-            waiter, _ = self._waiters.popitem(last=False)
+            waiter, _ = self.popitem(last=False)
             if done := not waiter.done():
                 waiter.set_result(now)
 
     def fail_all(self, error: QwenEditError) -> None:
         """Raise an error in all waiters."""
-        while self._waiters:
-            waiter, _ = self._waiters.popitem(last=False)
+        while self:
+            waiter, _ = self.popitem(last=False)
             if not waiter.done():
                 waiter.set_exception(error.for_task(None))
 
@@ -95,6 +85,7 @@ class Gate:
     """Hands out slots and turns, first come, first served. Edits refused with 429 get slots before all other edits.
 
     An edit holds its slot from before its submission until its task ends. A turn is the right to send one request.
+    If the gate is closed before or during a wait, the wait raises the error that closed the gate.
 
     Attributes:
         pacer: Learns and applies the limits.
@@ -120,11 +111,7 @@ class Gate:
     async def acquire(self, *, first: bool = False) -> float:
         """Wait for a slot, and take it. Return the event loop's time at that moment.
 
-        Args:
-            first: Whether to wait ahead of all other edits, because the edit was refused with 429.
-
-        Raises:
-            QwenEditError: The error that closed the gate, if it is closed.
+        ``first`` says whether to wait ahead of all other edits, because the edit was refused with 429.
         """
         now = self.loop.time()
         if not self._slots and self.closed_by is None and self.pacer.wait(now) == 0:
@@ -169,28 +156,12 @@ class Gate:
         pacer.submitted(now)
         return now
 
-    async def wait_to_submit(self) -> float:
-        """Wait for a turn to send a submission. Return the event loop's time of the turn.
-
-        Raises:
-            QwenEditError: The error that closed the gate, if it is closed.
-        """
-        return await self._wait_in(self._submissions, self.loop.create_future())
-
-    async def wait_turn(self) -> float:
-        """Wait for a turn to send a request that is not a submission. Return the event loop's time of the turn.
-
-        Raises:
-            QwenEditError: The error that closed the gate, if it is closed.
-        """
-        return await self._wait_in(self._calls, self.loop.create_future())
+    async def wait_turn(self, *, submission: bool = False) -> float:
+        """Wait for a turn to send a request, which may be a submission. Return the event loop's time of the turn."""
+        return await self._wait_in(self._submissions if submission else self._calls, self.loop.create_future())
 
     async def sleep(self, seconds: float) -> None:
-        """Wait some seconds, or until the gate closes.
-
-        Raises:
-            QwenEditError: The error that closed the gate, if it is closed.
-        """
+        """Wait some seconds, or until the gate closes."""
         self.check_open()
         await asyncio.wait([self._closing], timeout=seconds)
         self.check_open()
@@ -226,7 +197,7 @@ class Gate:
             self._admit()
             return await waiter
         finally:
-            queue.leave(waiter)
+            queue.pop(waiter, None)
             if waiter.cancelled():
                 self._admit()
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 import attrs
 
 from qwen_edit_async.errors import EditWarning
-from qwen_edit_async.events import EditEvent
 from qwen_edit_async.images.encode import Upload
-from qwen_edit_async.log import about
 from qwen_edit_async.models import EditKeywords
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.tasks import TaskSnapshot
@@ -46,21 +44,6 @@ class SubmissionObserver(Protocol):
         was cancelled or its deadline passed meanwhile.
         """
         ...
-
-
-def reporter(on_event: Callable[[EditEvent], object]) -> Callable[[EditEvent], None]:
-    """Return a function that passes events to ``on_event``, and logs any error that ``on_event`` raises."""
-
-    def report(event: EditEvent) -> None:
-        try:
-            on_event(event)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # noqa: BLE001  # a user's function may raise anything, even CancelledError
-            kinds = type(error).__name__, type(event).__name__
-            about(event.task_id).warning("on_event raised %s for %s: %s", *kinds, error)
-
-    return report
 
 
 class SubmitKeywords(EditKeywords, total=False):

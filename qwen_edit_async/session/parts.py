@@ -1,38 +1,76 @@
-"""The parts of an open session that submissions share."""
+"""The parts of an open session that its submissions, status checks and other calls share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import attrs
 
+from qwen_edit_async.errors import QwenEditError, RateLimitError
 from qwen_edit_async.events import EditEvent
+from qwen_edit_async.http.body import JSONBody
+from qwen_edit_async.images.encode import Upload
+from qwen_edit_async.images.kinds import ImageInput
+from qwen_edit_async.images.prepare import prepare
+from qwen_edit_async.log import about
+from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.options import Options
-from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.service import Service
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False)
 class SessionParts:
-    """The parts of an open session that submissions share.
+    """The parts of an open session that its submissions, status checks and other calls share.
 
     Attributes:
-        service: The service to submit to.
+        service: The service to call.
         options: The session's options.
         gate: The gate that decides when submissions start and requests are sent.
-        poller: The poller of the accepted tasks.
         offloader: The threads that read and encode images.
         counters: The session's counts.
-        report: Called with each event of an edit; ``None`` if the session has no ``on_event``.
     """
 
     service: Service
     options: Options
     gate: Gate
-    poller: Poller
     offloader: Offloader
     counters: SessionStatistics
-    report: Callable[[EditEvent], None] | None
+
+    def tell(self, kind: type[EditEvent], **facts: Any) -> None:
+        """Call ``on_event``, if there is one, with an event. Log any error that it raises."""
+        if (on_event := self.options.on_event) is None:
+            return
+        event = kind(**facts)
+        try:
+            on_event(event)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  # a user's function may raise anything, even CancelledError
+            kinds = type(error).__name__, kind.__name__
+            about(event.task_id).warning("on_event raised %s for %s: %s", *kinds, error)
+
+    async def prepare(self, images: Sequence[ImageInput], *, hashed: bool = False) -> tuple[Upload, ...]:
+        """Read and check images off the event loop, and change them as the options require."""
+        fit, inline = self.options.fit, self.options.inline
+        return await self.offloader.run(prepare, images, fit=fit, inline=inline, hashed=hashed)
+
+    def body(self, call: Call, uploads: Sequence[Upload]) -> JSONBody:
+        """Return the body of a call with images."""
+        return JSONBody(call.parts, uploads, self.offloader, stall_timeout=self.options.timeouts.send)
+
+    def check_answered(self) -> None:
+        """Count the reply to a status check."""
+        self.counters.checks += 1
+        self.gate.pacer.rate.let_in(self.gate.loop.time())
+
+    def check_failed(self, error: QwenEditError, sent_at: float) -> None:
+        """Count a failed status check, and slow all requests if the error requires it."""
+        self.counters.failed_checks += 1
+        if isinstance(error, RateLimitError):
+            self.counters.throttled += 1
+            self.gate.pacer.rate.refused(self.gate.loop.time(), sent_at)
+        self.gate.hold_back(error)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from random import Random
 from typing import Any
 
 import attrs
@@ -22,15 +21,12 @@ from qwen_edit_async.errors import (
 )
 from qwen_edit_async.events import EditChecked, EditEnded, EditEvent, EditThrottled
 from qwen_edit_async.log import about
-from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.scheduling.schedule import PollSchedule
 from qwen_edit_async.session.cancellations import Cancellations
-from qwen_edit_async.session.gate import Gate
+from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.session.results import EditResult, ResultStore, result_or_error
-from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.task import ActiveCalls, EditTask
-from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 MAX_CONCURRENT_CHECKS = 64
@@ -47,14 +43,8 @@ class Poller:
     """Checks the status of all tasks of a session.
 
     Args:
-        service: The service to ask.
-        gate: Paces the session's requests. The gate's pauses and request rate also limit the checks.
-        policy: Decides when to check a task.
-        counters: The session's counts.
+        parts: The parts of the session. The gate's pauses and request rate also limit the checks.
         store: Downloads result pictures.
-        random: The source of the jitter in the delays after failed checks.
-        report: Called with each event of a task; ``None`` if the session has no ``on_event``.
-        poll_rate: The maximum number of checks per second; ``None`` for no limit.
 
     Attributes:
         loop: The session's event loop.
@@ -63,36 +53,22 @@ class Poller:
         cancellations: Asks the service to cancel tasks that were given up.
     """
 
-    def __init__(
-        self,
-        service: Service,
-        gate: Gate,
-        policy: PollPolicy,
-        counters: SessionStatistics,
-        *,
-        store: ResultStore,
-        random: Random,
-        report: Callable[[EditEvent], None] | None,
-        poll_rate: float | None = None,
-    ) -> None:
+    def __init__(self, parts: SessionParts, store: ResultStore) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.active_calls: ActiveCalls = ActiveCalls()
         self.over: bool = False
-        self._service = service
-        self._gate = gate
-        self._pacer = gate.pacer
-        self._schedule: PollSchedule[EditTask] = PollSchedule(policy, poll_rate)
-        self._counters = counters
+        self._parts = parts
+        self._pacer = parts.gate.pacer
+        self._schedule: PollSchedule[EditTask] = PollSchedule(parts.options.polling, parts.options.poll_rate)
+        self._counters = parts.counters
         self._store = store
-        self._random = random
-        self._report = report
         self._checking = 0
         self._alarm: asyncio.Future[float] | None = None
         self._asleep_until = -math.inf
         self._policy_error: Exception | None = None
         self._unfinished: dict[str, EditTask] = {}
         self._given_up: dict[str, None] = {}
-        self.cancellations: Cancellations = Cancellations(service, counters, self._given_up)
+        self.cancellations: Cancellations = Cancellations(parts.service, parts.counters, self._given_up)
         self._logged_words: set[str] = set()
 
     def __len__(self) -> int:
@@ -103,12 +79,10 @@ class Poller:
         """The ids of watched and given-up tasks, and of tasks whose results were not delivered."""
         return (*self._given_up, *self._unfinished)
 
-    def get(self, task_id: str) -> EditTask | None:
-        """Return the task with this id, if it is watched."""
-        return self._unfinished.get(task_id)
-
     def attach(self, task_id: str, seconds: float) -> EditTask:
-        """Begin to watch a task that was submitted elsewhere, with a deadline ``seconds`` from now."""
+        """Watch a task that was submitted elsewhere, with a deadline ``seconds`` from now, if it is not watched yet."""
+        if (watched := self._unfinished.get(task_id)) is not None:
+            return watched
         now, snapshot = self.loop.time(), TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
         task = EditTask(
             task_id=task_id, since=now, attached=True, deadline=now + seconds, snapshot=snapshot, poller=self
@@ -198,7 +172,7 @@ class Poller:
     async def _check(self, task: EditTask, sent_at: float) -> None:
         """Check a task, with the context variables of its submitter."""
         try:
-            snapshot = await self._service.check(task.snapshot)
+            snapshot = await self._parts.service.check(task.snapshot)
         except QwenEditError as error:
             self._failed(task, error, sent_at)
         else:
@@ -208,12 +182,10 @@ class Poller:
         self._wake_if_nearer()
 
     def _answered(self, task: EditTask, snapshot: TaskSnapshot, sent_at: float) -> None:
-        now = self.loop.time()
-        self._counters.checks += 1
-        self._pacer.rate.let_in(now)
+        self._parts.check_answered()
         if snapshot.status is TaskStatus.UNKNOWN:
             self._log_unknown(snapshot)
-        if self._schedule.answered(task, snapshot, sent_at, now):
+        if self._schedule.answered(task, snapshot, sent_at, self.loop.time()):
             self._end(task, snapshot)
         elif not task.done() and snapshot != task.snapshot:
             # Members of `raw` that mean nothing here, such as the time of the reply, may change with each check.
@@ -223,19 +195,15 @@ class Poller:
                 self._report_event(task, EditChecked, snapshot=snapshot)
 
     def _failed(self, task: EditTask, error: QwenEditError, sent_at: float) -> None:
-        now = self.loop.time()
-        self._counters.failed_checks += 1
+        self._parts.check_failed(error, sent_at)
         if isinstance(error, RateLimitError):
-            self._counters.throttled += 1
-            self._pacer.rate.refused(now, sent_at)
             self._report_event(task, EditThrottled, error=error)
-        self._gate.hold_back(error)
         about(task.task_id).info("check of task %s failed: %s", task.task_id, error)
-        match self._schedule.failed(task, error, sent_at, now, self._random.random()):
+        match self._schedule.failed(task, error, sent_at, self.loop.time(), self._parts.options.random.random()):
             case CallFailure.ENDS_CALL:
                 self._end(task, error)
             case CallFailure.ENDS_SESSION:  # every call would fail like this one
-                self._gate.close(error)
+                self._parts.gate.close(error)
                 self.give_up_all(error.for_task)
 
     def _end(self, task: EditTask, end: TaskSnapshot | Exception) -> None:
@@ -268,9 +236,9 @@ class Poller:
 
     def _report_event(self, task: EditTask, kind: type[EditEvent], **facts: Any) -> None:
         """Report an event, with the context variables of the task's submitter."""
-        if self._report is not None:
+        if self._parts.options.on_event is not None:
             # A copy, because a context can't be entered again while a check runs in it.
-            task.context.copy().run(self._report, kind(request=task.request, task_id=task.task_id, **facts))
+            task.context.copy().run(self._parts.tell, kind, request=task.request, task_id=task.task_id, **facts)
 
     def _cancel_at_service(self, task: EditTask) -> None:
         if task.owned:
@@ -286,7 +254,7 @@ class Poller:
 
     def way_back(self, task_id: str) -> str:
         """Return a clause that says how to get the result of a given-up task."""
-        if self._service.protocol.has_tasks:
+        if self._parts.service.protocol.has_tasks:
             return f"session.attach({task_id!r}) gets its result"
         return "this protocol can't get its result again"
 
@@ -300,7 +268,8 @@ class Poller:
 
     def _deadline_error(self, task: EditTask, now: float) -> DeadlineExceededError:
         withheld = "; the service requested a pause before the next check" if now < self._pacer.resume_at else ""
-        word = f"; the last reply had the unknown status {task.odd_word[:_SHOWN_CHARACTERS]!r}" if task.odd_word else ""
+        odd_word = task.snapshot.status_word[:_SHOWN_CHARACTERS] if task.status is TaskStatus.UNKNOWN else ""
+        word = f"; the last reply had the unknown status {odd_word!r}" if odd_word else ""
         last = f"; the last check failed: {task.last_failure}" if task.failures else ""
         error = DeadlineExceededError(
             f"the deadline passed before a check found that task {task.task_id} had ended "

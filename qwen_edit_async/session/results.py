@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -255,14 +256,8 @@ def pictures_of(
     task_id: str, urls: Iterable[str], store: ResultStore, previews: Previews | None = None
 ) -> tuple[OutputImage, ...]:
     """Return the result pictures of a task. Omit pictures whose URL is an empty string."""
-    places = enumerate(urls)
-    return tuple(
-        [
-            OutputImage(url=url, task_id=task_id, index=index, store=store, previews=previews)
-            for index, url in places
-            if url
-        ]
-    )
+    picture = functools.partial(OutputImage, task_id=task_id, store=store, previews=previews)
+    return tuple([picture(url=url, index=index) for index, url in enumerate(urls) if url])
 
 
 def result_or_error(
@@ -273,15 +268,7 @@ def result_or_error(
     request: EditRequest | None,
     notes: tuple[str, ...],
 ) -> EditResult | QwenEditError:
-    """Return the result or error for a task's terminal snapshot.
-
-    Args:
-        snapshot: The snapshot.
-        timings: The durations of the edit's phases.
-        store: The store that downloads the pictures.
-        request: The edit's request; ``None`` for an attached task.
-        notes: The edit's notes so far.
-    """
+    """Return the result or error for a task's terminal snapshot. ``notes`` are the edit's notes so far."""
     if snapshot.status is TaskStatus.FAILED:
         failure = snapshot.failure or TaskFailure()
         return EditFailedError(

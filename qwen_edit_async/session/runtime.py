@@ -1,4 +1,4 @@
-"""The state of an open session, and the host task that runs its background work.
+"""The state of a session, and the host task that runs its background work while it is open.
 
 Opening a session leaves no task group or cancel scope open in the caller. So a session can be opened, used and closed
 in different notebook cells.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import warnings
 from collections.abc import Awaitable, Callable
@@ -17,16 +16,14 @@ from typing import Any, TypeVar
 import attrs
 
 from qwen_edit_async.errors import DeadlineExceededError, QwenEditError, SessionClosedError
-from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.http.downloads import Downloader
-from qwen_edit_async.images.prepare import prepare
+from qwen_edit_async.http.fetcher import Fetcher
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
-from qwen_edit_async.protocol.base import Call
+from qwen_edit_async.protocol.base import WireProtocol
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import CallFailure, judge_check
 from qwen_edit_async.session.gate import Gate
-from qwen_edit_async.session.observer import reporter
 from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.session.poller import Poller
@@ -51,12 +48,11 @@ _running: set[asyncio.Task[None]] = set()
 class Runtime:
     """The state and background work of an open session. It is also the :class:`ResultStore` of the session's results.
 
-    A runtime is created and started inside the event loop, and runs until :meth:`close` or the loop's end.
+    A runtime is created inside the event loop, and its host task runs until :meth:`close` or the loop's end.
 
     Attributes:
         loop: The event loop.
         crash: The error that crashed the background work and ended the session; ``None`` without a crash.
-        counters: The session's counts.
         gate: Decides when submissions may start and when requests may be sent.
         poller: Watches the tasks.
         submitter: Submits the edits.
@@ -66,57 +62,32 @@ class Runtime:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.crash: BaseException | None = None
         self._process = os.getpid()
-        self.counters: SessionStatistics = SessionStatistics()
-        pacer = Pacer(options.max_in_flight, options.submit_rate, replies_hold_results=not service.protocol.has_tasks)
-        self.gate: Gate = Gate(pacer, self.loop)
         self._service, self._options = service, options
         self._closing = False
-        self._task: asyncio.Task[None] | None = None
-        report = reporter(options.on_event) if options.on_event is not None else None
-        self._offloader = Offloader(_THREADS)
+        pacer = Pacer(options.max_in_flight, options.submit_rate, replies_hold_results=not service.protocol.has_tasks)
+        self.gate: Gate = Gate(pacer, self.loop)
+        self._offloader, self._counters = Offloader(_THREADS), SessionStatistics()
+        self._parts = SessionParts(service, options, self.gate, self._offloader, self._counters)
+        self._fetcher = Fetcher(options.timeouts, options.result_hosts, options.network)
+        renew = self._renew if service.protocol.has_tasks else None
         self._downloader = Downloader(
-            self._offloader,
-            options.retry,
-            options.timeouts,
-            self.counters,
-            random=options.random,
-            renew=self._renew if service.protocol.has_tasks else None,
-            hosts=options.result_hosts,
-            network=options.network,
+            self._fetcher, self._offloader, options.retry, self._counters, options.random, renew
         )
-        self.poller: Poller = Poller(
-            service,
-            self.gate,
-            options.polling,
-            self.counters,
-            store=self,
-            random=options.random,
-            report=report,
-            poll_rate=options.poll_rate,
-        )
-        parts = SessionParts(
-            service=service,
-            options=options,
-            gate=self.gate,
-            poller=self.poller,
-            offloader=self._offloader,
-            counters=self.counters,
-            report=report,
-        )
-        self.submitter: Submitter = Submitter(parts)
+        self.poller: Poller = Poller(self._parts, self)
+        self.submitter: Submitter = Submitter(self._parts, self.poller)
+        self._started: asyncio.Future[None] = self.loop.create_future()
+        self._task = self.loop.create_task(self._run(), name="qwen-edit-async session")
+        _running.add(self._task)
+        self._task.add_done_callback(_forget)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Replace the runtime with ``None`` in a result that is pickled or deep-copied."""
         return type(None), ()
 
     async def start(self) -> None:
-        """Open the connections and start the poller in the host task."""
-        started: asyncio.Future[None] = self.loop.create_future()
-        self._task = self.loop.create_task(self._run(started), name="qwen-edit-async session")
-        _running.add(self._task)
-        self._task.add_done_callback(_forget)
+        """Wait until the host task has opened the connections."""
         try:
-            await started
+            await self._started
         except asyncio.CancelledError:
             self._closing = True
             await self._stop()
@@ -129,16 +100,16 @@ class Runtime:
 
     async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
         """Request the price of an edit. Retry after temporary failures."""
-        options, offloader = self._options, self._offloader
-        read = functools.partial(prepare, fit=options.fit, inline=options.inline)
-        uploads = await self.offload(read, request.images)
+        with self.poller.active_calls:
+            uploads = await self._parts.prepare(request.images)
 
-        def body_of(call: Call) -> JSONBody:
-            return JSONBody(call.parts, uploads, offloader, stall_timeout=options.timeouts.send)
+        async def ask(protocol: WireProtocol) -> Estimate:
+            call = protocol.estimation(request)
+            return protocol.read_estimate(await self._service.transport.send(call, self._parts.body(call, uploads)))
 
         try:
             async with asyncio.timeout(limits.deadline) as limit:
-                return await self._ask(lambda: self._service.estimate(request, body_of), limits.max_retries)
+                return await self._ask(lambda: self._service.try_forms(ask), limits.max_retries)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -157,11 +128,12 @@ class Runtime:
                     answer = await call()
                 except QwenEditError as error:
                     attempt += 1
-                    if not self._may_pass(error, sent_at) or attempt > max_retries:
+                    self._parts.check_failed(error, sent_at)
+                    may_pass = judge_check(error, in_grace=False) in {CallFailure.REFUSED, CallFailure.THROTTLED}
+                    if not may_pass or attempt > max_retries:
                         raise
                 else:
-                    self.counters.checks += 1
-                    self.gate.pacer.rate.let_in(self.loop.time())
+                    self._parts.check_answered()
                     return answer
                 await self.gate.sleep(self._options.retry.delay(attempt, self._options.random.random()))
 
@@ -186,8 +158,7 @@ class Runtime:
 
     async def wait_closed(self) -> None:
         """Wait until another call of :meth:`close` has ended all work."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        await asyncio.wait([self._task])
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download a result picture."""
@@ -214,7 +185,7 @@ class Runtime:
             SessionClosedError: If the session is closed, or belongs to another process or event loop.
         """
         self.require_own_loop()
-        if self._task is None or self._task.done():
+        if self._task.done():
             raise SessionClosedError("the session is closed: in a new session, session.attach(task_id) gets the result")
 
     def require_own_loop(self) -> None:
@@ -231,9 +202,8 @@ class Runtime:
 
     def warn_unclosed(self) -> None:
         """Issue a :class:`ResourceWarning`, once, if the session was never closed."""
-        if self._process != os.getpid():  # the session may be in use in the parent process
-            return
-        if self._task is not None and not self._task.done() and not self._closing:
+        is_forked = self._process != os.getpid()  # the session may be in use in the parent process
+        if not (is_forked or self._task.done() or self._closing):
             self._closing = True
             warnings.warn(
                 "an EditSession was never closed: use `async with`, or aclose()", ResourceWarning, stacklevel=1
@@ -244,7 +214,7 @@ class Runtime:
         pacer = self.gate.pacer
         pause_left = pacer.pause_left(self.loop.time())
         return attrs.evolve(
-            self.counters,
+            self._counters,
             in_flight=pacer.in_flight,
             waiting=self.gate.waiting,
             limit=max(1, min(pacer.limit, pacer.max_in_flight)),
@@ -253,12 +223,12 @@ class Runtime:
             paused=pacer.pauses - pause_left,
         )
 
-    async def _run(self, started: asyncio.Future[None]) -> None:
+    async def _run(self) -> None:
         try:
             await self._service.transport.open()
-            await self._downloader.open()
-            if not started.done():  # if `start` was cancelled, the future is done, and `start` stops this task
-                started.set_result(None)
+            await self._fetcher.open()
+            if not self._started.done():  # if `start` was cancelled, the future is done, and `start` stops this task
+                self._started.set_result(None)
             await self.poller.run()
         except asyncio.CancelledError:
             self.warn_unclosed()
@@ -266,11 +236,11 @@ class Runtime:
         except (KeyboardInterrupt, SystemExit):  # these end the program; awaited edits raise SessionClosedError
             raise
         except BaseException as error:  # noqa: BLE001  # any error must end all waits
-            self._crashed(_sole(error), started)
+            self._crashed(_sole(error))
         finally:
             self.poller.over = True
-            if not started.done():
-                started.set_exception(SessionClosedError("the session was closed while it was being opened"))
+            if not self._started.done():
+                self._started.set_exception(SessionClosedError("the session was closed while it was being opened"))
             self._end(SessionClosedError("the session is closed"), closed_error)
             # A cancellation that coincides with a crash is raised at the next await. Suppress it before the cleanup.
             with contextlib.suppress(asyncio.CancelledError):
@@ -278,7 +248,7 @@ class Runtime:
             async with contextlib.AsyncExitStack() as closing:
                 closing.push_async_callback(self._offloader.aclose)
                 closing.push_async_callback(self._service.transport.aclose)
-                closing.push_async_callback(self._downloader.aclose)
+                closing.push_async_callback(self._fetcher.aclose)
                 closing.push_async_callback(self.poller.cancellations.aclose)
                 closing.push_async_callback(self.submitter.stop)
 
@@ -296,33 +266,75 @@ class Runtime:
             await self._stop()
 
     async def _stop(self) -> None:
-        if self._task is not None:
-            if not self.poller.over:  # once the poller is over, a cancellation would interrupt the cleanup
-                self._task.cancel()
-            await asyncio.wait([self._task])
+        if not self.poller.over:  # once the poller is over, a cancellation would interrupt the cleanup
+            self._task.cancel()
+        await asyncio.wait([self._task])
 
-    def _crashed(self, error: BaseException, started: asyncio.Future[None]) -> None:
+    def _crashed(self, error: BaseException) -> None:
         log.error("the session's background task crashed: %s", type(error).__name__)
         self.crash = error
-        if not started.done():
-            started.set_exception(error)
+        if not self._started.done():
+            self._started.set_exception(error)
         closed = SessionClosedError("the session has crashed: create another")
         closed.__cause__ = error
         self._end(closed, lambda _: error if isinstance(error, Exception) else closed)
         self.poller.active_calls.none_left.set()
 
-    def _may_pass(self, error: QwenEditError, sent_at: float) -> bool:
-        """Count a failed call of :meth:`_ask`. Return whether the failure may be temporary."""
-        failure = judge_check(error, in_grace=False)
-        self.counters.failed_checks += 1
-        if failure is CallFailure.THROTTLED:
-            self.counters.throttled += 1
-            self.gate.pacer.rate.refused(self.loop.time(), sent_at)
-        self.gate.hold_back(error)
-        return failure in {CallFailure.REFUSED, CallFailure.THROTTLED}
-
     async def _renew(self, task_id: str) -> tuple[str, ...]:
         return (await self.status(task_id, self._options.retry.max_retries)).urls
+
+
+@attrs.define(eq=False)
+class SessionState:
+    """The state of a session, shared with the sessions that :meth:`EditSession.with_options` returns.
+
+    Attributes:
+        runtime: The runtime of the session; ``None`` until the session is opened.
+        closed: Whether the session is closed, or could not be opened.
+    """
+
+    runtime: Runtime | None = None
+    closed: bool = False
+
+    async def open(self, service: Service, options: Options) -> None:
+        """Open the session on the running event loop.
+
+        Raises:
+            SessionClosedError: The session was opened or closed before.
+        """
+        if self.runtime is not None or self.closed:
+            raise SessionClosedError("a session can be opened only once: create another")
+        self.runtime = Runtime(service, options)
+        try:
+            await self.runtime.start()
+        except BaseException:  # also a cancellation: a half-open session must not be used
+            self.closed = True
+            raise
+
+    def require_open(self) -> Runtime:
+        """Return the runtime of the open session.
+
+        Raises:
+            SessionClosedError: The session is not open, or belongs to another process or event loop.
+        """
+        if self.closed:
+            raise SessionClosedError("the session is closed: create another")
+        if self.runtime is None:
+            raise SessionClosedError("the session is not open: use `async with`, or await session.open()")
+        self.runtime.require_running()
+        return self.runtime
+
+    async def close(self, *, cancel: bool) -> None:
+        """Close the session. Without ``cancel``, first wait for all unfinished calls."""
+        if self.runtime is not None:
+            self.runtime.require_own_loop()
+        closing, self.closed = self.closed, True
+        if self.runtime is not None:
+            await (self.runtime.wait_closed() if closing else self.runtime.close(cancel=cancel))
+
+    def __del__(self) -> None:
+        if self.runtime is not None and not self.closed:
+            self.runtime.warn_unclosed()
 
 
 def _forget(task: asyncio.Task[None]) -> None:

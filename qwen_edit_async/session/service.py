@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+import attrs
+
 from qwen_edit_async.errors import APIResponseError, APITimeoutError, BadRequestError, NotFoundError
 from qwen_edit_async.http.api import Transport
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.log import log
-from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import Call, WireProtocol
-from qwen_edit_async.tasks import Estimate, TaskSnapshot
+from qwen_edit_async.tasks import TaskSnapshot
 
 T = TypeVar("T")
 
@@ -23,29 +24,24 @@ _LATE_SECONDS = 1.0
 """Seconds to wait for the result after an edit's deadline, because a bulk run journals even a late result."""
 
 
+@attrs.define(eq=False)
 class Service:
     """Makes calls over a transport. The protocol can have two forms, which differ in the layout of a request's body.
 
     If there are two forms, submissions go one at a time until the service accepts a form. A submission that the service
     refuses as malformed is sent again in the other form. Once a form is accepted, only that form is used.
 
-    Args:
-        transport: The HTTP client.
-        protocol: The protocol in the form to begin with.
-        alternative: The protocol in the other form; ``None`` if there is only one form.
-
     Attributes:
         transport: The HTTP client.
         protocol: The protocol in the form to use.
-        alternative: The protocol in the form to try next; ``None`` once a form has been accepted.
+        alternative: The protocol in the form to try next; ``None`` if there is only one, or one has been accepted.
         trial: The lock that lets one submission at a time try both forms.
     """
 
-    def __init__(self, transport: Transport, protocol: WireProtocol, alternative: WireProtocol | None) -> None:
-        self.transport = transport
-        self.protocol: WireProtocol = protocol
-        self.alternative: WireProtocol | None = alternative
-        self.trial: asyncio.Lock = asyncio.Lock()
+    transport: Transport
+    protocol: WireProtocol
+    alternative: WireProtocol | None
+    trial: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
 
     def adopt(self, protocol: WireProtocol) -> None:
         """Use this form for the rest of the session, unless a form has already been accepted."""
@@ -84,15 +80,6 @@ class Service:
             return await call(self.alternative)
         except BadRequestError:  # malformed in both forms, so the form is not the cause
             raise refusal from None
-
-    async def estimate(self, request: EditRequest, body_of: Callable[[Call], JSONBody]) -> Estimate:
-        """Request the price of an edit, in one attempt. Try both forms if none has been accepted yet."""
-
-        async def ask(protocol: WireProtocol) -> Estimate:
-            call = protocol.estimation(request)
-            return protocol.read_estimate(await self.transport.send(call, body_of(call)))
-
-        return await self.try_forms(ask)
 
     async def check(self, task: TaskSnapshot) -> TaskSnapshot:
         """Check the status of a task, in one attempt. If the result needs a second call, make that call too."""

@@ -25,8 +25,8 @@ from qwen_edit_async.scheduling.retry import RetryPolicy
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver, SubmitKeywords
 from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.results import EditResult, OutputImage, pictures_of
+from qwen_edit_async.session.runtime import SessionState
 from qwen_edit_async.session.service import Service
-from qwen_edit_async.session.state import SessionState
 from qwen_edit_async.session.stream import EditPipeline, EditStream
 from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.statistics import SessionStatistics
@@ -289,7 +289,7 @@ class EditSession:
             SessionClosedError: If the session is not open.
         """
         poller = self._state.require_open().poller
-        return poller.get(check_task_id(task_id)) or poller.attach(task_id, self._limits.changed(deadline).deadline)
+        return poller.attach(check_task_id(task_id), self._limits.changed(deadline).deadline)
 
     def pictures(self, task_id: str, urls: Iterable[str]) -> tuple[OutputImage, ...]:
         """Return the result pictures of a task whose result URLs are known. The errors are those of :meth:`attach`.
@@ -330,9 +330,9 @@ class EditSession:
         Raises:
             SessionClosedError: If the session is not open.
         """
-        submitter, window = self._state.require_open().submitter, self._options.max_in_flight
+        submitter = self._state.require_open().submitter
         limits, call_site = self._limits.changed(deadline), CallSite.of_caller()
-        return EditStream(EditPipeline(requests, submitter, limits, call_site, window=window, ordered=ordered))
+        return EditStream(EditPipeline(requests, submitter, limits, call_site, ordered))
 
     def with_options(self, *, deadline: float | None = None, max_retries: int | None = None) -> Self:
         """Return a second session with other limits: ``await session.with_options(max_retries=0).edit(…)``.

@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
     from qwen_edit_async.display.cards import EditView
 
 T = TypeVar("T")
+
+_TIMINGS = ("queued", "submitting", "running", "lag", "checks")
+"""The members of :class:`EditTimings` that are columns of a table of outcomes."""
 
 
 @attrs.frozen(kw_only=True)
@@ -94,11 +96,7 @@ class EditOutcome:
             "task_id": result.task_id if result is not None else getattr(self.error, "task_id", None),
             "pictures": len(result.images) if result is not None else 0,
             "cost": result.usage.cost if result is not None else None,
-            "queued": timings.queued if timings is not None else None,
-            "submitting": timings.submitting if timings is not None else None,
-            "running": timings.running if timings is not None else None,
-            "lag": timings.lag if timings is not None else None,
-            "checks": timings.checks if timings is not None else None,
+            **{name: getattr(timings, name, None) for name in _TIMINGS},
             "error": type(self.error).__name__ if self.error is not None else None,
             "message": str(self.error) if self.error is not None else None,
         }
@@ -123,6 +121,7 @@ class EditOutcome:
         )
 
 
+@attrs.define(eq=False)
 class EditPipeline:
     """Pulls requests, runs their edits, and keeps the outcomes until they are fetched.
 
@@ -130,42 +129,31 @@ class EditPipeline:
     were not fetched.
 
     Args:
-        requests: The input.
-        submitter: Submits the edits.
-        limits: The deadline and number of retries of each edit.
+        requests: The input. At most ``max_in_flight`` requests are held, each until its outcome is fetched.
+        limits: The limits of each edit.
         call_site: The line of the user's code to which warnings point.
-        window: The maximum number of requests that are held at once. Each request is held until its outcome is fetched.
         ordered: Whether outcomes come in the order of the input.
 
     Attributes:
         edits: The edits that are under way, in the order of the input.
     """
 
-    def __init__(
-        self,
-        requests: Iterable[RequestInput] | AsyncIterable[RequestInput],
-        submitter: Submitter,
-        limits: Limits,
-        call_site: CallSite,
-        *,
-        window: int,
-        ordered: bool,
-    ) -> None:
-        self._requests = requests
-        self._submitter = submitter
-        self._poller = submitter.parts.poller
-        self._limits = limits
-        self._call_site = call_site
-        self._ordered = ordered
-        self._permits = asyncio.Semaphore(window)
-        self._task: asyncio.Task[None] | None = None
-        self._stopped = False
-        self._input_error: Exception | None = None
-        self.edits: dict[_Edit, None] = {}
-        self._ready: deque[EditOutcome] = deque()
-        self._early: dict[int, EditOutcome] = {}
-        self._next_index = 0
-        self._news = asyncio.Event()
+    _requests: Iterable[RequestInput] | AsyncIterable[RequestInput]
+    _submitter: Submitter
+    _limits: Limits
+    _call_site: CallSite
+    _ordered: bool
+    _permits: asyncio.Semaphore = attrs.field(init=False)
+    _task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
+    _stopped: bool = attrs.field(default=False, init=False)
+    _input_error: Exception | None = attrs.field(default=None, init=False)
+    edits: dict[_Edit, None] = attrs.field(factory=dict, init=False)
+    _done: OrderedDict[int, EditOutcome] = attrs.field(factory=OrderedDict, init=False)
+    _next_index: int = attrs.field(default=0, init=False)
+    _news: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._permits = asyncio.Semaphore(self._submitter.parts.options.max_in_flight)
 
     async def next(self) -> EditOutcome:
         """Return the next outcome.
@@ -177,7 +165,7 @@ class EditPipeline:
         """
         if self._task is None and not self._stopped:
             self._task = self._submitter.spawn(self._pull())
-        while not self._ready:
+        while (outcome := self._take()) is None:
             finished = self._task is not None and self._task.done() and not self.edits
             if self._input_error is not None and finished:
                 error, self._input_error = self._input_error, None
@@ -187,27 +175,34 @@ class EditPipeline:
             self._news.clear()
             await self._news.wait()
         self._permits.release()
-        return self._ready.popleft()
+        return outcome
+
+    def _take(self) -> EditOutcome | None:
+        """Remove the next outcome, if there is one, and return it."""
+        if not self._ordered:
+            return self._done.popitem(last=False)[1] if self._done else None
+        outcome = self._done.pop(self._next_index, None)
+        self._next_index += outcome is not None
+        return outcome
 
     def stop(self) -> None:
         """Stop submitting, and give up the edits in flight."""
         self._stopped = True
-        for outcome in (*self._ready, *self._early.values()):
+        for outcome in self._done.values():
             if outcome.ok:
-                self._poller.remember_unclaimed(outcome.result.task_id)
-        self._ready.clear()
-        self._early.clear()
+                self._submitter.poller.remember_unclaimed(outcome.result.task_id)
+        self._done.clear()
         edits, self.edits = self.edits, {}
         for edit in edits:
             edit.give_up()
-            self._poller.active_calls.leave()
+            self._submitter.poller.active_calls.leave()
         if self._task is not None:
             self._task.cancel()
         self._news.set()
 
     def stop_from_anywhere(self) -> None:
         """Stop from a finalizer, which may run on any thread."""
-        loop = self._poller.loop
+        loop = self._submitter.poller.loop
         with contextlib.suppress(RuntimeError):
             if asyncio.get_running_loop() is loop:
                 self.stop()
@@ -257,24 +252,18 @@ class EditPipeline:
         else:
             edit = _Edit(self, index, given, submission)
             self.edits[edit] = None
-            self._poller.active_calls.enter()
-            submission.accepted.add_done_callback(edit.submitted)
+            self._submitter.poller.active_calls.enter()
+            submission.accepted.add_done_callback(edit.advance)
 
     def finish(self, edit: _Edit, end: EditResult | Exception) -> None:
         """Record the end of an edit, and deliver its outcome."""
         del self.edits[edit]
-        self._poller.active_calls.leave()
+        self._submitter.poller.active_calls.leave()
         result, error = (end, None) if isinstance(end, EditResult) else (None, end)
         self._deliver(EditOutcome(index=edit.index, request=edit.given, result=result, error=error))
 
     def _deliver(self, outcome: EditOutcome) -> None:
-        if not self._ordered:
-            self._ready.append(outcome)
-        else:
-            self._early[outcome.index] = outcome
-            while (following := self._early.pop(self._next_index, None)) is not None:
-                self._ready.append(following)
-                self._next_index += 1
+        self._done[outcome.index] = outcome
         self._news.set()
 
 
@@ -288,27 +277,21 @@ class _Edit:
     stage: Submission | EditTask
     change: asyncio.Future[None] | None = None
 
-    def submitted(self, accepted: asyncio.Future[EditTask]) -> None:
-        """Called when the service has accepted or refused the edit. Starts to watch the task of an accepted edit."""
+    def advance(self, _: asyncio.Future[Any]) -> None:
+        """Called when the submission has ended or the task has changed. Finishes, or waits for the next change."""
         if self not in self.pipeline.edits:
             return
-        error = accepted.exception()
-        if isinstance(error, Exception):
-            self.pipeline.finish(self, error)
+        if isinstance(self.stage, Submission):
+            error = self.stage.accepted.exception()
+            if isinstance(error, Exception):
+                self.pipeline.finish(self, error)
+                return
+            self.stage = self.stage.accepted.result()
+        if self.stage.outcome is not None:
+            self.pipeline.finish(self, outcome_for_waiter(self.stage.outcome))
         else:
-            self.stage = task = accepted.result()
-            self._watch(task)
-
-    def _watch(self, task: EditTask) -> None:
-        if task.outcome is not None:
-            self.pipeline.finish(self, outcome_for_waiter(task.outcome))
-        else:
-            self.change = task.next_change()
-            self.change.add_done_callback(self._changed)
-
-    def _changed(self, _: asyncio.Future[None]) -> None:
-        if self in self.pipeline.edits and isinstance(self.stage, EditTask):
-            self._watch(self.stage)
+            self.change = self.stage.next_change()
+            self.change.add_done_callback(self.advance)
 
     def give_up(self) -> None:
         """Stop the submission, or the wait for the task."""
@@ -330,7 +313,6 @@ class EditStream:
 
     def __init__(self, pipeline: EditPipeline) -> None:
         self._pipeline = pipeline
-        self._iterator: OutcomeIterator | None = None
         self._used = False
 
     def __aiter__(self) -> OutcomeIterator:
@@ -340,14 +322,10 @@ class EditStream:
         return OutcomeIterator(self._pipeline)
 
     async def __aenter__(self) -> OutcomeIterator:
-        self._iterator = aiter(self)
-        return self._iterator
+        return aiter(self)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._iterator is not None:
-            await self._iterator.aclose()
+    async def __aexit__(self, *_: object) -> None:
+        await self._pipeline.aclose()
 
 
 class OutcomeIterator:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
@@ -23,19 +23,19 @@ from qwen_edit_async.errors import (
     SessionClosedError,
     SubmitUncertainError,
 )
-from qwen_edit_async.events import EditEnded, EditEvent, EditRetried, EditSubmitted, EditThrottled
+from qwen_edit_async.events import EditEnded, EditRetried, EditSubmitted, EditThrottled
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.images.encode import Upload
-from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import Call, WireProtocol
-from qwen_edit_async.scheduling.retry import Attempts, CallFailure, NextStep, judge_submission, pause_after
+from qwen_edit_async.scheduling.retry import Attempts, CallFailure, judge_submission, pause_after
 from qwen_edit_async.session.deadline import Deadline
 from qwen_edit_async.session.gate import Slot
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
 from qwen_edit_async.session.options import Limits
 from qwen_edit_async.session.parts import SessionParts
+from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.task import EditTask, closed_error
 from qwen_edit_async.tasks import EditTimings, TaskSnapshot, TaskStatus
 from qwen_edit_async.text import quoted
@@ -61,6 +61,7 @@ class Submission:
     """
 
     _parts: SessionParts
+    _poller: Poller
     _request: EditRequest
     _limits: Limits
     _observer: SubmissionObserver | None
@@ -77,7 +78,6 @@ class Submission:
     _sent_among: int = attrs.field(default=0, init=False)
     _pending: JSONBody | None = attrs.field(default=None, init=False)
     _attempts: Attempts = attrs.field(init=False)
-    _counts_as_uncertain: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         gate = self._parts.gate
@@ -135,16 +135,13 @@ class Submission:
     def _report_end(self, error: Exception) -> None:
         queued, submitting = self._phases(self._parts.gate.loop.time())
         timings = EditTimings(queued=queued, submitting=submitting)
-        self._report(EditEnded, task_id=getattr(error, "task_id", None), timings=timings, error=error)
+        task_id = getattr(error, "task_id", None)
+        self._parts.tell(EditEnded, request=self._request, task_id=task_id, timings=timings, error=error)
 
     def _phases(self, now: float) -> tuple[float, float]:
         """Return the seconds that the edit was queued, and the seconds of its submission."""
         slot_at = min(self._deadline.counts_from, now)
         return slot_at - self._called_at, now - slot_at
-
-    def _report(self, kind: type[EditEvent], **facts: Any) -> None:
-        if self._parts.report is not None:
-            self._parts.report(kind(request=self._request, **facts))
 
     def _stop_unless_sent(self) -> None:
         """Free the slot, and stop the submission unless the whole request has been sent."""
@@ -158,7 +155,6 @@ class Submission:
             self.task.cancel()
             return
         self.given_up_at = self._parts.gate.loop.time()
-        self._counts_as_uncertain = True
         self._parts.counters.uncertain += 1
         self._close_images()
         log.warning("%s; if the task's id arrives, it is logged", self._fate)
@@ -200,14 +196,8 @@ class Submission:
             await self._recover(refusal)
 
     async def _prepare(self) -> None:
-        parts = self._parts
-        self._uploads = uploads = await parts.offloader.run(
-            prepare,
-            self._request.images,
-            fit=parts.options.fit,
-            inline=parts.options.inline,
-            hashed=self._observer is not None,
-        )
+        hashed = self._observer is not None
+        self._uploads = uploads = await self._parts.prepare(self._request.images, hashed=hashed)
         notes = [note for upload in uploads for note in upload.notes]
         warnings = [warning for upload in uploads for warning in upload.warnings]
         self._notes = (*notes, *self._notes, *map(str, warnings))
@@ -223,8 +213,8 @@ class Submission:
         slot.accepted(now, self._sent_at, self._sent_among)
         if self.accepted.done() or parts.gate.ended:
             slot.release()
-            parts.counters.uncertain -= self._counts_as_uncertain
-            parts.poller.remember_orphan(snapshot, owned=self._observer is None)
+            parts.counters.uncertain -= self.given_up_at < math.inf
+            self._poller.remember_orphan(snapshot, owned=self._observer is None)
             if not self.accepted.done():
                 error = closed_error(snapshot.task_id)
                 self.accepted.set_exception(error)
@@ -245,16 +235,17 @@ class Submission:
             queued=queued,
             submitting=submitting,
             slot=slot,
-            poller=parts.poller,
+            poller=self._poller,
         )
         task.checked_at = now
         parts.counters.queued += queued
         parts.counters.submitting += submitting
         try:
-            if parts.report is not None:
-                self._report(EditSubmitted, task_id=task.task_id, timings=task.timings(began, ended=False))
+            if parts.options.on_event is not None:
+                timings = task.timings(began, ended=False)
+                parts.tell(EditSubmitted, request=self._request, task_id=task.task_id, timings=timings)
         finally:  # an interrupt in `on_event` must not lose the task
-            parts.poller.watch(task)
+            self._poller.watch(task)
             self.accepted.set_result(task)
 
     async def _attempt_accepted_form(self) -> TaskSnapshot:
@@ -279,11 +270,10 @@ class Submission:
         parts, observer = self._parts, self._observer
         turn = parts.gate.submit_at_once()
         if turn is None:
-            turn = await self._deadline.wait_in_line(parts.gate.wait_to_submit())
+            turn = await self._deadline.wait_in_line(parts.gate.wait_turn(submission=True))
         self._sent_at, self._sent_among = turn, parts.gate.pacer.in_flight
         call = protocol.submission(self._request)
-        stall_timeout = parts.options.timeouts.send
-        body = JSONBody(call.parts, self._uploads or (), parts.offloader, stall_timeout=stall_timeout)
+        body = parts.body(call, self._uploads or ())
         if observer is not None:
             await observer.about_to_submit(self._uploads or ())
         fate: TaskSnapshot | CallFailure = CallFailure.REFUSED
@@ -328,21 +318,22 @@ class Submission:
         """
         parts, attempts = self._parts, self._attempts
         failure = self._apply_to_session(error)
-        parts.counters.uncertain += (failure is CallFailure.UNCERTAIN) - self._counts_as_uncertain
-        self._counts_as_uncertain = False
-        step = attempts.failed(
+        # A submission that was given up has been counted as uncertain already.
+        parts.counters.uncertain += (failure is CallFailure.UNCERTAIN) - (self.given_up_at < math.inf)
+        again = attempts.failed(
             error,
             failure,
             resumes_at=parts.gate.loop.time() + pause_after(error),
             deadline=self._deadline.at,
             deadline_in_line=self._deadline.at_in_line,
         )
-        if failure is CallFailure.THROTTLED and step is NextStep.GIVE_UP:
+        throttled = failure is CallFailure.THROTTLED
+        if throttled and not again:
             error.hint = "the service requests a longer pause than the deadline of the edit allows"
-        if step is NextStep.GIVE_UP or self.accepted.done():
+        if not again or self.accepted.done():
             raise error
         self._report_retry(error, failure)
-        if step is NextStep.REQUEUE:
+        if throttled:  # wait for another slot, ahead of all new edits
             self._slot.release()
             self._deadline.start(await self._deadline.wait_in_line(self._slot.take(first=True)))
         else:
@@ -354,7 +345,7 @@ class Submission:
         counters, attempt, uncertain = self._parts.counters, self._attempts.count, failure is CallFailure.UNCERTAIN
         counters.retries += not uncertain
         counters.resubmitted += uncertain
-        self._report(EditRetried, attempt=attempt, error=error, uncertain=uncertain)
+        self._parts.tell(EditRetried, request=self._request, attempt=attempt, error=error, uncertain=uncertain)
         level = logging.WARNING if uncertain else logging.INFO
         log.log(level, "submitting again (attempt %d): %s: %s", attempt, _REASONS[failure], error)
 
@@ -367,7 +358,7 @@ class Submission:
         if failure is CallFailure.THROTTLED:
             parts.counters.throttled += 1
             if not self.accepted.done():
-                self._report(EditThrottled, error=error)
+                parts.tell(EditThrottled, request=self._request, error=error)
             parts.gate.throttled(parts.gate.loop.time(), self._sent_at, parts.options.random.random())
         return failure
 

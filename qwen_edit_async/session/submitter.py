@@ -15,6 +15,7 @@ from qwen_edit_async.models import EditRequest
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
 from qwen_edit_async.session.options import Limits
 from qwen_edit_async.session.parts import SessionParts
+from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.submission import Submission
 from qwen_edit_async.session.task import EditTask
 
@@ -24,18 +25,20 @@ class Submitter:
     """Starts the submissions of a session, and runs its background tasks.
 
     Attributes:
-        parts: The parts of the session that submissions share.
+        parts: The parts of the session.
+        poller: The poller of the accepted tasks.
     """
 
     parts: SessionParts
+    poller: Poller
     _tasks: dict[asyncio.Task[None], Submission | None] = attrs.field(factory=dict, init=False)
 
     async def submit(
         self, request: EditRequest, limits: Limits, observer: SubmissionObserver | None = None
     ) -> EditTask:
-        """Submit an edit, and return its task once the edit is accepted. For the arguments, see :meth:`begin`."""
+        """Submit an edit, and return its task once the edit is accepted. The observer is called for each attempt."""
         submission = self.begin(request, limits, observer=observer)
-        with self.parts.poller.active_calls:
+        with self.poller.active_calls:
             try:
                 return await submission.accepted
             except asyncio.CancelledError as cancelled:
@@ -51,13 +54,7 @@ class Submitter:
         observer: SubmissionObserver | None = None,
         call_site: CallSite | None = None,
     ) -> Submission:
-        """Start the submission of an edit.
-
-        Args:
-            request: The edit.
-            limits: The edit's deadline and number of retries.
-            observer: Called before and after each attempt.
-            call_site: The line of the user's code that warnings point at; by default, the line that is running.
+        """Start the submission of an edit. Warnings point at ``call_site``, by default the line that is running.
 
         Raises:
             InvalidEditError: If the service would ignore the end of a text, and the session is strict.
@@ -71,7 +68,7 @@ class Submitter:
         if call_site is not None:
             for sentence in cut:
                 call_site.warn(EditWarning(sentence, "the service ignores the end of a text"))
-        submission = Submission(self.parts, request, limits, observer, call_site, cut, uploads)
+        submission = Submission(self.parts, self.poller, request, limits, observer, call_site, cut, uploads)
         submission.task = self.spawn(submission.run(), submission)
         return submission
 
@@ -86,7 +83,7 @@ class Submitter:
         if self.parts.gate.ended:
             work.close()
             self.parts.gate.check_open()
-        task = self.parts.poller.loop.create_task(work)
+        task = self.poller.loop.create_task(work)
         self._tasks[task] = submission
         task.add_done_callback(self._done)
         return task
@@ -115,8 +112,7 @@ class Submitter:
 
     async def stop(self) -> None:
         """Cancel all background tasks, and wait until they have ended."""
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks)

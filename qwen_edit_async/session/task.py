@@ -45,27 +45,17 @@ class ActiveCalls:
         """Record that a call begins."""
         self.count += 1
 
-    def leave(self) -> None:
+    def leave(self, *_: object) -> None:
         """Record that a call has ended."""
         self.count -= 1
         if not self.count:
             self.none_left.set()
 
-    def __enter__(self) -> None:
-        self.enter()
-
-    def __exit__(self, *_: object) -> None:
-        self.leave()
+    __enter__, __exit__ = enter, leave
 
 
 class TaskPoller(Protocol):
-    """The members of :class:`Poller` that a task uses. Importing the class itself would cause an import cycle.
-
-    Attributes:
-        loop: The session's event loop.
-        active_calls: The counter of the session's unfinished calls.
-        cancellations: The object that asks the service to cancel given-up tasks.
-    """
+    """The members of :class:`Poller` that a task uses. Importing the class itself would cause an import cycle."""
 
     loop: asyncio.AbstractEventLoop
     active_calls: ActiveCalls

@@ -34,7 +34,7 @@ from qwen_edit_async import (
 )
 from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
 from qwen_edit_async.http.downloads import Downloader
-from qwen_edit_async.http.fetcher import MAX_RESULT_BYTES
+from qwen_edit_async.http.fetcher import MAX_RESULT_BYTES, Fetcher
 from qwen_edit_async.http.hosts import ResultHosts
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
@@ -167,12 +167,11 @@ class NotingOffloader(Offloader):
 @pytest.fixture
 async def noted():
     """A downloader and the arguments of its calls on threads."""
-    threads, settings = NotingOffloader(), {"hosts": ResultHosts(anywhere=True), "network": Network()}
-    statistics = SessionStatistics()
-    downloader = Downloader(threads, RetryPolicy(), Timeouts(), statistics, random=NoJitter(), renew=None, **settings)
-    await downloader.open()
+    threads, fetcher = NotingOffloader(), Fetcher(Timeouts(), ResultHosts(anywhere=True), Network())
+    downloader = Downloader(fetcher, threads, RetryPolicy(), SessionStatistics(), random=NoJitter(), renew=None)
+    await fetcher.open()
     yield downloader, threads.calls
-    await downloader.aclose()
+    await fetcher.aclose()
     await threads.aclose()
 
 

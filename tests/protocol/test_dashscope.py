@@ -168,7 +168,7 @@ def test_there_are_no_status_checks() -> None:
         DASHSCOPE.read_status(reply({}), TASK)
     with pytest.raises(APIResponseError, match="the protocol has no cancellation"):
         DASHSCOPE.read_cancellation(reply({}), TASK)
-    assert (DASHSCOPE.result_call(TASK), DASHSCOPE.cancellation(TASK), DASHSCOPE.alternative()) == (None, None, None)
+    assert (DASHSCOPE.result_call(TASK), DASHSCOPE.cancellation(TASK)) == (None, None)
 
 
 @pytest.mark.fuzz

@@ -242,17 +242,8 @@ def test_a_completed_task_takes_no_second_call() -> None:
     assert FLAT.result_call(asked(status="completed")) is None
 
 
-def test_flat_is_the_default_and_the_two_envelopes_are_each_others_alternative() -> None:
+def test_flat_is_the_default() -> None:
     assert GenerationProtocol() == FLAT
-    assert (FLAT.alternative(), PARAMS.alternative()) == (PARAMS, FLAT)
-
-
-def test_the_alternative_keeps_the_model() -> None:
-    assert GenerationProtocol(model="other").alternative() == GenerationProtocol("params", model="other")
-
-
-def test_the_model_in_a_header_has_no_alternative() -> None:
-    assert GenerationProtocol("header").alternative() is None
 
 
 def test_the_documented_creation_reply_is_read_whole() -> None:

@@ -310,7 +310,3 @@ def test_a_cancellation_is_refused(status: int, document: object, said: str) -> 
 def test_a_reply_to_a_cancellation_that_can_not_be_read_confirms_nothing() -> None:
     with pytest.raises(APIResponseError):
         QUEUE.read_cancellation(Reply(status=200, body=b"<html>"), TASK)
-
-
-def test_nothing_else_is_tried() -> None:
-    assert QUEUE.alternative() is None

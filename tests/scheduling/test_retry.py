@@ -35,7 +35,6 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.scheduling.retry import (
     Attempts,
     CallFailure,
-    NextStep,
     RetryPolicy,
     judge_check,
     judge_submission,
@@ -180,27 +179,27 @@ IN_TIME = {"resumes_at": 0.0, "deadline": 60.0, "deadline_in_line": 60.0}
 
 
 @pytest.mark.parametrize(
-    ("failure", "consent", "step"),
+    ("failure", "consent", "again"),
     [
-        (REFUSED, False, NextStep.BACK_OFF),
-        (THROTTLED, False, NextStep.REQUEUE),
-        (UNCERTAIN, False, NextStep.GIVE_UP),
-        (UNCERTAIN, True, NextStep.BACK_OFF),
-        (ENDS_CALL, True, NextStep.GIVE_UP),
-        (ENDS_SESSION, True, NextStep.GIVE_UP),
+        (REFUSED, False, True),
+        (THROTTLED, False, True),
+        (UNCERTAIN, False, False),
+        (UNCERTAIN, True, True),
+        (ENDS_CALL, True, False),
+        (ENDS_SESSION, True, False),
     ],
 )
-def test_the_step_after_a_failed_attempt(failure: CallFailure, step: NextStep, *, consent: bool) -> None:
+def test_which_failed_attempts_have_another_after_them(failure: CallFailure, *, consent: bool, again: bool) -> None:
     attempts, error = Attempts(2, resubmit_uncertain=consent), QwenEditError("m")
-    assert attempts.failed(error, failure, **IN_TIME) is step
-    assert attempts.count == (1 if step is NextStep.GIVE_UP else 2)
+    assert attempts.failed(error, failure, **IN_TIME) is again
+    assert attempts.count == (2 if again else 1)
     assert (attempts.last_error, attempts.may_exist) == (error, failure is UNCERTAIN)
 
 
 def test_only_failures_other_than_429_count_as_retries() -> None:
     attempts, error = Attempts(1, resubmit_uncertain=False), QwenEditError("m")
-    steps = [attempts.failed(error, failure, **IN_TIME) for failure in (THROTTLED, REFUSED, THROTTLED, REFUSED)]
-    assert steps == [NextStep.REQUEUE, NextStep.BACK_OFF, NextStep.REQUEUE, NextStep.GIVE_UP]
+    repeated = [attempts.failed(error, failure, **IN_TIME) for failure in (THROTTLED, REFUSED, THROTTLED, REFUSED)]
+    assert repeated == [True, True, True, False]
     assert attempts.count == 4
 
 
@@ -212,17 +211,17 @@ def test_a_task_that_may_exist_is_not_forgotten_after_a_certain_refusal() -> Non
 
 
 @pytest.mark.parametrize(
-    ("failure", "deadline", "deadline_in_line", "step"),
+    ("failure", "deadline", "deadline_in_line", "again"),
     [
-        (REFUSED, 9.0, 60.0, NextStep.GIVE_UP),
-        (REFUSED, 10.0, 9.0, NextStep.BACK_OFF),
-        (THROTTLED, 60.0, 9.0, NextStep.GIVE_UP),
-        (THROTTLED, 9.0, 10.0, NextStep.REQUEUE),
+        (REFUSED, 9.0, 60.0, False),
+        (REFUSED, 10.0, 9.0, True),
+        (THROTTLED, 60.0, 9.0, False),
+        (THROTTLED, 9.0, 10.0, True),
     ],
 )
 def test_a_pause_beyond_the_deadline_ends_the_attempts(
-    failure: CallFailure, deadline: float, deadline_in_line: float, step: NextStep
+    failure: CallFailure, deadline: float, deadline_in_line: float, *, again: bool
 ) -> None:
     attempts = Attempts(2, resubmit_uncertain=False)
     times = {"resumes_at": 10.0, "deadline": deadline, "deadline_in_line": deadline_in_line}
-    assert attempts.failed(QwenEditError("m"), failure, **times) is step
+    assert attempts.failed(QwenEditError("m"), failure, **times) is again

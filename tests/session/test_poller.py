@@ -11,6 +11,7 @@ import random
 import re
 import weakref
 from decimal import Decimal
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -49,6 +50,7 @@ from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.schedule import LAST_CHECK_GRACE, UNKNOWN_TASK_GRACE
 from qwen_edit_async.session.gate import Gate
+from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.session.poller import MAX_CONCURRENT_CHECKS, Poller
 from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.statistics import SessionStatistics
@@ -91,10 +93,10 @@ class Bench:
 
     def poller(self, policy=None) -> Poller:
         gate = Gate(Pacer(16), asyncio.get_running_loop())
-        policy = policy or FixedInterval(1.0)
-        return Poller(
-            self, gate, policy, SessionStatistics(), store=None, random=random.Random(1), report=lambda _: None
-        )
+        settings = {"poll_rate": None, "random": random.Random(1), "on_event": lambda _: None}
+        options = SimpleNamespace(polling=policy or FixedInterval(1.0), **settings)
+        parts = SessionParts(service=self, options=options, gate=gate, offloader=None, counters=SessionStatistics())
+        return Poller(parts, store=None)
 
 
 def watch(poller: Poller, task_id: str) -> EditTask:
