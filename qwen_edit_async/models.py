@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, SupportsIndex, TypedDict, cast
 
 import attrs
@@ -25,7 +25,15 @@ from qwen_edit_async.contract import (
     MIN_SIDE,
 )
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.kinds import ImageInput, as_image_tuple, check_image, copyable, is_plain_url, map_images
+from qwen_edit_async.images.kinds import (
+    ImageInput,
+    ImageInputs,
+    as_image_tuple,
+    check_image,
+    copyable,
+    is_plain_url,
+    map_images,
+)
 from qwen_edit_async.text import quoted
 
 _SIZE_TEXT = re.compile(r"\s*(\d{1,9})\s*[*xX×]\s*(\d{1,9})\s*", re.ASCII)
@@ -208,7 +216,7 @@ class EditKeywords(TypedDict, total=False):
 
 
 def request_from_arguments(
-    images: ImageInput | Sequence[ImageInput] | EditRequest,
+    images: ImageInputs | EditRequest,
     instruction: str | None,
     options: EditKeywords,
 ) -> EditRequest:

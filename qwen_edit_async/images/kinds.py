@@ -86,6 +86,8 @@ ImageInput: TypeAlias = (
 
 A file in a bucket is a URL (``s3://``, ``gs://``, ``az://``), or a tuple ``(store, path)`` with an obstore store.
 """
+ImageInputs: TypeAlias = ImageInput | Sequence[ImageInput]
+"""One image, or several."""
 
 MAX_PIXELS: Final = 89_478_485
 """The maximum number of pixels of a picture. Pillow treats a larger picture as a possible decompression bomb."""
@@ -218,7 +220,7 @@ def is_bare_base64(image: object) -> bool:
     return len(image) > _LONGEST_PATH or sniff(base64.urlsafe_b64decode(image[:24])) in ACCEPTED
 
 
-def as_image_tuple(images: ImageInput | Sequence[ImageInput]) -> tuple[ImageInput, ...]:
+def as_image_tuple(images: ImageInputs) -> tuple[ImageInput, ...]:
     """Return one image, or a sequence of images, as a tuple. The images are not checked."""
     if isinstance(images, (str, bytes, bytearray, memoryview)) or not isinstance(images, Sequence) or is_pair(images):
         return (unwrapped(images),)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from random import Random
 from ssl import SSLContext
-from typing import Any, Self, Unpack, overload
+from typing import Self, Unpack, overload
 
 from qwen_edit_async.events import EditEvent
 from qwen_edit_async.http import options as http
 from qwen_edit_async.http.api import AiohttpTransport, Transport
 from qwen_edit_async.http.network import Network, resolve_proxy, resolve_ssl
 from qwen_edit_async.http.options import Timeouts
-from qwen_edit_async.images.kinds import ImageInput
+from qwen_edit_async.images.kinds import ImageInputs
 from qwen_edit_async.models import EditKeywords, EditParameters, EditRequest, RequestInput, request_from_arguments
 from qwen_edit_async.protocol.base import check_task_id
 from qwen_edit_async.protocol.choice import EnvelopeOption, ProtocolName, choose_protocol
@@ -165,13 +165,11 @@ class EditSession:
     async def edit(self, images: EditRequest, *, deadline: float | None = None) -> EditResult: ...
 
     @overload
-    async def edit(
-        self, images: ImageInput | Sequence[ImageInput], instruction: str, **options: Unpack[EditKeywords]
-    ) -> EditResult: ...
+    async def edit(self, images: ImageInputs, instruction: str, **options: Unpack[EditKeywords]) -> EditResult: ...
 
     async def edit(
         self,
-        images: ImageInput | Sequence[ImageInput] | EditRequest,
+        images: ImageInputs | EditRequest,
         instruction: str | None = None,
         *,
         n: int | None = None,
@@ -226,13 +224,11 @@ class EditSession:
     ) -> EditTask: ...
 
     @overload
-    async def submit(
-        self, images: ImageInput | Sequence[ImageInput], instruction: str, **options: Unpack[SubmitKeywords]
-    ) -> EditTask: ...
+    async def submit(self, images: ImageInputs, instruction: str, **options: Unpack[SubmitKeywords]) -> EditTask: ...
 
     async def submit(
         self,
-        images: ImageInput | Sequence[ImageInput] | EditRequest,
+        images: ImageInputs | EditRequest,
         instruction: str | None = None,
         *,
         n: int | None = None,
@@ -259,10 +255,10 @@ class EditSession:
     @overload
     async def estimate(self, images: EditRequest, *, deadline: float | None = None) -> Estimate: ...
     @overload
+    async def estimate(self, images: ImageInputs, instruction: str, **options: Unpack[EditKeywords]) -> Estimate: ...
     async def estimate(
-        self, images: ImageInput | Sequence[ImageInput], instruction: str, **options: Unpack[EditKeywords]
-    ) -> Estimate: ...
-    async def estimate(self, images: Any, instruction: str | None = None, **options: Unpack[EditKeywords]) -> Estimate:
+        self, images: ImageInputs | EditRequest, instruction: str | None = None, **options: Unpack[EditKeywords]
+    ) -> Estimate:
         """Request the price of an edit. The images are sent, but no task is created or charged.
 
         Arguments and errors are those of :meth:`edit`, with two more errors:
