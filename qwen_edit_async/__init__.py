@@ -67,6 +67,7 @@ if _TYPE_CHECKING:
     from qwen_edit_async.http.body import JSONBody as JSONBody
     from qwen_edit_async.http.options import Timeouts as Timeouts
     from qwen_edit_async.images.kinds import ImageInput as ImageInput
+    from qwen_edit_async.images.kinds import ImageInputs as ImageInputs
     from qwen_edit_async.models import EditParameters as EditParameters
     from qwen_edit_async.models import EditRequest as EditRequest
     from qwen_edit_async.protocol.base import Call as Call
@@ -107,7 +108,7 @@ else:  # hidden from type checkers, which would accept any name because of `__ge
         "http.api": "Transport",
         "http.body": "JSONBody",
         "http.options": "Timeouts",
-        "images.kinds": "ImageInput",
+        "images.kinds": "ImageInput ImageInputs",
         "models": "EditParameters EditRequest",
         "protocol.base": "Call Reply",
         "scheduling.learned": "Learned",
