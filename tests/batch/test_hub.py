@@ -222,6 +222,17 @@ async def test_an_error_that_every_edit_would_meet_stops_submitting_and_is_told(
     assert isinstance(hub.report.error, InsufficientBalanceError)
 
 
+async def test_a_refused_check_of_a_task_of_an_earlier_hub_fails_that_edit_alone(job, request_of):
+    refused = Fault.status(403).on("check").for_task(1)
+    async with service(LOSES_SIGHT.times(1), refused) as (emulator, session):
+        async with EditHub(job, session) as hub:
+            assert (await hub.edit(request_of())).status == "submitted"
+        async with EditHub(job, session) as hub:
+            first, other = await hub.edit(request_of()), await hub.edit(request_of("b"))
+            assert (first.status, "HTTP 403" in first.error, other.status) == ("submitted", True, "saved")
+        assert (hub.report.error, created(emulator)) == (None, 2)
+
+
 async def test_what_waits_when_the_hub_closes_is_told_so(job, request_of):
     async with service(duration=30, max_in_flight=1) as (emulator, session):
         async with EditHub(job, session) as hub:
