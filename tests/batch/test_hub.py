@@ -394,6 +394,23 @@ async def test_images_are_loaded_only_for_an_edit_that_is_submitted(job):
         assert "another process holds the image" in outcome.error
 
 
+@pytest.mark.parametrize("trouble", [OSError(5, "the network drive is gone"), RuntimeError()])
+async def test_images_that_can_not_be_loaded_fail_their_edit_alone(job, request_of, trouble):
+    async def fail(name):
+        raise trouble
+
+    async with service(duration=0.2) as (emulator, session), EditHub(job, session) as hub:
+        other = asyncio.create_task(hub.edit(request_of("b")))
+        await until(lambda: created(emulator) == 1)
+        for _ in range(2):
+            outcome = await hub.edit(request_of(), load_images=fail)
+            assert (outcome.status, outcome.task_id, outcome.attempts) == ("failed", None, 0)
+            assert outcome.error == f"the images can't be loaded: {str(trouble) or 'RuntimeError'}"
+        assert (await other).ok
+        assert (await hub.edit(request_of())).ok
+        assert created(emulator) == 2
+
+
 async def test_a_hub_submits_nothing_more_if_its_callers_can_save_nothing(job, request_of):
     async with service() as (emulator, session):
         async with EditHub(job, session, save=False) as hub:
