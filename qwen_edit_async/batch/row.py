@@ -33,6 +33,7 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.log import about
 from qwen_edit_async.models import EditRequest
+from qwen_edit_async.protocol.replies import as_text
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.task import EditTask
@@ -305,7 +306,7 @@ def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dic
 def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
     if not usage.raw:  # the service stated no usage, so the columns stay as they are
         return {}
-    return {"usage": dict(usage.raw), "cost": cost}
+    return {"usage": as_text(usage.raw), "cost": cost}
 
 
 def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:

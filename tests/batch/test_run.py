@@ -1428,6 +1428,16 @@ async def test_a_key_that_is_refused_ends_the_run_though_its_first_check_is_of_a
     assert (type(report.error), len(service.submissions)) == (AuthenticationError, 2), report.text()
 
 
+async def test_a_deeply_nested_usage_is_no_error_of_the_run(requests, out):
+    usage = {"cost": "0.05", "details": json.loads("[" * 600 + "]" * 600)}
+    nested = Fault.reshape(lambda members: members | {"usage": usage}).on("check")
+    async with service(nested, Fault.failed_task().for_task(1)) as (emulator, session):
+        for _ in range(2):
+            report = await EditBatch(requests(4), out).run(session)
+            assert (report.saved, report.failed, report.cost) == (3, 1, Decimal("0.20")), report.text()
+        assert emulator.statistics().tasks_created == 4
+
+
 async def test_a_picture_without_a_url_keeps_the_others_in_their_places(requests, out):
     def lose_one(members):
         if "output" in members:
