@@ -155,7 +155,7 @@ class EditBatch:
 
     @property
     def report(self) -> BatchReport | None:
-        """The report of the last run, even if the run was interrupted; ``None`` until that run ends."""
+        """The report of the last run, even an interrupted one; ``None`` until it ends, or if it could not begin."""
         return self._run.report if self._run is not None else None
 
     async def outcomes(self) -> AsyncGenerator[BatchOutcome, None]:

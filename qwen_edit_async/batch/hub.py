@@ -163,8 +163,9 @@ class EditHub:
             request: The request, or a mapping with its fields. Without a key, the images' paths or URLs, the
                 instruction and the parameters identify the edit.
             load_images: Called with ``outcome.name`` before the edit is submitted. Returns the images to send
-                instead of the request's images. If it raises :class:`InvalidEditError`, the edit fails and costs
-                nothing. If several calls request the same edit at once, only the first call's function is used.
+                instead of the request's images. If it raises an error, the edit fails and costs nothing, and you can
+                repeat the request. If several calls request the same edit at once, only the first call's function is
+                used.
 
         Raises:
             JournalError: If the journal fails. The hub can't be used any more.

@@ -179,7 +179,7 @@ async def take(
             entry = await _redrafted(run, action, entry, request, fingerprint)
             await run.disk.call(run.output.existing, request, entry.name)  # raises if a file must be kept
             if load_images is not None:
-                request = attrs.evolve(request, images=await load_images(entry.name))
+                request = await _loaded(request, load_images, entry.name)
         except InvalidEditError as error:
             action, problem = instead(entry), error
     if action in {Action.REPORT_PROBLEM, Action.REPLACE_LATER}:  # REPLACE_LATER: the earlier task is still in flight
@@ -203,6 +203,20 @@ async def _planned(run: Run, identity: str, request: EditRequest) -> tuple[Entry
     if fingerprint.digest == entry.digest and fingerprint.stamp != entry.stamp:
         run.journal.do(Store.restamp, entry.number, fingerprint.stamp)
     return entry, fingerprint
+
+
+async def _loaded(request: EditRequest, load_images: ImageLoader, name: str) -> EditRequest:
+    """Return the request with the images to send.
+
+    Raises:
+        InvalidEditError: If the images can't be loaded. The caller's function may raise any error.
+    """
+    try:
+        return attrs.evolve(request, images=await load_images(name))
+    except InvalidEditError:
+        raise
+    except Exception as error:
+        raise InvalidEditError(f"the images can't be loaded: {str(error) or type(error).__name__}") from error
 
 
 async def _redrafted(run: Run, action: Action, entry: Entry, request: EditRequest, fingerprint: Fingerprint) -> Entry:

@@ -38,7 +38,7 @@ class BatchOutcome:
         damage: A description of the damage to the saved pictures, if there is any.
         attempts: The number of submissions.
         queued: Seconds that the edit waited for a slot and for permission to send. ``queued``, ``running``, ``lag``
-            and ``checks`` are known only if the task was submitted and completed in the same run.
+            and ``checks`` are known only if the session that submitted the task also saw the task's end.
         running: Seconds from the service's acceptance of the task to the reply that reported its end.
         lag: An upper limit, in seconds, on the time between the task's end and the reply that reported the end.
         checks: The number of status checks.

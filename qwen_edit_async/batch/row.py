@@ -33,6 +33,7 @@ from qwen_edit_async.errors import (
 from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.log import about
 from qwen_edit_async.models import EditRequest
+from qwen_edit_async.protocol.replies import as_text
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.task import EditTask
@@ -169,7 +170,7 @@ class Row:
                     return
             else:
                 run.preview_soon(self._entry.number, request.images)
-                await self._wait(task, attached=False)
+                await self._wait(task)
                 return
             finally:
                 self._leave_flight()
@@ -198,11 +199,11 @@ class Row:
         budget.attached += 1
         self._run.in_flight.add(self._entry.number)
         try:
-            await self._wait(task, attached=True)
+            await self._wait(task)
         finally:
             budget.attached -= 1
 
-    async def _wait(self, task: EditTask, *, attached: bool) -> None:
+    async def _wait(self, task: EditTask) -> None:
         run, pictures = self._run, self._entry.pictures
         try:
             try:
@@ -216,7 +217,7 @@ class Row:
                 task.cancel()
             raise
         except Exception as error:  # noqa: BLE001  # any error is journalled, with the edit's state
-            run.stop_if_fatal(error)
+            run.stop_if_fatal(error, attached=task.attached)
             chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
             run.budget.ended(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
             state = state_after(self._state, error, cost)
@@ -230,7 +231,7 @@ class Row:
         else:
             run.budget.fetching.add(self._entry.number)
             cost = self._cost_of(task)
-            await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
+            await self._move(State.COMPLETED, **_columns(result, cost, attached=task.attached))
             run.budget.completed(pictures, cost, made=len(result.images), counted=self._entry.cost)
             # These pictures need no previews, because the report makes its own thumbnails.
             await self._save([attrs.evolve(image, previews=None) for image in result.images])
@@ -289,7 +290,7 @@ class Row:
 
 
 def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dict[str, Any]:
-    """Return the journal's columns for a result. Leave out the times if an earlier run submitted the task."""
+    """Return the journal's columns for a result. Leave out the times of an attached task."""
     urls = {image.index: image.url for image in result.images}
     columns: dict[str, Any] = {
         "urls": [urls.get(place, "") for place in range(max(urls) + 1)],
@@ -305,7 +306,7 @@ def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dic
 def _cost_columns(usage: Usage, cost: Decimal | None) -> dict[str, Any]:
     if not usage.raw:  # the service stated no usage, so the columns stay as they are
         return {}
-    return {"usage": dict(usage.raw), "cost": cost}
+    return {"usage": as_text(usage.raw), "cost": cost}
 
 
 def _places_of(images: Sequence[OutputImage], asked: int) -> Sequence[int]:

@@ -133,9 +133,12 @@ class Run:
             log.warning("edits that were being submitted when the last run ended: %d; their tasks may exist", count)
         self.budget.resume(await journal.do(Store.totals))
 
-    def stop_if_fatal(self, error: Exception) -> bool:
-        """Stop submitting and return ``True`` if all other edits would fail with the same error."""
-        if (fatal := error_of_run(error)) is None:
+    def stop_if_fatal(self, error: Exception, *, attached: bool = False) -> bool:
+        """Stop submitting and return ``True`` if all other edits would fail with the same error.
+
+        ``attached`` is that of :func:`error_of_run`.
+        """
+        if (fatal := error_of_run(error, attached=attached)) is None:
             return False
         self.error = self.error or fatal
         self.budget.stop(str(fatal))

@@ -234,7 +234,7 @@ def as_text(value: Any) -> str:
     try:
         return value if isinstance(value, str) else json.dumps(value)
     except RecursionError:  # json can read slightly deeper nesting than it can write
-        return "an error report too deeply nested to show"
+        return "JSON that is nested too deeply to show"
 
 
 def _describe(document: Mapping[str, Any]) -> tuple[int | str | None, str | None]:

@@ -222,6 +222,17 @@ async def test_an_error_that_every_edit_would_meet_stops_submitting_and_is_told(
     assert isinstance(hub.report.error, InsufficientBalanceError)
 
 
+async def test_a_refused_check_of_a_task_of_an_earlier_hub_fails_that_edit_alone(job, request_of):
+    refused = Fault.status(403).on("check").for_task(1)
+    async with service(LOSES_SIGHT.times(1), refused) as (emulator, session):
+        async with EditHub(job, session) as hub:
+            assert (await hub.edit(request_of())).status == "submitted"
+        async with EditHub(job, session) as hub:
+            first, other = await hub.edit(request_of()), await hub.edit(request_of("b"))
+            assert (first.status, "HTTP 403" in first.error, other.status) == ("submitted", True, "saved")
+        assert (hub.report.error, created(emulator)) == (None, 2)
+
+
 async def test_what_waits_when_the_hub_closes_is_told_so(job, request_of):
     async with service(duration=30, max_in_flight=1) as (emulator, session):
         async with EditHub(job, session) as hub:
@@ -381,6 +392,23 @@ async def test_images_are_loaded_only_for_an_edit_that_is_submitted(job):
         assert (names, created(emulator)) == (["a"], 1)
         outcome = await hub.edit(EditRequest(ImageHash("b"), "make it snow", key="b"))
         assert "another process holds the image" in outcome.error
+
+
+@pytest.mark.parametrize("trouble", [OSError(5, "the network drive is gone"), RuntimeError()])
+async def test_images_that_can_not_be_loaded_fail_their_edit_alone(job, request_of, trouble):
+    async def fail(name):
+        raise trouble
+
+    async with service(duration=0.2) as (emulator, session), EditHub(job, session) as hub:
+        other = asyncio.create_task(hub.edit(request_of("b")))
+        await until(lambda: created(emulator) == 1)
+        for _ in range(2):
+            outcome = await hub.edit(request_of(), load_images=fail)
+            assert (outcome.status, outcome.task_id, outcome.attempts) == ("failed", None, 0)
+            assert outcome.error == f"the images can't be loaded: {str(trouble) or 'RuntimeError'}"
+        assert (await other).ok
+        assert (await hub.edit(request_of())).ok
+        assert created(emulator) == 2
 
 
 async def test_a_hub_submits_nothing_more_if_its_callers_can_save_nothing(job, request_of):

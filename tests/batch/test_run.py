@@ -20,10 +20,11 @@ import pytest
 from bulk_runs import LOSES_SIGHT, PHOTO, OddPath, columns, pictures, service, states, until
 from emulator_calls import encode
 from jitter import NoJitter
-from memory_transport import IMAGE, KEY, MemoryService, MemorySession, completed, in_order, says, status
+from memory_transport import IMAGE, KEY, NORMAL, MemoryService, MemorySession, completed, in_order, says, status
 from PIL import Image
 
 from qwen_edit_async import (
+    AuthenticationError,
     ConfigurationError,
     EditBatch,
     EditParameters,
@@ -1395,6 +1396,46 @@ async def test_a_completed_edit_without_pictures_is_asked_for_again_by_the_next_
     report = await batch_of_memory(service, EditBatch(requests(1), out))
     assert report.ok, report.text()
     assert (len(service.submissions), pictures(out)) == (1, {"edit0-0.png"})
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+@pytest.mark.parametrize("code", [401, 403])
+async def test_a_refused_check_of_a_task_of_an_earlier_run_fails_that_edit_alone(requests, out, code):
+    service = MemoryService(duration=1000.0)
+    await batch_of_memory(service, EditBatch(requests(1), out), deadline=5)
+    service.duration = 1.0
+    for submitted in (6, 6):
+        service.on_check = lambda task_id, _: status(code) if task_id == "task-1" else NORMAL
+        report = await batch_of_memory(service, EditBatch(requests(6), out))
+        assert (report.saved, report.in_flight, report.error, report.stopped) == (5, 1, None, ""), report.text()
+        assert f"scripted (HTTP {code}, code {code}): edit0" in report.text()
+        assert len(service.submissions) == submitted
+    service.on_check, service.ends["task-1"] = in_order(), 0.0
+    assert (await batch_of_memory(service, EditBatch(requests(6), out))).saved == 6
+    assert len(service.submissions) == 6
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.may_block("the loop writes the pictures")
+@pytest.mark.usefixtures("pictures_at_once")
+async def test_a_key_that_is_refused_ends_the_run_though_its_first_check_is_of_an_earlier_task(requests, out):
+    service = MemoryService(duration=1000.0)
+    await batch_of_memory(service, EditBatch(requests(1), out), deadline=5)
+    service.on_check = service.on_submission = lambda *_: status(401)
+    report = await batch_of_memory(service, EditBatch(requests(20), out), max_in_flight=1)
+    assert (type(report.error), len(service.submissions)) == (AuthenticationError, 2), report.text()
+
+
+async def test_a_deeply_nested_usage_is_no_error_of_the_run(requests, out):
+    usage = {"cost": "0.05", "details": json.loads("[" * 600 + "]" * 600)}
+    nested = Fault.reshape(lambda members: members | {"usage": usage}).on("check")
+    async with service(nested, Fault.failed_task().for_task(1)) as (emulator, session):
+        for _ in range(2):
+            report = await EditBatch(requests(4), out).run(session)
+            assert (report.saved, report.failed, report.cost) == (3, 1, Decimal("0.20")), report.text()
+        assert emulator.statistics().tasks_created == 4
 
 
 async def test_a_picture_without_a_url_keeps_the_others_in_their_places(requests, out):

@@ -418,5 +418,5 @@ def test_what_is_nested_too_deeply_to_be_written_is_shown_in_other_words() -> No
     for _ in range(500_000):
         nested = [nested]
     text = as_text(nested)
-    assert text == "an error report too deeply nested to show"
+    assert text == "JSON that is nested too deeply to show"
     assert as_text("words") == "words"

@@ -74,8 +74,8 @@ def _parsed(row: sqlite3.Row) -> dict[str, Any]:
 def to_column(value: Any) -> Any:
     """Convert a value for SQLite. Lone surrogates become question marks, because UTF-8 can't encode them."""
     value = _converter.unstructure(value)
-    if isinstance(value, list | tuple | dict):
-        value = json.dumps(value, default=str)
+    if isinstance(value, list | tuple):
+        value = json.dumps(value)
     if isinstance(value, str) and not value.isascii():
         return value.encode("utf-8", "replace").decode("utf-8")
     return value

@@ -48,7 +48,8 @@ from qwen_edit_async.errors import (
     SessionClosedError,
 )
 
-_ENDS_RUN: Final = (AuthenticationError, InsufficientBalanceError, PermissionDeniedError, SessionClosedError)
+_REFUSED: Final = (AuthenticationError, PermissionDeniedError)
+_ENDS_RUN: Final = (*_REFUSED, InsufficientBalanceError, SessionClosedError)
 _BALANCE_CODES: Final = range(40201, 40209)
 _FAILED_TASK_STATUS: Final = 200
 """The HTTP status of a reply that reports a failed task."""
@@ -272,8 +273,14 @@ def state_after(state: State, error: Exception, cost: Decimal | None = None) -> 
             return State.SUBMITTED
 
 
-def error_of_run(error: Exception) -> Exception | None:
-    """Return the error that ends the run if an edit fails with ``error``; ``None`` if only that edit is affected."""
+def error_of_run(error: Exception, *, attached: bool = False) -> Exception | None:
+    """Return the error that ends the run if an edit fails with ``error``; ``None`` if only that edit is affected.
+
+    ``attached`` says whether an earlier session submitted the edit's task. Another key may have paid for such a task,
+    so a refused check shows nothing about other edits. If the key itself is refused, the next submission shows it.
+    """
+    if attached and isinstance(error, _REFUSED):
+        return None
     if isinstance(error, EditFailedError) and error.code in _BALANCE_CODES:
         return InsufficientBalanceError(
             error.message, status_code=_FAILED_TASK_STATUS, code=error.code, task_id=error.task_id

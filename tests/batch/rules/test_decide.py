@@ -15,6 +15,7 @@ from qwen_edit_async import (
     InsufficientBalanceError,
     InvalidEditError,
     NotFoundError,
+    PermissionDeniedError,
     SessionClosedError,
 )
 from qwen_edit_async.batch.rules.decide import (
@@ -221,3 +222,16 @@ def test_a_task_can_fail_for_lack_of_balance(code, lacks):
 def test_an_error_that_every_edit_would_meet_is_that_of_the_run(error):
     assert error_of_run(error) is error
     assert error_of_run(InvalidEditError("bad")) is None
+
+
+@pytest.mark.parametrize("error", [AuthenticationError("no"), PermissionDeniedError("no")])
+def test_a_refused_check_of_an_attached_task_is_an_error_of_that_edit_alone(error):
+    assert error_of_run(error) is error
+    assert error_of_run(error, attached=True) is None
+
+
+@pytest.mark.parametrize("error", [SessionClosedError("closed"), EditFailedError("no", code=40203)])
+def test_other_errors_of_an_attached_task_are_those_of_the_run_too(error):
+    kind = type(error_of_run(error))
+    assert kind in {SessionClosedError, InsufficientBalanceError}
+    assert type(error_of_run(error, attached=True)) is kind
