@@ -69,6 +69,7 @@ class PolledTask(Protocol):
         ...
 
 
+@runtime_checkable
 class PollPolicy(Protocol):
     """Decides when to check a task. All methods are called on one event loop, and must not block."""
 

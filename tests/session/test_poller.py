@@ -33,6 +33,7 @@ from qwen_edit_async import (
     APIResponseError,
     AuthenticationError,
     Backoff,
+    ConfigurationError,
     DeadlineExceededError,
     EditFailedError,
     FixedInterval,
@@ -584,6 +585,26 @@ class BrokenPolicy:
     def ended(self, task: PolledTask, now: float, *, completed: bool) -> None:
         if self.where == "end":
             raise ZeroDivisionError("a bug in the policy")
+
+
+class AsyncPolicy(FixedInterval):
+    async def next_check(self, task: PolledTask, now: float) -> float:
+        return now + 1.0
+
+
+class AsyncLearner(FixedInterval):
+    async def ended(self, task: PolledTask, now: float, *, completed: bool) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2.0, 0, "3 s", FixedInterval, AsyncPolicy(), AsyncLearner()],
+    ids=["number", "zero", "text", "class", "async policy", "async learner"],
+)
+async def test_what_is_not_a_policy_is_refused(value):
+    match = r"polling is .*: give a policy such as FixedInterval\(3\.0\), without async methods"
+    with pytest.raises(ConfigurationError, match=match):
+        MemorySession(MemoryService(), polling=value)
 
 
 @pytest.mark.parametrize("where", ["first", "second", "end"])
