@@ -72,6 +72,8 @@ class Options:
             raise ConfigurationError(
                 f"polling is {quoted(self.polling)}: give a policy such as FixedInterval(3.0), without async methods"
             )
+        if not isinstance(self.random, Random):
+            raise ConfigurationError(f"random is {quoted(self.random)}: give a generator such as random.Random(7)")
         for rate, name in ((self.submit_rate, "submit_rate"), (self.poll_rate, "poll_rate")):
             if rate is not None:
                 check_positive(rate, name)
