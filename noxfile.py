@@ -151,7 +151,8 @@ def typing(session: nox.Session) -> None:
     install_wheel(session, "all", "typing")
     session.run("mypy")
     session.run("basedpyright", "--ignoreexternal", "--verifytypes", "qwen_edit_async")
-    session.run("mypy", "--strict", "tests/typed_use.py", *write_examples(Path(session.create_tmp())))
+    examples = write_examples(Path(session.create_tmp()))
+    session.run("mypy", "--strict", "tests/typed_use.py", "tests/typed_star.py", *examples)
 
 
 def write_examples(folder: Path) -> list[str]:

@@ -43,6 +43,7 @@ class _Service:
 
     def __init__(self) -> None:
         self.created = 0
+        self._reply = _reply_class()
 
     async def open(self) -> None:
         """Do nothing."""
@@ -52,18 +53,21 @@ class _Service:
 
     async def send(self, call: Any, body: Any = None) -> Any:
         """Create a task, or report one as completed."""
-        try:  # from the measured tree
-            from qwen_edit_async.protocol.base import Reply  # noqa: PLC0415
-        except ImportError:  # an earlier version
-            from qwen_edit_async.protocol.replies import Reply  # noqa: PLC0415
-
         if call.method == "POST":
             await body.write(_Sink())
             await asyncio.sleep(0)
             self.created += 1
-            return Reply(status=200, body=b'{"id": "task-%d", "status": "in_progress"}' % self.created)
+            return self._reply(status=200, body=b'{"id": "task-%d", "status": "in_progress"}' % self.created)
         await asyncio.sleep(0)
-        return Reply(status=200, body=_COMPLETED)
+        return self._reply(status=200, body=_COMPLETED)
+
+
+def _reply_class() -> Any:
+    """Return the class ``Reply`` of the measured tree. Its module has another name in each version."""
+    from qwen_edit_async import EditSession  # noqa: F401, PLC0415  # imports all modules that a session needs
+
+    modules = [module for name, module in sys.modules.items() if name.startswith("qwen_edit_async.")]
+    return next(module.Reply for module in modules if hasattr(module, "Reply"))
 
 
 async def _edits(count: int, in_flight: int) -> float:

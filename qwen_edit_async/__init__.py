@@ -127,7 +127,8 @@ else:  # hidden from type checkers, which would accept any name because of `__ge
     """The public names of each module. A module is imported when one of its names is used for the first time."""
 
     _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
-    __all__ = list(_MODULES)
+    # An assignment to `__all__` would hide all names from mypy, which reads only the names in a literal list.
+    globals()["__all__"] = list(_MODULES)
 
     def __getattr__(name: str) -> object:
         """Import a public name."""
@@ -137,7 +138,7 @@ else:  # hidden from type checkers, which would accept any name because of `__ge
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *_MODULES})
 
 
 _configure_logging(_os.environ)

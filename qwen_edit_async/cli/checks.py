@@ -167,7 +167,8 @@ def _document(reply: Reply) -> Mapping[str, Any] | None:
 
 
 def _clock(reply: Reply) -> Finding:
-    if (sent_at := timestamp_of(reply.headers.get("date", ""))) is None:
+    sent_at = timestamp_of(reply.headers.get("date", ""))
+    if sent_at is None or reply.received_at is None:
         return Finding("clock", ok=None, found="the service does not state the time")
     offset = reply.received_at - sent_at
     if abs(offset) < _WRONG_CLOCK_SECONDS:

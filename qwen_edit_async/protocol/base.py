@@ -56,7 +56,7 @@ class Reply:
         body: The part of the body that arrived.
         complete: Whether the whole body arrived.
         url: The URL of the request.
-        received_at: The time of arrival by this machine's clock, in seconds since 1970.
+        received_at: The time of arrival by this machine's clock, in seconds since 1970; ``None`` if it is unknown.
     """
 
     status: int
@@ -64,7 +64,7 @@ class Reply:
     body: bytes = attrs.field(default=b"", repr=False)
     complete: bool = True
     url: str = attrs.field(default="", repr=False)
-    received_at: float = attrs.field(default=0.0, repr=False)
+    received_at: float | None = attrs.field(default=None, repr=False)
 
     @property
     def ok(self) -> bool:

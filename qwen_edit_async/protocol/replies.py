@@ -150,11 +150,12 @@ def error_from_reply(reply: Reply, *, task_id: str | None = None) -> APIStatusEr
     )
 
 
-def parse_retry_after(headers: Mapping[str, str], received_at: float) -> float | None:
+def parse_retry_after(headers: Mapping[str, str], received_at: float | None) -> float | None:
     """Return the ``Retry-After`` of a reply in seconds (RFC 9110, 10.2.3); ``None`` if there is no valid value.
 
     The header holds seconds or a date. Some services send a date as seconds since 1970. The date is compared with the
-    reply's ``Date``, because this machine's clock may be wrong. ``received_at`` replaces a missing ``Date``.
+    reply's ``Date``, because this machine's clock may be wrong. ``received_at`` replaces a missing ``Date``. A date has
+    no meaning if both are missing.
     """
     value = headers.get("retry-after", "").strip()
     number = float(value) if _SECONDS.fullmatch(value) else None
@@ -164,7 +165,8 @@ def parse_retry_after(headers: Mapping[str, str], received_at: float) -> float |
     if retry_at is None or math.isinf(retry_at):
         return None
     sent_at = timestamp_of(headers.get("date", ""))
-    return max(0.0, retry_at - (received_at if sent_at is None else sent_at))
+    replied_at = received_at if sent_at is None else sent_at
+    return None if replied_at is None else max(0.0, retry_at - replied_at)
 
 
 def timestamp_of(date: str) -> float | None:

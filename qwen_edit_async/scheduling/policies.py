@@ -6,7 +6,7 @@ when to check the task next. The session also reports each ended task, so that a
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 
@@ -69,6 +69,7 @@ class PolledTask(Protocol):
         ...
 
 
+@runtime_checkable
 class PollPolicy(Protocol):
     """Decides when to check a task. All methods are called on one event loop, and must not block.
 

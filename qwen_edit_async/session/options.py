@@ -68,9 +68,21 @@ class Options:
             raise ConfigurationError(
                 f"on_event is {quoted(self.on_event)}: give a function that takes one event and is not async"
             )
+        if not _is_policy(self.polling):
+            raise ConfigurationError(
+                f"polling is {quoted(self.polling)}: give a policy such as FixedInterval(3.0), without async methods"
+            )
+        if not isinstance(self.random, Random):
+            raise ConfigurationError(f"random is {quoted(self.random)}: give a generator such as random.Random(7)")
         for rate, name in ((self.submit_rate, "submit_rate"), (self.poll_rate, "poll_rate")):
             if rate is not None:
                 check_positive(rate, name)
+
+
+def _is_policy(value: object) -> bool:
+    if isinstance(value, type) or not isinstance(value, PollPolicy):  # a class also has a policy's methods
+        return False
+    return not (_is_async(value.next_check) or _is_async(value.ended))
 
 
 def _is_async(function: Callable[..., object]) -> bool:

@@ -30,7 +30,14 @@ from qwen_edit_async.session.task import ActiveCalls, EditTask
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 MAX_CONCURRENT_CHECKS = 64
-"""The maximum number of concurrent status checks."""
+"""The maximum number of concurrent status checks, without the slow ones."""
+
+SLOW_AFTER = 5.0
+"""Seconds after which a check without a reply is slow. It then no longer keeps other checks from being sent."""
+
+MAX_OPEN_CHECKS = 512
+"""The maximum number of concurrent status checks, with the slow ones. Each check needs a connection, and many systems
+allow a process 1024 open files."""
 
 _MAX_GIVEN_UP = 10_000
 """The maximum number of ids of given-up tasks to keep, so that a session can run for months in bounded memory."""
@@ -62,7 +69,8 @@ class Poller:
         self._schedule: PollSchedule[EditTask] = PollSchedule(parts.options.polling, parts.options.poll_rate)
         self._counters = parts.counters
         self._store = store
-        self._checking = 0
+        self._open_checks = 0
+        self._being_checked: dict[EditTask, float] = {}  # when each check began, the oldest first, without slow checks
         self._alarm: asyncio.Future[float] | None = None
         self._asleep_until = -math.inf
         self._policy_error: Exception | None = None
@@ -161,11 +169,14 @@ class Poller:
 
     def _take_due(self, now: float) -> EditTask | None:
         """Return the task to check now, if any."""
-        if self._checking >= MAX_CONCURRENT_CHECKS or now < self._pacer.check_at:
+        if now < self._check_at:
             return None
         task = self._schedule.take_due(now)
         if task is not None:
-            self._checking += 1
+            if len(self._being_checked) >= MAX_CONCURRENT_CHECKS:
+                del self._being_checked[next(iter(self._being_checked))]  # this check is slow, see `_check_at`
+            self._being_checked.setdefault(task, now)  # at its deadline, a task may have two checks at a time
+            self._open_checks += 1
             self._pacer.sent(now, check=True)
         return task
 
@@ -178,7 +189,8 @@ class Poller:
         else:
             self._answered(task, snapshot, sent_at)
         finally:
-            self._checking -= 1
+            self._open_checks -= 1
+            self._being_checked.pop(task, None)
         self._wake_if_nearer()
 
     def _answered(self, task: EditTask, snapshot: TaskSnapshot, sent_at: float) -> None:
@@ -280,9 +292,17 @@ class Poller:
         error.__cause__ = task.last_failure if task.failures else None
         return error
 
+    @property
+    def _check_at(self) -> float:
+        """The earliest time of the next check; infinity if a check must first end."""
+        if self._open_checks >= MAX_OPEN_CHECKS:
+            return math.inf
+        if len(self._being_checked) < MAX_CONCURRENT_CHECKS:
+            return self._pacer.check_at
+        return max(self._pacer.check_at, next(iter(self._being_checked.values())) + SLOW_AFTER)
+
     def _next_event(self) -> float:
-        checks_from = self._pacer.check_at if self._checking < MAX_CONCURRENT_CHECKS else math.inf
-        return self._schedule.next_event(checks_from=checks_from)
+        return self._schedule.next_event(checks_from=self._check_at)
 
     async def _sleep(self, until: float) -> float:
         """Sleep until the time ``until``, and return it. Return ``-math.inf`` as soon as there is earlier work."""

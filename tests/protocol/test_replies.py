@@ -356,6 +356,14 @@ def test_without_the_reply_s_own_date_this_machine_s_clock_counts(headers: dict[
     assert error_from_reply(reply).retry_after == 90.0
 
 
+@pytest.mark.parametrize("value", ["Mon, 01 Jan 2024 00:01:30 GMT", "1704067290"])
+def test_a_date_counts_only_if_the_reply_s_time_is_known(value: str) -> None:
+    reply = Reply(status=429, headers={"retry-after": value})  # as a user's transport may give it
+    assert error_from_reply(reply).retry_after is None
+    dated = Reply(status=429, headers={"retry-after": value, "date": NEW_YEAR})
+    assert error_from_reply(dated).retry_after == 90.0
+
+
 def test_no_retry_after_is_none() -> None:
     assert parse_retry_after({"date": NEW_YEAR}, 0.0) is None
 

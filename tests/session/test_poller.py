@@ -34,6 +34,7 @@ from qwen_edit_async import (
     APIResponseError,
     AuthenticationError,
     Backoff,
+    ConfigurationError,
     DeadlineExceededError,
     EditFailedError,
     FixedInterval,
@@ -51,7 +52,7 @@ from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.schedule import LAST_CHECK_GRACE, UNKNOWN_TASK_GRACE
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.parts import SessionParts
-from qwen_edit_async.session.poller import MAX_CONCURRENT_CHECKS, Poller
+from qwen_edit_async.session.poller import MAX_CONCURRENT_CHECKS, MAX_OPEN_CHECKS, SLOW_AFTER, Poller
 from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.statistics import SessionStatistics
 
@@ -99,10 +100,10 @@ class Bench:
         return Poller(parts, store=None)
 
 
-def watch(poller: Poller, task_id: str) -> EditTask:
+def watch(poller: Poller, task_id: str, *, deadline: float = math.inf) -> EditTask:
     """Let the poller wait for a task that was accepted just now."""
     snapshot = TaskSnapshot(task_id=task_id, status=TaskStatus.IN_PROGRESS)
-    task = EditTask(task_id=task_id, since=now(), snapshot=snapshot, poller=poller)
+    task = EditTask(task_id=task_id, since=now(), deadline=deadline, snapshot=snapshot, poller=poller)
     poller.watch(task)
     return task
 
@@ -131,6 +132,68 @@ async def test_no_more_checks_are_under_way_than_the_bound():
     assert (bench.peak, len(bench.ended)) == (MAX_CONCURRENT_CHECKS, 200)
     running.cancel()
     await asyncio.wait([running])
+
+
+async def test_checks_that_hang_delay_other_tasks_by_a_few_seconds_at_most():
+    hung = [f"stuck-{number}" for number in range(3 * MAX_CONCURRENT_CHECKS)]
+    others = [str(number) for number in range(20)]
+    bench = Bench(seconds=dict.fromkeys(hung, 1000.0))
+    poller = bench.poller()
+    running = asyncio.create_task(poller.run())
+    start = now()
+    for name in (*hung, *others):
+        watch(poller, name)
+    await asyncio.sleep(60)
+    assert set(bench.ended) == set(others)
+    assert max(bench.ended.values()) - start < 1.1 + 3 * SLOW_AFTER
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_checks_that_hang_are_bounded_too():
+    bench = Bench(seconds={str(number): 1000.0 for number in range(2 * MAX_OPEN_CHECKS)})
+    poller = bench.poller()
+    running = asyncio.create_task(poller.run())
+    for name in bench.seconds:
+        watch(poller, name)
+    await asyncio.sleep(1.5)
+    for places in (1, 2, 3):
+        assert bench.under_way == places * MAX_CONCURRENT_CHECKS
+        await asyncio.sleep(SLOW_AFTER)
+    await asyncio.sleep(800)
+    assert bench.under_way == MAX_OPEN_CHECKS
+    await asyncio.sleep(2000)
+    assert set(bench.ended) == set(bench.seconds)
+    assert bench.peak == MAX_OPEN_CHECKS
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_last_check_beside_one_that_hangs_does_not_count_as_a_newer_one():
+    bench = Bench(seconds=dict.fromkeys(["late", *map(str, range(MAX_CONCURRENT_CHECKS - 1))], 1000.0))
+    poller = bench.poller()
+    running = asyncio.create_task(poller.run())
+    start = now()
+    watch(poller, "late", deadline=start + 3.0)  # checked 1 s and 3 s after the start
+    await asyncio.sleep(3.0)
+    for name in (*bench.seconds, "a"):
+        if name != "late":
+            watch(poller, name)
+    await asyncio.sleep(60)
+    assert [at - start for name, at in bench.checks if name == "late"] == pytest.approx([1.0, 3.0])
+    assert bench.ended["a"] - start == pytest.approx(1.0 + SLOW_AFTER, abs=0.1)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_no_task_is_given_up_unchecked_because_the_checks_of_others_hang():
+    hung = {f"task-{number}" for number in range(1, 3 * MAX_CONCURRENT_CHECKS + 1)}
+    service = MemoryService(on_check=lambda task_id, _: timed_out() if task_id in hung else Answer())
+    async with MemorySession(service, max_in_flight=500, deadline=40.0) as session:
+        edits = [asyncio.create_task(session.edit(IMAGE, "snow")) for _ in range(len(hung) + 20)]
+        results = await asyncio.gather(*edits, return_exceptions=True)
+    assert {type(result) for result in results[: len(hung)]} == {DeadlineExceededError}
+    assert max(result.timings.total for result in results[len(hung) :]) < 20
 
 
 async def test_a_check_has_the_context_variables_of_whoever_watches_the_task():
@@ -524,6 +587,26 @@ class BrokenPolicy:
     def ended(self, task: PolledTask, now: float, *, completed: bool) -> None:
         if self.where == "end":
             raise ZeroDivisionError("a bug in the policy")
+
+
+class AsyncPolicy(FixedInterval):
+    async def next_check(self, task: PolledTask, now: float) -> float:
+        return now + 1.0
+
+
+class AsyncLearner(FixedInterval):
+    async def ended(self, task: PolledTask, now: float, *, completed: bool) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2.0, 0, "3 s", FixedInterval, AsyncPolicy(), AsyncLearner()],
+    ids=["number", "zero", "text", "class", "async policy", "async learner"],
+)
+async def test_what_is_not_a_policy_is_refused(value):
+    match = r"polling is .*: give a policy such as FixedInterval\(3\.0\), without async methods"
+    with pytest.raises(ConfigurationError, match=match):
+        MemorySession(MemoryService(), polling=value)
 
 
 @pytest.mark.parametrize("where", ["first", "second", "end"])

@@ -635,6 +635,7 @@ async def test_an_idle_session_that_nobody_holds_is_not_torn_apart():
         {"base_url": "ftp://host"},
         {"base_url": "http://example.com"},
         {"base_url": "https://user:password@host"},
+        {"random": 7},
     ],
     ids=str,
 )
