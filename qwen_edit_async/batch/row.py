@@ -40,7 +40,7 @@ from qwen_edit_async.tasks import TaskSnapshot, TaskStatus, Usage
 
 
 class _StoppedError(Exception):
-    """Raised if the budget stops or holds submissions while an edit waits for a slot; caught in this module."""
+    """Raised if the budget no longer admits an edit that waited for a slot; caught in this module."""
 
 
 class Row:
@@ -87,8 +87,8 @@ class Row:
 
     async def about_to_submit(self, uploads: Sequence[Upload]) -> None:
         """Journal the intent to submit, and the hash of the edit's content if the journal lacks it."""
-        if self._run.budget.stopped or self._run.budget.held:
-            raise _StoppedError("the run submits nothing more")
+        if not self._run.budget.confirm(self._entry.pictures):
+            raise _StoppedError("the limits of the run do not allow the edit now")
         self._run.in_flight.add(self._entry.number)
         columns: dict[str, Any] = {"repeats": self._entry.repeats + self._is_doubtful}
         if self._request is not None and not self._entry.digest:
@@ -230,8 +230,8 @@ class Row:
         else:
             run.budget.fetching.add(self._entry.number)
             cost = self._cost_of(task)
-            await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
             run.budget.completed(pictures, cost, made=len(result.images), counted=self._entry.cost)
+            await self._move(State.COMPLETED, **_columns(result, cost, attached=attached))
             # These pictures need no previews, because the report makes its own thumbnails.
             await self._save([attrs.evolve(image, previews=None) for image in result.images])
 
