@@ -181,7 +181,7 @@ class Row:
             budget.ended(pictures, chargeable=True)
             await self._record(self._state, error)
             return
-        is_certain = isinstance(error, QwenEditError | _StoppedError) and not isinstance(error, SubmitUncertainError)
+        is_certain = isinstance(error, QwenEditError) and not isinstance(error, SubmitUncertainError)
         if self._state is State.SUBMITTING and not is_certain:
             budget.created()
             budget.ended(pictures, chargeable=True)
