@@ -80,8 +80,9 @@ class EditBatch:
         strict: Whether to send nothing if any row is bad or has text that the service would cut off. By default, bad
             rows are reported and skipped. A strict batch needs an input that can be read twice.
         max_cost: The maximum cost of the whole batch, in the account's currency. Unfinished edits count at the highest
-            known price. Until a price above 0 is known, edits run one at a time. If the service states no costs,
-            nothing more is submitted after an edit has completed. If edits are free, use ``max_tasks`` instead.
+            known price. If the price rises, edits that were already sent can exceed the limit. Until a price above 0
+            is known, edits run one at a time. If the service states no costs, nothing more is submitted after an edit
+            has completed. If edits are free, use ``max_tasks`` instead.
         price: The assumed price of a picture, for :meth:`plan` and ``max_cost``. ``max_cost`` uses the assumed price
             until the service states a higher price. If the service stated a price in an earlier run, ``max_cost``
             ignores the assumed price. To ask for a price, call :meth:`EditSession.estimate`.

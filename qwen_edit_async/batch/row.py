@@ -41,7 +41,7 @@ from qwen_edit_async.tasks import TaskSnapshot, TaskStatus, Usage
 
 
 class _StoppedError(Exception):
-    """Raised if the budget stops or holds submissions while an edit waits for a slot; caught in this module."""
+    """Raised if the budget no longer admits an edit that waited for a slot; caught in this module."""
 
 
 class Row:
@@ -88,8 +88,8 @@ class Row:
 
     async def about_to_submit(self, uploads: Sequence[Upload]) -> None:
         """Journal the intent to submit, and the hash of the edit's content if the journal lacks it."""
-        if self._run.budget.stopped or self._run.budget.held:
-            raise _StoppedError("the run submits nothing more")
+        if not self._run.budget.confirm(self._entry.pictures):
+            raise _StoppedError("the limits of the run do not allow the edit now")
         self._run.in_flight.add(self._entry.number)
         columns: dict[str, Any] = {"repeats": self._entry.repeats + self._is_doubtful}
         if self._request is not None and not self._entry.digest:
@@ -182,7 +182,7 @@ class Row:
             budget.ended(pictures, chargeable=True)
             await self._record(self._state, error)
             return
-        is_certain = isinstance(error, QwenEditError | _StoppedError) and not isinstance(error, SubmitUncertainError)
+        is_certain = isinstance(error, QwenEditError) and not isinstance(error, SubmitUncertainError)
         if self._state is State.SUBMITTING and not is_certain:
             budget.created()
             budget.ended(pictures, chargeable=True)
@@ -231,8 +231,8 @@ class Row:
         else:
             run.budget.fetching.add(self._entry.number)
             cost = self._cost_of(task)
-            await self._move(State.COMPLETED, **_columns(result, cost, attached=task.attached))
             run.budget.completed(pictures, cost, made=len(result.images), counted=self._entry.cost)
+            await self._move(State.COMPLETED, **_columns(result, cost, attached=task.attached))
             # These pictures need no previews, because the report makes its own thumbnails.
             await self._save([attrs.evolve(image, previews=None) for image in result.images])
 

@@ -210,11 +210,14 @@ class EditTask(ScheduledTask):
         self._wake()
 
     def set_outcome(self, outcome: EditResult | Exception) -> None:
-        """Record the outcome, release the slot, and wake all waiters."""
+        """Record the outcome, wake all waiters, and release the slot.
+
+        The waiters run before the next edit gets the slot, so a bulk run knows the cost before it submits that edit.
+        """
         self.outcome = outcome
+        self._wake()
         if self._slot is not None:
             self._slot.release()
-        self._wake()
 
     def __await__(self) -> Generator[object, None, EditResult]:
         return self._result().__await__()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import threading
 from decimal import Decimal
 
 import aiohttp
 import pytest
 from bulk_runs import PHOTO, columns, pictures, service, states, until
-from memory_transport import HANGS, KEY, MemoryService
+from memory_transport import HANGS, IMAGE, KEY, MemoryService, MemorySession
 
 from qwen_edit_async import EditBatch, EditHub, EditRequest, EditSession
 from qwen_edit_async.emulator import Fault
@@ -141,3 +143,56 @@ async def test_the_ids_of_tasks_are_awaited_once_by_the_run_and_its_session(out)
         with pytest.raises(asyncio.CancelledError):
             await run
     assert asyncio.get_running_loop().time() - stopped_at < 6.0
+
+
+@pytest.mark.virtual_clock
+async def test_edits_that_were_sent_when_the_session_ended_are_not_sent_again(out):
+    requests = [EditRequest(IMAGE, "snow", key=f"edit{number}") for number in range(3)]
+    transport = MemoryService(on_submission=lambda _: HANGS)
+    session = await MemorySession(transport, max_in_flight=3).open()
+    run = asyncio.create_task(EditBatch(requests, out).run(session))
+    await until(lambda: len(transport.submissions) == 3)
+    await asyncio.sleep(1)
+    await session.__aexit__(KeyError, KeyError(), None)
+    report = await run
+    assert (report.uncertain, set(states(out).values())) == (3, {"uncertain"})
+    transport.on_submission = lambda _: pytest.fail("an edit was sent again")
+    async with MemorySession(transport) as session:
+        report = await EditBatch(requests, out).run(session)
+    assert (report.uncertain, len(transport.submissions)) == (3, 3)
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Let the journal wait before it writes that an edit is being submitted. Return two events: waits, may go on."""
+    waits, may_go_on = threading.Event(), threading.Event()
+
+    class Disk(sqlite3.Connection):
+        def execute(self, statement, *parameters):
+            if statement.startswith("UPDATE edits SET state = 'submitting'"):
+                waits.set()
+                assert may_go_on.wait(10)
+            return super().execute(statement, *parameters)
+
+    monkeypatch.setattr("sqlite3.connect", Disk)
+    yield waits, may_go_on
+    may_go_on.set()
+
+
+async def test_an_edit_that_is_cancelled_while_its_submission_is_journalled_is_submitted_by_the_next_run(
+    out, slow_disk
+):
+    waits, may_go_on = slow_disk
+    async with service() as (emulator, session):
+        batch = EditBatch(REQUESTS[:1], out)
+        run = asyncio.create_task(batch.run(session))
+        await until(waits.is_set)
+        assert batch.progress.in_flight == 1
+        run.cancel()
+        await until(lambda: batch.progress.in_flight == 0)
+        may_go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert (states(out), emulator.statistics().submits) == ({"edit0": "planned"}, 0)
+        report = await EditBatch(REQUESTS[:1], out).run(session)
+        assert (report.saved, emulator.statistics().submits) == (1, 1)

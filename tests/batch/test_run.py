@@ -1525,6 +1525,26 @@ async def test_a_cost_that_is_stated_again_counts_once(requests, out, stated, to
     assert (report.cost, batch.progress.cost, report.unpriced) == (Decimal(total), Decimal(total), 0)
 
 
+class BrokenTransport(MemoryService):
+    """A transport with a bug: it fails after the service has accepted a submission."""
+
+    async def send(self, call, body=None):
+        reply = await super().send(call, body)
+        if body is not None:
+            raise RuntimeError("a bug")
+        return reply
+
+
+@pytest.mark.virtual_clock
+async def test_an_edit_that_was_sent_when_a_bug_ended_it_is_uncertain_and_counts_as_a_task(requests, out):
+    transport = BrokenTransport()
+    for _ in range(2):
+        report = await batch_of_memory(transport, EditBatch(requests(2), out, max_tasks=1), max_in_flight=1)
+        assert len(transport.submissions) == 1
+        assert (states(out), report.limit) == ({"edit0": "uncertain", "edit1": "planned"}, "max_tasks")
+    assert (await EditBatch(requests(2), out).plan()).submit == 1
+
+
 async def test_two_requests_of_one_key_do_not_replace_each_other_in_every_run(requests, out):
     given = [*requests(1, seed=1), *requests(1, seed=2)]
     async with service() as (emulator, session):

@@ -42,6 +42,7 @@ from qwen_edit_async import (
     PermissionDeniedError,
     QwenEditError,
     RateLimitError,
+    SessionClosedError,
     SubmitUncertainError,
 )
 from qwen_edit_async.protocol.base import Reply
@@ -902,6 +903,36 @@ async def test_an_attempt_that_was_announced_is_settled_but_not_sent_if_the_sess
     assert isinstance(waiting.result(), PermissionDeniedError)
     assert fates == [CallFailure.ENDS_SESSION]
     assert len(service.submissions) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "fate", "kind"),
+    [
+        (HANGS, CallFailure.UNCERTAIN, SubmitUncertainError),
+        (NEVER, CallFailure.REFUSED, SessionClosedError),
+    ],
+    ids=["sent whole", "not sent whole"],
+)
+async def test_an_attempt_that_the_end_of_the_session_cancels_is_settled_as_uncertain_once_it_was_sent_whole(
+    answer, fate, kind
+):
+    fates = []
+
+    class Observer:
+        async def about_to_submit(self, uploads):
+            pass
+
+        def settled(self, fate):
+            fates.append(fate)
+
+    service = MemoryService(on_submission=lambda _: answer)
+    session = await MemorySession(service).open()
+    waiting = asyncio.create_task(refusal_of(session.submit(IMAGE, "snow", observer=Observer())))
+    await asyncio.sleep(1)
+    assert (len(service.submissions), fates) == (1, [])
+    await session.__aexit__(KeyError, KeyError(), None)
+    assert isinstance(await waiting, kind)
+    assert fates == [fate]
 
 
 async def refusal_of(edit):

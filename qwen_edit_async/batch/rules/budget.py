@@ -40,6 +40,9 @@ class Budget:
     something, but does not make a price known. Until a price is known, the next edit is assumed to cost as much as the
     most expensive edit so far.
 
+    Prices can rise while an admitted edit waits for a slot. So :meth:`confirm` judges the edit again just before it is
+    sent. Edits that were sent before the first higher cost was known can still exceed ``max_cost``.
+
     If the service states no costs, a batch with ``max_cost`` submits nothing more after an edit has completed.
 
     The budget also limits spending on pictures that can't be saved. Until a run has saved an edit, at most ``slots``
@@ -107,11 +110,20 @@ class Budget:
         again when another edit has changed its state. ``STOP`` is final, with one exception: if submissions are
         ``held`` and the budget is ``on_demand``, edits may be submitted again after an edit is saved.
         """
-        verdict = Verdict.STOP if self.stopped else self._judge(pictures)
+        verdict = self._judge(pictures)
         if verdict is Verdict.GO:
-            self.adopt(pictures)
-            self._pending += 1
+            self._reserve(pictures)
         return verdict
+
+    def confirm(self, pictures: int) -> bool:
+        """Return whether an admitted edit would be admitted now. Call this method just before the edit is sent.
+
+        In any case, the edit goes on counting as unfinished until its end is recorded.
+        """
+        self.rejected(pictures)
+        verdict = self._judge(pictures)
+        self._reserve(pictures)
+        return verdict is Verdict.GO
 
     def adopt(self, pictures: int) -> None:
         """Count an edit as unfinished until its end is recorded."""
@@ -197,12 +209,19 @@ class Budget:
         self.held = f"the pictures of {_UNSAVED_LIMIT} completed edits in a row could not be saved: {reason}"
         return True
 
+    def _reserve(self, pictures: int) -> None:
+        """Count an admitted edit."""
+        self.adopt(pictures)
+        self._pending += 1
+
     def _waits_for_pictures(self) -> bool:
         if self._last_saved:
             return False
         return bool(self.held or self.fetching) or self._live >= (1 if self._unsaved else self.slots)
 
     def _judge(self, pictures: int) -> Verdict:
+        if self.stopped:
+            return Verdict.STOP
         if self.held and not (self._live or self.fetching):
             return Verdict.STOP if self.on_demand else self._exhaust("", self.held)
         if self._waits_for_pictures() or (self.attached and self._live >= self.slots):

@@ -311,6 +311,74 @@ def test_the_cost_never_exceeds_its_limit_while_prices_do_not_rise(prices, limit
     assert cost <= max(limit, 5 * pictures)  # the very first edit tells the price
 
 
+def test_an_admitted_edit_is_confirmed_as_often_as_it_is_sent_while_nothing_has_changed():
+    budget = Budget(max_cost=Decimal(4), max_tasks=2, price=Decimal(2), slots=2)
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.GO]
+    assert [budget.confirm(1) for _ in range(3)] == [True] * 3
+    budget.rejected(1)
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+
+
+def test_edits_that_were_admitted_at_a_lower_price_are_not_confirmed_until_they_fit():
+    budget = Budget(max_cost=Decimal(5), price=Decimal(1))
+    assert [budget.admit(1) for _ in range(4)] == [Verdict.GO] * 4
+    settle(budget, 1, Decimal(2))
+    assert not budget.confirm(1)
+    budget.rejected(1)
+    assert not budget.confirm(1)
+    budget.rejected(1)
+    assert budget.confirm(1)
+    assert not budget.stopped
+
+
+def test_the_last_edit_that_is_not_confirmed_stops_the_run():
+    budget = Budget(max_cost=Decimal(5), price=Decimal(1))
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.GO]
+    settle(budget, 1, Decimal(3))
+    assert not budget.confirm(1)
+    assert (budget.limit, budget.stopped) == ("max_cost", "3 was spent, and the next edit could exceed max_cost=5")
+    budget.rejected(1)
+    assert budget.admit(1) is Verdict.STOP
+
+
+def test_no_edit_is_confirmed_once_the_run_has_stopped_or_waits_for_pictures():
+    stopped, held = Budget(), Budget()
+    assert [stopped.admit(1), held.admit(1)] == [Verdict.GO, Verdict.GO]
+    stopped.stop("enough")
+    held.fetching.add(1)
+    assert not stopped.confirm(1)
+    assert not held.confirm(1)
+    held.saved()
+    assert held.confirm(1)
+
+
+@given(
+    prices=st.lists(st.integers(1, 9), min_size=1, max_size=30),
+    limit=st.integers(1, 60),
+    order=st.randoms(use_true_random=False),
+)
+def test_no_edit_is_sent_that_could_exceed_the_limit_at_the_highest_price_so_far(prices, limit, order):
+    budget = Budget(max_cost=Decimal(limit), price=Decimal(1))
+    known, spent, sent, waiting = 1, 0, [], 0
+    while sent or waiting or (prices and not budget.stopped):
+        if prices and budget.admit(1) is Verdict.GO:
+            waiting += 1
+        elif waiting and order.random() < 0.5:
+            waiting -= 1
+            if not prices or not budget.confirm(1):
+                budget.rejected(1)
+                continue
+            assert spent + (len(sent) + 1) * known <= limit
+            budget.created()
+            sent.append(prices.pop())
+        elif sent:
+            price = sent.pop(order.randrange(len(sent)))
+            spent += price
+            known = max(known, price)
+            budget.completed(1, Decimal(price), made=1)
+    assert budget.spent == spent
+
+
 def test_tasks_of_earlier_runs_count_as_if_they_had_slots():
     budget = Budget(slots=2)
     budget.adopt(1)
