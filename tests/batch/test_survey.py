@@ -31,9 +31,10 @@ from qwen_edit_async import (
     JournalError,
 )
 from qwen_edit_async.batch.fingerprint import fingerprint_of
-from qwen_edit_async.batch.journal.database import APPLICATION_ID, VERSION, Store
+from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME
 from qwen_edit_async.batch.journal.lock import run_lock
+from qwen_edit_async.batch.journal.schema import APPLICATION_ID, VERSION
 from qwen_edit_async.batch.rules.decide import State
 from qwen_edit_async.emulator import Fault
 from qwen_edit_async.images.encode import RAW_CHUNK

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async import contract
 from qwen_edit_async.batch.journal.rows import (
     DAMAGED,
     OUTCOME_COLUMNS,
@@ -20,6 +19,7 @@ from qwen_edit_async.batch.journal.rows import (
     to_entry,
     to_outcome,
 )
+from qwen_edit_async.batch.journal.schema import APPLICATION_ID, COUNT_DAMAGED, SCHEMA, VERSION
 from qwen_edit_async.batch.journal.summary import read_summary, read_totals
 from qwen_edit_async.batch.outcome import BatchOutcome
 from qwen_edit_async.batch.rules.decide import ORIGINS, Entry, Fingerprint, State
@@ -33,58 +33,10 @@ from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.paths import FilePath
 from qwen_edit_async.text import quoted
 
-APPLICATION_ID: Final = 0x51574544
-VERSION: Final = 5
-"""The version of the schema; a journal of another version is refused."""
-
 PATIENCE: Final = 10.0
 """Seconds to wait for another program that has locked the journal."""
 
-_SCHEMA: Final = f"""
-    BEGIN IMMEDIATE;
-    CREATE TABLE edits (
-        number INTEGER PRIMARY KEY,
-        identity TEXT UNIQUE,
-        key TEXT NOT NULL,
-        name TEXT NOT NULL,
-        folded_name TEXT NOT NULL UNIQUE,
-        digest TEXT NOT NULL,
-        stamp TEXT NOT NULL,
-        request TEXT NOT NULL,
-        pictures INTEGER NOT NULL,
-        state TEXT NOT NULL,
-        task_id TEXT,
-        former_task_ids TEXT,
-        urls TEXT,
-        usage TEXT,
-        cost TEXT,
-        files TEXT,
-        damage TEXT,
-        reason TEXT,
-        problem TEXT,
-        attempts INTEGER NOT NULL DEFAULT 0,
-        repeats INTEGER NOT NULL DEFAULT 0,
-        queued REAL,
-        running REAL,
-        lag REAL,
-        checks INTEGER
-    );
-    CREATE TABLE service (only INTEGER PRIMARY KEY CHECK (only = 1), origin TEXT NOT NULL);
-    PRAGMA application_id = {APPLICATION_ID};
-    PRAGMA user_version = {VERSION};
-    COMMIT;
-"""
-"""The identity of a replaced edit is NULL, because the new edit takes over the identity."""
-
 _ENTRY: Final = ", ".join(field.name for field in attrs.fields(Entry))
-
-_COUNT_DAMAGED: Final = (
-    f"SELECT count(*) FROM edits WHERE state NOT IN ({', '.join(repr(state.value) for state in State)}) "
-    "OR (identity IS NULL) != (state = 'replaced') OR typeof(identity) NOT IN ('text', 'null') "
-    "OR typeof(name) != 'text' OR (task_id IS NULL AND state IN ('submitted', 'completed', 'saved')) "
-    f"OR pictures NOT BETWEEN {contract.MIN_N} AND {contract.MAX_N}"
-)
-"""Counts rows with impossible values. SQLite stores no checksums, so its integrity check misses damaged values."""
 
 _UNFINISHED: Final = (
     f"SELECT {_ENTRY}, {OUTCOME_COLUMNS} FROM edits "
@@ -133,7 +85,7 @@ class Store:
                 if not read_only:
                     self._configure()
                     if self.is_empty:
-                        self._connection.executescript(_SCHEMA)
+                        self._connection.executescript(SCHEMA)
                 if checked and not (read_only and self.is_empty):
                     self._check()
             except (sqlite3.Error, UnicodeDecodeError, InvalidEditError) as error:
@@ -353,7 +305,7 @@ class Store:
 
     def _check(self) -> None:
         """Refuse a damaged file, because an edit whose identity, state or task id is lost would be paid for again."""
-        if self._one("PRAGMA integrity_check(1)") != "ok" or self._one(_COUNT_DAMAGED):
+        if self._one("PRAGMA integrity_check(1)") != "ok" or self._one(COUNT_DAMAGED):
             raise JournalError(f"the journal {self._path}: {DAMAGED}")
         for (task_id,) in self._connection.execute("SELECT task_id FROM edits WHERE task_id IS NOT NULL"):
             check_task_id(task_id)  # otherwise, a bad id could end a run that has already submitted edits

@@ -22,11 +22,12 @@ from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession,
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.intake import edit_all
 from qwen_edit_async.batch.journal import database
-from qwen_edit_async.batch.journal.database import APPLICATION_ID, Store
+from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME, Journal
 from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.batch.journal.outcomes import read_page
 from qwen_edit_async.batch.journal.rows import explain
+from qwen_edit_async.batch.journal.schema import APPLICATION_ID
 from qwen_edit_async.batch.output import BatchOutput
 from qwen_edit_async.batch.rules.decide import Fingerprint, State
 from qwen_edit_async.batch.rules.item import EditDefaults, Reading
