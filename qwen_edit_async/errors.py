@@ -197,7 +197,7 @@ class RateLimitError(APIStatusError):
 
     @property
     def summary(self) -> str:
-        """The hint, which says how the deadline of an edit ended it. Without a hint, the service's message."""
+        """The hint if there is one, or else the service's message. A hint says that a deadline ended the edit."""
         return self.hint or super().summary
 
 

@@ -257,7 +257,10 @@ class BatchReport(JournalSummary):
 
 
 def make_report(summary: JournalSummary, *, refused: Iterable[FailureGroup] = (), **facts: Any) -> BatchReport:
-    """Return the report of a run from the journal's totals, the refused rows by reason, and other fields."""
+    """Return the report of a run from the journal's totals and the refused rows by reason.
+
+    ``facts`` has the other fields of :class:`BatchReport`.
+    """
     refused = tuple(refused)
     failures = tuple(sorted((*summary.failures, *refused), key=lambda group: -group.count))
     count = sum(group.count for group in refused)
