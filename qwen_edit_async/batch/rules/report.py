@@ -30,8 +30,8 @@ class FailureGroup:
     """Edits or rows with the same problem.
 
     Attributes:
-        reason: The problem, usually without file names. In a plan, the problem of a single row includes the
-            names.
+        reason: The problem, usually without file names, keys and other text of the rows. If the group has only one row,
+            it can include such text.
         count: The number of edits or rows.
         keys: The keys of up to 50 of these edits or rows.
     """
