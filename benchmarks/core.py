@@ -63,7 +63,7 @@ class _Service:
 
 
 def _reply_class() -> Any:
-    """Return the class ``Reply`` of the measured tree. Its module has another name in each version."""
+    """Return the class ``Reply`` of the measured tree. Its module has different names in different versions."""
     from qwen_edit_async import EditSession  # noqa: F401, PLC0415  # imports all modules that a session needs
 
     modules = [module for name, module in sys.modules.items() if name.startswith("qwen_edit_async.")]

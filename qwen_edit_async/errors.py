@@ -44,7 +44,7 @@ class QwenEditError(Exception):
     Args:
         message: The problem, and the place where it was found.
         hint: The remedy.
-        summary: The message without image names and task ids.
+        summary: The message without image names, task ids, and text that it quotes from the edit.
         task_id: The id of the task that the error is about.
 
     Attributes:
@@ -65,7 +65,10 @@ class QwenEditError(Exception):
 
     @property
     def summary(self) -> str:
-        """The message without the hint, image names and task ids, so that errors of one kind have the same summary."""
+        """The message without the hint, image names, task ids and quoted text.
+
+        Errors of one kind have the same summary.
+        """
         if self._summary:
             return self._summary
         text = super().__str__() or type(self).__name__
@@ -89,7 +92,10 @@ class InvalidEditError(QwenEditError, ValueError):
 
     @property
     def summary(self) -> str:
-        """The message without image names, followed by the hint. All errors of one kind have the same hint."""
+        """The message without image names and quoted text, followed by the hint.
+
+        All errors of one kind have the same hint.
+        """
         return f"{super().summary}; {self.hint}" if self.hint else super().summary
 
 
@@ -197,7 +203,7 @@ class RateLimitError(APIStatusError):
 
     @property
     def summary(self) -> str:
-        """The hint, which says how the deadline of an edit ended it. Without a hint, the service's message."""
+        """The hint if there is one, or else the service's message. A hint says that a deadline ended the edit."""
         return self.hint or super().summary
 
 

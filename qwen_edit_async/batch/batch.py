@@ -74,9 +74,9 @@ class EditBatch:
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
         recursive: Whether to read subfolders. Hidden folders, system folders, links to folders, and folders with
-            results of other runs are left out. A pattern's wildcards skip these folders too, with one exception:
-            as in ``Path.glob``, ``*`` follows links to folders, and ``**`` does not. In a bucket, only hidden folders
-            and the results of this batch are left out.
+            results of other runs are left out. A pattern's wildcards skip these folders too, but only ``**``
+            skips links to folders, as in ``Path.glob``. In a bucket, only hidden folders and the results of this batch
+            are left out.
         strict: Whether to send nothing if any row is bad or has text that the service would cut off. By default, bad
             rows are reported and skipped. A strict batch needs an input that can be read twice.
         max_cost: The maximum cost of the whole batch, in the account's currency. Unfinished edits count at the highest

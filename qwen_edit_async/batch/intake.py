@@ -168,8 +168,8 @@ async def take(
 ) -> InvalidEditError | None:
     """Work on a row until its pictures are saved. Return the reason if the row is refused.
 
-    ``resumed`` has the journal's numbers of the edits that this run has already resumed. ``load_images`` is called
-    before the edit is submitted, and returns the images to send.
+    ``resumed`` has the journal numbers of the edits that this run has already resumed. ``load_images`` is called before
+    the edit is submitted, and returns the images to send.
     """
     consent = run.options.consent
     entry, fingerprint = await _planned(run, identity, request)

@@ -61,7 +61,10 @@ class Row:
         await self._record(State.FAILED, problem)
 
     async def carry_out(self, action: Action) -> None:
-        """Carry out any action except those that report a problem or wait. Journal the errors of the edit."""
+        """Carry out an action, and journal the edit's errors.
+
+        The caller handles ``RECORD_PROBLEM``, ``REPORT_PROBLEM`` and ``REPLACE_LATER``.
+        """
         entry, run = self._entry, self._run
         if action is Action.VERIFY:
             if not run.options.saves or await run.disk.call(run.output.are_whole, entry.files):
@@ -87,7 +90,11 @@ class Row:
             run.notify()
 
     async def about_to_submit(self, uploads: Sequence[Upload]) -> None:
-        """Journal the intent to submit, and the hash of the edit's content if the journal lacks it."""
+        """Journal the intent to submit, and the hash of the edit's content if the journal lacks it.
+
+        Raises:
+            _StoppedError: If the budget no longer admits the edit.
+        """
         if not self._run.budget.confirm(self._entry.pictures):
             raise _StoppedError("the limits of the run do not allow the edit now")
         self._run.in_flight.add(self._entry.number)
@@ -290,7 +297,7 @@ class Row:
 
 
 def _columns(result: EditResult, cost: Decimal | None, *, attached: bool) -> dict[str, Any]:
-    """Return the journal's columns for a result. Leave out the times of an attached task."""
+    """Return the journal's columns for a result. Leave out the timings of an attached task."""
     urls = {image.index: image.url for image in result.images}
     columns: dict[str, Any] = {
         "urls": [urls.get(place, "") for place in range(max(urls) + 1)],

@@ -136,7 +136,7 @@ class Run:
     def stop_if_fatal(self, error: Exception, *, attached: bool = False) -> bool:
         """Stop submitting and return ``True`` if all other edits would fail with the same error.
 
-        ``attached`` is that of :func:`error_of_run`.
+        For ``attached``, see :func:`error_of_run`.
         """
         if (fatal := error_of_run(error, attached=attached)) is None:
             return False
@@ -182,7 +182,7 @@ class Run:
             self.notify()
 
     def refuse(self, reason: str, key: str, kind: str = "") -> None:
-        """Count and log a refused row. ``kind`` is the reason without text of the row. By default, it is ``reason``."""
+        """Count and log a refused row. For ``kind``, see :meth:`Reasons.add`."""
         self.progress.failed += 1
         self.refused.add(reason, key, kind)
         log.warning("refused %r: %s", key, reason)

@@ -165,7 +165,7 @@ class Command:
             self.screen.line(f"cancelled at the service: {counted(cancelled, 'task')}{fate}")
             if ids and self.journalled:
                 left = counted(len(ids), "task")
-                self.screen.line(f"not cancelled: {left}; the next run fetches the pictures, which may be charged")
+                self.screen.line(f"not cancelled: {left}, which may be charged; the next run fetches the pictures")
         if uncertain := session.statistics().uncertain:
             submissions = counted(uncertain, "submission")
             self.screen.warning(f"{submissions} got no clear reply: tasks with unknown ids may exist and be charged")

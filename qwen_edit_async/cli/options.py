@@ -75,7 +75,7 @@ class ConnectionOptions:
     """A host with a private address from which results may be downloaded. Can be given several times."""
 
     def session_options(self) -> dict[str, Any]:
-        """Return the options of :class:`EditSession`."""
+        """Return these options as arguments of :class:`EditSession`."""
         from qwen_edit_async.scheduling.policies import FixedInterval  # noqa: PLC0415  # slow to import
 
         options = attrs.asdict(self)
@@ -102,7 +102,7 @@ class SubmissionOptions:
     """Use the emulator, an embedded service that needs no key. It does not run the model."""
 
     def session_options(self) -> dict[str, Any]:
-        """Return the options of :class:`EditSession`."""
+        """Return these options as arguments of :class:`EditSession`."""
         return attrs.asdict(self, filter=attrs.filters.exclude("emulator"))
 
     @property
@@ -145,7 +145,7 @@ class BatchOptions:
     """Request the price from the service. This sends a small picture, but creates no task and costs nothing."""
 
     def batch_options(self) -> dict[str, Any]:
-        """Return the options of :class:`EditBatch`, except the price."""
+        """Return these options as arguments of :class:`EditBatch`, except the price."""
         return attrs.asdict(self, filter=attrs.filters.exclude("concurrency", "dry_run", "price", "ask_price"))
 
 

@@ -73,7 +73,7 @@ class GalleryEdit:
 def gallery_html(
     edits: Iterable[GalleryEdit], *, title: str = "Edits", summary: Mapping[str, object] | None = None
 ) -> Iterator[str]:
-    """Yield the page in pieces. The edits are read one at a time. The summary has values about all edits, by name."""
+    """Yield the page in pieces. The edits are read one at a time. ``summary`` has values about all edits."""
     yield (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_CONTENT_SECURITY_POLICY)}">\n'

@@ -56,8 +56,8 @@ class ThumbnailStore:
     def get_all(self, images: Iterable[Any], may_make: Callable[[], bool]) -> dict[Any, Thumbnail | None]:
         """Return a mapping from each file's path to its thumbnail, or to ``None`` if there is no thumbnail.
 
-        Images that are not files are left out. ``may_make`` is called on several threads, before each missing thumbnail
-        is made. It returns whether to make it.
+        Missing files, and images that are not files, are left out. ``may_make`` is called on several threads, before
+        each missing thumbnail is made. It returns whether to make it.
         """
         known = {image: file for image in images if (file := self._name_and_stamp(image)) is not None}
 

@@ -46,7 +46,7 @@ class Downloader:
     """Downloads result pictures for a session, 16 at a time, over connections that never carry the session's key.
 
     Args:
-        fetcher: Requests the pictures. Whoever created it also opens and closes it.
+        fetcher: Requests the pictures. The caller opens and closes it.
         offloader: The threads that write and check pictures.
         random: The source of the jitter between attempts.
         renew: Called with a task's id to get its result URLs again; ``None`` if the service can't give them again.

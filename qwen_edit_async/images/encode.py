@@ -45,8 +45,8 @@ class Upload:
         head: The text before the Base64 data. For a URL, this is the whole text.
         size: The size of the image file in bytes; 0 for a URL.
         read: Called with a start and a size. Returns that part of the image file.
-        file: The open file that ``read`` reads; :meth:`close` closes it. ``None`` if the image is in memory, or is a
-            local file that :meth:`opened` has not opened.
+        file: The open file that ``read`` reads; :meth:`close` closes it. ``None`` for a URL, for an image in
+            memory, and for a local file that :meth:`opened` has not opened.
         reopen: Called without arguments. Opens the local file, and returns it with a function that reads from it.
             ``None`` if the upload does not read a local file of the user.
         digest: The hash of a local image file before any conversion; empty if it was not requested.

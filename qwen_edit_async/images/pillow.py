@@ -212,7 +212,7 @@ def _plain_words() -> Iterator[None]:
     except ImageError:
         raise
     except Warning as warning:  # the user's filters turn warnings into exceptions
-        raise ImageError(f"can't be converted, because a warning of Pillow counts as an error: {warning}") from None
+        raise ImageError(f"can't be converted, because a Pillow warning was raised as an error: {warning}") from None
     except MemoryError:
         raise ImageError("needs more memory for decoding than is free: shrink it") from None
     except Exception as error:  # noqa: BLE001  # decoders raise any kind of error

@@ -154,8 +154,8 @@ def parse_retry_after(headers: Mapping[str, str], received_at: float | None) -> 
     """Return the ``Retry-After`` of a reply in seconds (RFC 9110, 10.2.3); ``None`` if there is no valid value.
 
     The header holds seconds or a date. Some services send a date as seconds since 1970. The date is compared with the
-    reply's ``Date``, because this machine's clock may be wrong. ``received_at`` replaces a missing ``Date``. A date has
-    no meaning if both are missing.
+    reply's ``Date``, because this machine's clock may be wrong. ``received_at`` replaces a missing ``Date``. A date
+    is ignored if both are missing.
     """
     value = headers.get("retry-after", "").strip()
     number = float(value) if _SECONDS.fullmatch(value) else None

@@ -73,7 +73,7 @@ class PolledTask(Protocol):
 class PollPolicy(Protocol):
     """Decides when to check a task. All methods are called on one event loop, and must not block.
 
-    A policy can also have a method ``likelihood(task, now)``, which returns the probability from 0 to 1 that the task
+    A policy can also have a method ``likelihood(task, now)``. It returns the probability, from 0 to 1, that the task
     has ended since its last check. If more checks are due than ``poll_rate`` allows, the likeliest tasks go first.
     """
 

@@ -114,8 +114,8 @@ class Attempts:
     ) -> bool:
         """Record a failed attempt, and return whether to make another.
 
-        ``resumes_at`` is the end of the Retry-After pause. ``deadline_in_line`` is the deadline of an edit that waits
-        in line for a slot.
+        ``resumes_at`` is the end of the Retry-After pause. ``deadline_in_line`` is the deadline of the edit while it
+        waits in line for a slot.
         """
         self.last_error = error
         self.may_exist = self.may_exist or failure is CallFailure.UNCERTAIN

@@ -30,14 +30,16 @@ from qwen_edit_async.session.task import ActiveCalls, EditTask
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 MAX_CONCURRENT_CHECKS = 64
-"""The maximum number of concurrent status checks, without the slow ones."""
+"""The maximum number of concurrent status checks, not counting slow checks."""
 
 SLOW_AFTER = 5.0
-"""Seconds after which a check without a reply is slow. It then no longer keeps other checks from being sent."""
+"""Seconds after which a check without a reply is slow, and no longer counts against ``MAX_CONCURRENT_CHECKS``."""
 
 MAX_OPEN_CHECKS = 512
-"""The maximum number of concurrent status checks, with the slow ones. Each check needs a connection, and many systems
-allow a process 1024 open files."""
+"""The maximum number of concurrent status checks, including slow checks.
+
+Each check needs a connection, and many systems allow a process only 1024 open files.
+"""
 
 _MAX_GIVEN_UP = 10_000
 """The maximum number of ids of given-up tasks to keep, so that a session can run for months in bounded memory."""
@@ -70,7 +72,7 @@ class Poller:
         self._counters = parts.counters
         self._store = store
         self._open_checks = 0
-        self._being_checked: dict[EditTask, float] = {}  # when each check began, the oldest first, without slow checks
+        self._being_checked: dict[EditTask, float] = {}  # when each counted check began, the oldest first
         self._alarm: asyncio.Future[float] | None = None
         self._asleep_until = -math.inf
         self._policy_error: Exception | None = None
@@ -88,7 +90,7 @@ class Poller:
         return (*self._given_up, *self._unfinished)
 
     def attach(self, task_id: str, seconds: float) -> EditTask:
-        """Watch a task that was submitted elsewhere, with a deadline ``seconds`` from now, if it is not watched yet."""
+        """Return the task with an id. Watch it for at most ``seconds``, unless it is already watched."""
         if (watched := self._unfinished.get(task_id)) is not None:
             return watched
         now, snapshot = self.loop.time(), TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
@@ -174,7 +176,7 @@ class Poller:
         task = self._schedule.take_due(now)
         if task is not None:
             if len(self._being_checked) >= MAX_CONCURRENT_CHECKS:
-                del self._being_checked[next(iter(self._being_checked))]  # this check is slow, see `_check_at`
+                del self._being_checked[next(iter(self._being_checked))]  # this check is slow; see `_check_at`
             self._being_checked.setdefault(task, now)  # at its deadline, a task may have two checks at a time
             self._open_checks += 1
             self._pacer.sent(now, check=True)

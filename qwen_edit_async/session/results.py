@@ -268,7 +268,7 @@ def result_or_error(
     request: EditRequest | None,
     notes: tuple[str, ...],
 ) -> EditResult | QwenEditError:
-    """Return the result or error for a task's terminal snapshot. ``notes`` are the edit's notes so far."""
+    """Return the result or error for a task's terminal snapshot. ``request`` is ``None`` for an attached task."""
     if snapshot.status is TaskStatus.FAILED:
         failure = snapshot.failure or TaskFailure()
         return EditFailedError(

@@ -34,7 +34,7 @@ class Service:
     Attributes:
         transport: The HTTP client.
         protocol: The protocol in the form to use.
-        alternative: The protocol in the form to try next; ``None`` if there is only one, or one has been accepted.
+        alternative: The protocol in the form to try next; ``None`` if none is left to try.
         trial: The lock that lets one submission at a time try both forms.
     """
 

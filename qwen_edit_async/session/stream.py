@@ -278,7 +278,7 @@ class _Edit:
     change: asyncio.Future[None] | None = None
 
     def advance(self, _: asyncio.Future[Any]) -> None:
-        """Called when the submission has ended or the task has changed. Finishes, or waits for the next change."""
+        """Finish the edit if it has ended, or wait for the next change. Called after each change."""
         if self not in self.pipeline.edits:
             return
         if isinstance(self.stage, Submission):

@@ -54,7 +54,9 @@ class Submitter:
         observer: SubmissionObserver | None = None,
         call_site: CallSite | None = None,
     ) -> Submission:
-        """Start the submission of an edit. Warnings point at ``call_site``, by default the line that is running.
+        """Start the submission of an edit. The observer is called before and after each attempt.
+
+        Warnings point at ``call_site``, by default the line of the user's code that is running.
 
         Raises:
             InvalidEditError: If the service would ignore the end of a text, and the session is strict.

@@ -23,6 +23,10 @@ class Part(abc.ABC, Generic[P]):
     """A file that is being written.
 
     A cancelled caller may close the file while a write is still running, so a lock protects the file.
+
+    Args:
+        target: The planned name.
+        file: The file to write to.
     """
 
     def __init__(self, target: P, file: IO[bytes]) -> None:
@@ -51,7 +55,7 @@ class Part(abc.ABC, Generic[P]):
     def commit(self, target: P) -> P:
         """Move the file to ``target``, and return the final path.
 
-        If ``target`` is not the name planned at first and already exists, the file gets the planned name instead.
+        If ``target`` differs from the planned name and already exists, the file gets the planned name instead.
 
         Raises:
             OSError: The file can't be written, or another file has its final name.

@@ -164,7 +164,7 @@ async def test_edits_that_were_sent_when_the_session_ended_are_not_sent_again(ou
 
 @pytest.fixture
 def slow_disk(monkeypatch):
-    """Let the journal wait before it writes that an edit is being submitted. Return two events: waits, may go on."""
+    """Make the journal wait before it records a submission. Return the events ``waits`` and ``may_go_on``."""
     waits, may_go_on = threading.Event(), threading.Event()
 
     class Disk(sqlite3.Connection):

@@ -34,7 +34,7 @@ class Prices:
         return says(document if task_id in self.costs else {"id": task_id, "status": "in_progress"})
 
     async def end(self, number, cost):
-        """Let the task with this number, from 1, end at a cost."""
+        """End a task at a cost. The first task has the number 1."""
         await until(lambda: len(self.service.ids) >= number)
         self.costs[f"task-{number}"] = cost
 

@@ -170,7 +170,7 @@ def test_an_interrupted_run_cancels_tasks_that_have_not_begun(photos, out, monke
     assert process.returncode == 130
     assert (
         "\ncancelled at the service: 2 tasks; the next run submits cancelled edits again"
-        "\nnot cancelled: 1 task; the next run fetches the pictures, which may be charged\n"
+        "\nnot cancelled: 1 task, which may be charged; the next run fetches the pictures\n"
     ) in errors
     assert "\n  3 in flight when the run ended\n" in errors
 

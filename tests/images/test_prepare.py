@@ -216,7 +216,7 @@ def test_fit_names_a_remark_of_pillow_that_counts_as_an_error() -> None:
         assert content(data, fit=True) == data
         warnings.simplefilter("error")
         assert content(data) == data
-        with pytest.raises(InvalidEditError, match=r"warning of Pillow counts as an error: .* tag 296 had too many"):
+        with pytest.raises(InvalidEditError, match=r"Pillow warning was raised as an error: .* tag 296 had too many"):
             prepare([data], fit=True)
 
 

@@ -42,7 +42,7 @@ _UNFINISHED: Final = (
     f"SELECT {_ENTRY}, {OUTCOME_COLUMNS} FROM edits "
     "WHERE state NOT IN ('saved', 'replaced', 'failed') OR (state = 'failed' AND task_id IS NULL)"
 )
-"""Selects the edits that a run may still submit or wait for."""
+"""Selects the edits that a run may still submit, wait for or save."""
 
 _HAS_TASKS: Final = (
     "SELECT EXISTS (SELECT 1 FROM edits WHERE task_id IS NOT NULL OR state IN ('submitting', 'uncertain'))"
@@ -309,7 +309,7 @@ class Store:
             raise JournalError(f"the journal {self._path}: {DAMAGED}")
         for (task_id,) in self._connection.execute("SELECT task_id FROM edits WHERE task_id IS NOT NULL"):
             check_task_id(task_id)  # otherwise, a bad id could end a run that has already submitted edits
-        for row in self._connection.execute(_UNFINISHED):  # otherwise, a run could pay for an edit before it fails
+        for row in self._connection.execute(_UNFINISHED):  # otherwise, a run could pay for an edit, and fail only then
             to_entry(row)
             to_outcome(row, self._path, self._path.parent)
 
@@ -330,7 +330,7 @@ def reading(path: Path, *, checked: bool) -> Iterator[Store]:
     """Open a journal for reading while the block runs.
 
     Raises:
-        JournalError: If the journal can't be opened or read, also by a read in the block.
+        JournalError: If the journal can't be opened or checked, or if a read in the block fails.
     """
     try:
         with closing(Store(path, read_only=True, checked=checked)) as store:

@@ -19,7 +19,7 @@ PAGE: Final = 256
 
 
 def read_page(journal: Path, after: int, folder: FilePath) -> list[tuple[int, BatchOutcome]]:
-    """Return a page of outcomes, each with its edit's number in the journal. Begin ``after`` the edit with that number.
+    """Return the page of outcomes after the edit with the number ``after``. Each outcome comes with its edit's number.
 
     Raises:
         JournalError: If the journal is missing or can't be read.

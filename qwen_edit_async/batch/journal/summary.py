@@ -36,7 +36,10 @@ _TOTALS: Final = f"""
         count(*) FILTER (WHERE state = 'saved' AND damage IS NOT NULL) AS damaged
     FROM edits
 """
-"""Each column has the name of a field of :class:`JournalSummary`. A killed run leaves edits *submitting*."""
+"""Each column has the name of a field of :class:`JournalSummary`.
+
+An edit that a killed run left *submitting* counts as uncertain.
+"""
 
 
 def read_totals(connection: sqlite3.Connection) -> JournalSummary:

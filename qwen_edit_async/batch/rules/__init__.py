@@ -1,4 +1,4 @@
-"""The rules of a bulk run: plain functions and values. Pure.
+"""The rules of a bulk run. Pure: no I/O, no clock.
 
 ::
 

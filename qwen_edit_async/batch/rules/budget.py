@@ -118,7 +118,7 @@ class Budget:
     def confirm(self, pictures: int) -> bool:
         """Return whether an admitted edit would be admitted now. Call this method just before the edit is sent.
 
-        In any case, the edit goes on counting as unfinished until its end is recorded.
+        The edit goes on counting as unfinished until its end is recorded, whatever the answer.
         """
         self.rejected(pictures)
         verdict = self._judge(pictures)

@@ -24,7 +24,7 @@ class SourceItem:
         request: The edit.
         identity: The identity of the edit; empty if it is not known yet.
         problem: The reason why the row can't be edited.
-        kind: The reason without text of the row; empty if ``problem`` has no such text.
+        kind: ``problem`` without any text of the row, such as its key; empty if ``problem`` has no such text.
         place: The origin of the row in :attr:`label`, such as a key, a path, or the name of a Parquet file. If
             ``place`` is empty, the label is the row number or the first image.
     """

@@ -187,7 +187,7 @@ class Reasons:
     def add(self, reason: str, key: str, kind: str = "") -> None:
         """Count a row. Rows with the same ``kind`` form a group.
 
-        ``kind`` is the reason without file names. By default, it is ``reason``.
+        ``kind`` is ``reason`` without any text of the row, such as its key. By default, it is ``reason`` itself.
         """
         self.count += 1
         kind = kind or reason
@@ -222,7 +222,7 @@ class Tally:
     _notes: dict[str, None] = attrs.field(factory=dict)
 
     def problem(self, where: str, reason: str, kind: str) -> None:
-        """Count a row that can't be edited. ``kind`` is the reason without file names."""
+        """Count a row that can't be edited. For ``kind``, see :meth:`Reasons.add`."""
         self._reasons.add(reason, where, kind)
         if len(self._problems) < _LISTED_PROBLEMS:
             self._problems.append(RowProblem(where, reason))

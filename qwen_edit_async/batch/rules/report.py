@@ -30,8 +30,8 @@ class FailureGroup:
     """Edits or rows with the same problem.
 
     Attributes:
-        reason: The problem, usually without file names. In a plan, the problem of a single row includes the
-            names.
+        reason: The problem, usually without file names, keys and other text of the rows. If the group has only one row,
+            it can include such text.
         count: The number of edits or rows.
         keys: The keys of up to 50 of these edits or rows.
     """
@@ -257,7 +257,10 @@ class BatchReport(JournalSummary):
 
 
 def make_report(summary: JournalSummary, *, refused: Iterable[FailureGroup] = (), **facts: Any) -> BatchReport:
-    """Return the report of a run from the journal's totals, the refused rows by reason, and other fields."""
+    """Return the report of a run from the journal's totals and the refused rows by reason.
+
+    ``facts`` has the other fields of :class:`BatchReport`.
+    """
     refused = tuple(refused)
     failures = tuple(sorted((*summary.failures, *refused), key=lambda group: -group.count))
     count = sum(group.count for group in refused)

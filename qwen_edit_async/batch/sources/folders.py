@@ -162,8 +162,8 @@ class Search:
         """Yield the files and folders that match a pattern, which is relative to the folder ``base``.
 
         ``**`` matches any number of folders, but does not follow links to folders. All other parts of a pattern follow
-        them, as in ``Path.glob``. Wildcards skip hidden folders, system folders and folders with
-        results of other runs. A pattern that names such a folder includes its files.
+        such links, as in ``Path.glob``. Wildcards skip hidden folders, system folders and folders with results of other
+        runs. A pattern that names such a folder includes its files.
         """
         before, *after = _ANY_FOLDERS.split(pattern, maxsplit=1)
         if not after:
