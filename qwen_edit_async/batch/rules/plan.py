@@ -187,7 +187,7 @@ class Reasons:
     def add(self, reason: str, key: str, kind: str = "") -> None:
         """Count a row. Rows with the same ``kind`` form a group.
 
-        ``kind`` is the reason without file names. By default, it is ``reason``.
+        ``kind`` is the reason without text of the row. By default, it is ``reason``.
         """
         self.count += 1
         kind = kind or reason
