@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future
 from typing import Any, Final, Self, TypeAlias
 
 from qwen_edit_async.errors import SessionClosedError
@@ -51,13 +52,14 @@ class LoopThread:
     def start(self, first: Callable[[], Any] | None = None) -> None:
         """Start the loop, unless it was started before, and make a first call. End a new loop if the call fails."""
         with self._starting:
-            is_new = self._thread is None
+            is_new, started = self._thread is None, Future[None]()
             if is_new:
-                runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-                self._loop, self._process = runner.get_loop(), os.getpid()
-                self._thread = threading.Thread(target=self._run, args=(runner,), daemon=True)
+                self._process = os.getpid()
+                self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
                 self._thread.start()
             try:
+                if is_new:
+                    started.result()
                 if first is not None:
                     self.call(first)
             except BaseException:  # also Ctrl-C: nobody else would end a loop whose session did not open
@@ -171,12 +173,16 @@ class LoopThread:
             if helping:
                 event()
 
-    def _run(self, runner: asyncio.Runner) -> None:
+    def _run(self, started: Future[None]) -> None:
         try:
-            with runner:
+            with asyncio.Runner() as runner:
+                self._loop = runner.get_loop()  # on Windows, a loop made on the main thread would take over its signals
+                started.set_result(None)
                 runner.run(self._stopped.wait())
         except BaseException as error:  # noqa: BLE001  # raised in the threads that wait for calls
             self._crash = error
+            if not started.done():
+                started.set_exception(error)
 
 
 def _notes_about(task: asyncio.Task[Any]) -> list[str]:

@@ -71,10 +71,10 @@ class Allowance:
             ToolError: Not enough is left.
         """
         if amount > self.left or self.left <= 0:
-            raise ToolError(
-                f"the spending cap does not allow this edit ({self.left} left, {amount} needed): wait until other "
-                f"edits have ended, or ask the user to raise {MAX_COST_VARIABLE}"
-            )
+            advice = f"wait until other edits have ended, or ask the user to raise {MAX_COST_VARIABLE}"
+            if self.left <= 0 and self.price is None:  # an edit without a known price and cost uses up any cap
+                advice += f" and to set {PRICE_VARIABLE} to the price of a picture"
+            raise ToolError(f"the spending cap does not allow this edit ({self.left} left, {amount} needed): {advice}")
         self.left -= amount
         return amount
 

@@ -228,8 +228,17 @@ def test_the_price_is_the_highest_known():
     assert (allowance.left, allowance.price) == (Decimal("0.5"), Decimal("0.25"))
     allowance.settle(allowance.reserve(Decimal("0.5")), None, 2)
     assert allowance.left == 0
-    with pytest.raises(ToolError):
+    with pytest.raises(ToolError, match=r"MCP_MAX_COST$"):
         allowance.reserve(Decimal(0))
+
+
+def test_an_edit_whose_price_and_cost_are_unknown_counts_as_the_whole_cap_and_the_user_can_set_a_price():
+    allowance = Allowance(Decimal(1))
+    with pytest.raises(ToolError, match=r"MCP_MAX_COST$"):
+        allowance.reserve(Decimal(2))
+    allowance.settle(allowance.reserve(Decimal(1)), None, 1)
+    with pytest.raises(ToolError, match="raise QWEN_EDIT_MCP_MAX_COST and to set QWEN_EDIT_MCP_PRICE to the price"):
+        allowance.reserve(Decimal(1))
 
 
 async def test_the_first_edit_is_within_the_cap(photos, tmp_path):

@@ -438,6 +438,19 @@ def test_a_callback_can_not_wait_for_its_own_session(qwen_edit_emulator):
     assert set(errors) == {"the session can't be called from its own thread: use another session"}
 
 
+def test_the_loop_is_made_on_its_own_thread(monkeypatch):
+    makers, make = [], asyncio.new_event_loop
+
+    def noting():
+        makers.append(threading.current_thread())
+        return make()
+
+    monkeypatch.setattr(asyncio, "new_event_loop", noting)
+    monkeypatch.setattr(asyncio.events, "new_event_loop", noting)
+    with LoopThread() as loop:
+        assert makers == [loop._thread]
+
+
 def test_threads_that_start_a_loop_at_once_start_one(monkeypatch):
     loop, calls = LoopThread(), []
     second_waits = threading.Event()

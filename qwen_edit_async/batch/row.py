@@ -35,13 +35,10 @@ from qwen_edit_async.log import about
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.replies import as_text
 from qwen_edit_async.scheduling.retry import CallFailure
+from qwen_edit_async.session.observer import NotNowError
 from qwen_edit_async.session.results import EditResult, OutputImage
 from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus, Usage
-
-
-class _StoppedError(Exception):
-    """Raised if the budget no longer admits an edit that waited for a slot; caught in this module."""
 
 
 class Row:
@@ -96,7 +93,7 @@ class Row:
             _StoppedError: If the budget no longer admits the edit.
         """
         if not self._run.budget.confirm(self._entry.pictures):
-            raise _StoppedError("the limits of the run do not allow the edit now")
+            raise NotNowError("the limits of the run do not allow the edit now")
         self._run.in_flight.add(self._entry.number)
         columns: dict[str, Any] = {"repeats": self._entry.repeats + self._is_doubtful}
         if self._request is not None and not self._entry.digest:
@@ -173,7 +170,7 @@ class Row:
                 raise
             except Exception as error:  # noqa: BLE001  # the error is journalled, and must not end other edits
                 await self._not_submitted(error)
-                if not isinstance(error, _StoppedError):
+                if not isinstance(error, NotNowError):
                     return
             else:
                 run.preview_soon(self._entry.number, request.images)
@@ -196,7 +193,7 @@ class Row:
             await self._record(State.UNCERTAIN, error)
             return
         budget.rejected(pictures)
-        if not (is_fatal or isinstance(error, _StoppedError)):  # otherwise, the edit keeps its earlier state
+        if not (is_fatal or isinstance(error, NotNowError)):  # otherwise, the edit keeps its earlier state
             await self._record(State.UNCERTAIN if self._is_doubtful else State.FAILED, error)
 
     async def _attach(self, task_id: str) -> None:

@@ -46,6 +46,13 @@ class SubmissionObserver(Protocol):
         ...
 
 
+class NotNowError(Exception):
+    """Raised by the observer of a bulk run if the run's limits do not allow the attempt now.
+
+    The run may submit the edit again later, so the edit has not ended: it is neither counted nor reported as refused.
+    """
+
+
 class SubmitKeywords(EditKeywords, total=False):
     """The keyword arguments of ``EditSession.submit``."""
 

@@ -32,7 +32,7 @@ from qwen_edit_async.protocol.base import Call, WireProtocol
 from qwen_edit_async.scheduling.retry import Attempts, CallFailure, judge_submission, pause_after
 from qwen_edit_async.session.deadline import Deadline
 from qwen_edit_async.session.gate import Slot
-from qwen_edit_async.session.observer import CallSite, SubmissionObserver
+from qwen_edit_async.session.observer import CallSite, NotNowError, SubmissionObserver
 from qwen_edit_async.session.options import Limits
 from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.session.poller import Poller
@@ -126,6 +126,9 @@ class Submission:
 
     def _refuse(self, error: Exception) -> None:
         """End the edit with an error, before the service has accepted it."""
+        if isinstance(error, NotNowError):
+            self.accepted.set_exception(error)
+            return
         self._parts.counters.refused += 1
         if self._attempts.may_exist and not isinstance(error, SubmitUncertainError):
             error = _uncertain(error)

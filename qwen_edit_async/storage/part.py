@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import errno
 import filecmp
 import os
@@ -79,7 +80,8 @@ class PartFile(Part[Path]):
     def __init__(self, target: Path, *, replace: bool = True) -> None:
         self._replace = replace
         self._path = target.with_name(f".{target.name[:PART_NAME_CHARACTERS]}.{secrets.token_hex(4)}.part")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # if a file has the folder's name, open() raises the fitting error
+            target.parent.mkdir(parents=True, exist_ok=True)
         super().__init__(target, self._path.open("x+b"))
 
     def commit(self, target: Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from bulk_runs import states
 from memory_transport import IMAGE, NORMAL, MemoryService, MemorySession, completed, says, status, until
 
-from qwen_edit_async import EditBatch, EditHub, EditRequest
+from qwen_edit_async import EditBatch, EditEnded, EditHub, EditRequest
 
 pytestmark = [
     pytest.mark.anyio,
@@ -59,9 +59,9 @@ async def test_edits_that_were_admitted_at_a_lower_price_are_not_sent(out):
 
 
 async def test_edits_that_no_longer_fit_together_are_sent_one_after_the_other(out):
-    prices = Prices()
+    prices, events = Prices(), []
     batch = EditBatch(REQUESTS, out, max_cost="1.00")
-    async with MemorySession(prices.service, max_in_flight=2) as session:
+    async with MemorySession(prices.service, max_in_flight=2, on_event=events.append) as session:
         run = asyncio.create_task(batch.run(session))
         for number, cost in enumerate(["0.01", "0.40", "0.01", "0.40"], 1):
             await prices.end(number, cost)
@@ -69,6 +69,9 @@ async def test_edits_that_no_longer_fit_together_are_sent_one_after_the_other(ou
         report = await run
     assert (len(prices.service.submissions), report.cost, report.limit) == (4, Decimal("0.82"), "max_cost")
     assert Counter(states(out).values()) == {"saved": 4, "planned": 6}
+    ended = Counter(event.request.key for event in events if isinstance(event, EditEnded))
+    assert ended == {key: 1 for key, state in states(out).items() if state == "saved"}
+    assert session.statistics().refused == 0
 
 
 async def test_an_edit_that_the_service_refused_is_not_sent_again_at_a_price_that_does_not_fit(out):

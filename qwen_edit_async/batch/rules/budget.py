@@ -116,14 +116,17 @@ class Budget:
         return verdict
 
     def confirm(self, pictures: int) -> bool:
-        """Return whether an admitted edit would be admitted now. Call this method just before the edit is sent.
+        """Return whether an admitted edit may still be submitted. Call this method just before the edit is sent.
 
-        The edit goes on counting as unfinished until its end is recorded, whatever the answer.
+        The batch may have stopped or been ``held`` since the edit was admitted, or the price may have risen. The edit
+        goes on counting as unfinished until its end is recorded, whatever the answer.
         """
+        if self.stopped or self.held:
+            return False
         self.rejected(pictures)
-        verdict = self._judge(pictures)
+        fits = self.max_cost is None or self._judge_cost(pictures, self.max_cost) is Verdict.GO
         self._reserve(pictures)
-        return verdict is Verdict.GO
+        return fits
 
     def adopt(self, pictures: int) -> None:
         """Count an edit as unfinished until its end is recorded."""

@@ -341,15 +341,24 @@ def test_the_last_edit_that_is_not_confirmed_stops_the_run():
     assert budget.admit(1) is Verdict.STOP
 
 
-def test_no_edit_is_confirmed_once_the_run_has_stopped_or_waits_for_pictures():
+def test_no_edit_is_confirmed_once_the_run_has_stopped_or_holds_submissions():
     stopped, held = Budget(), Budget()
     assert [stopped.admit(1), held.admit(1)] == [Verdict.GO, Verdict.GO]
     stopped.stop("enough")
-    held.fetching.add(1)
     assert not stopped.confirm(1)
+    assert [held.unsaved("the disk is full", earlier=False) for _ in range(3)] == [False, False, True]
     assert not held.confirm(1)
     held.saved()
     assert held.confirm(1)
+
+
+def test_an_admitted_edit_does_not_wait_for_an_edit_that_hangs_after_pictures_could_not_be_saved():
+    budget = Budget(slots=3)
+    assert [budget.admit(1) for _ in range(3)] == [Verdict.GO] * 3
+    settle(budget, 1, None)
+    budget.unsaved("403", earlier=False)
+    assert budget.admit(1) is Verdict.WAIT
+    assert budget.confirm(1)
 
 
 @given(
