@@ -45,13 +45,17 @@ class ActiveCalls:
         """Record that a call begins."""
         self.count += 1
 
-    def leave(self, *_: object) -> None:
+    def leave(self) -> None:
         """Record that a call has ended."""
         self.count -= 1
         if not self.count:
             self.none_left.set()
 
-    __enter__, __exit__ = enter, leave
+    def __enter__(self) -> None:
+        self.enter()
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
 
 
 class TaskPoller(Protocol):
