@@ -108,7 +108,7 @@ class _Tally:
     async def count(self, coming: Awaitable[EditOutcome]) -> EditOutcome:
         try:
             outcome = await coming
-        except BaseException:  # an error, or the end of the outcomes
+        except BaseException:  # an error, a cancellation or the end of the outcomes: the bar must not stay unfinished
             self.show(final=True)
             raise
         if not outcome.ok:

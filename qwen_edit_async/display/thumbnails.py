@@ -94,5 +94,5 @@ def make_thumbnail(image: Any) -> Thumbnail | None:
         with encoded.file as content:
             content.seek(0)
             return Thumbnail(content.read(), *encoded.sides)
-    except Exception:  # noqa: BLE001  # decoders raise any kind of error
+    except Exception:  # noqa: BLE001  # decoders raise any kind of error, and pages do without a thumbnail
         return None
