@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+from connection_ends import ending
 from hypothesis import example, given
 from hypothesis import strategies as st
 from memory_transport import KEY
@@ -69,13 +70,10 @@ async def speaking(text: bytes) -> AsyncIterator[str]:
     """Start a server that sends these bytes to each connection and closes it."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        async with ending(writer):
             await reader.readuntil(b"\r\n\r\n")
             writer.write(text)
             await writer.drain()
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import io
 import logging
@@ -14,6 +13,7 @@ import weakref
 import aiohttp
 import anyio
 import pytest
+from connection_ends import ending
 from jitter import NoJitter
 from leftovers import open_files
 from memory_transport import HANGS, IMAGE, KEY, NORMAL, MemoryService, MemorySession, in_order, status
@@ -175,9 +175,9 @@ def frames_of(error: BaseException):
 
 async def test_headers_that_quote_the_key_are_in_no_frame_of_a_reply_that_never_ends():
     async def quote(reader, writer):
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nX-Echo: Bearer " + KEY.encode() + b"\r\nContent-Length: 99\r\n\r\n")
-        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+        async with ending(writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nX-Echo: Bearer " + KEY.encode() + b"\r\nContent-Length: 99\r\n\r\n")
             while True:
                 writer.write(b" ")
                 await writer.drain()

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import attrs
+from connection_ends import ending
 
 from qwen_edit_async.contract import STATUS_PATH
 
@@ -82,7 +83,7 @@ class RawProxy:
         self._connections.add(connection)
         connection.add_done_callback(self._connections.discard)
         reused = False
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
+        async with ending(writer):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 request_line = head.partition(b"\r\n")[0]
@@ -100,7 +101,7 @@ class RawProxy:
 
     async def _ask(self, head: bytes, body: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(*self._target)
-        with contextlib.closing(writer):
+        async with ending(writer):
             writer.write(head[:-2] + b"Connection: close\r\n\r\n" + body)
             return (await reader.read()).replace(b"Connection: close\r\n", b"")
 

@@ -18,6 +18,7 @@ import aiohttp
 import anyio
 import attrs
 import pytest
+from connection_ends import ending
 from memory_transport import KEY, until
 
 from qwen_edit_async import (
@@ -77,14 +78,8 @@ class Server:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        try:
+        async with ending(writer):
             await self.answer(self, reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
 
 
 def replies(*texts: bytes) -> Callable[[Server, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:

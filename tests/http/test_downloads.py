@@ -19,6 +19,7 @@ from random import Random
 
 import pytest
 from aiohttp import web
+from connection_ends import ending
 from jitter import NoJitter
 from memory_transport import IMAGE, until
 from PIL import Image
@@ -410,19 +411,13 @@ async def moving():
 
         async def start(begin: bytes, again: bytes) -> str:
             async def answer(reader, writer):
-                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                    try:
-                        await reader.readuntil(b"\r\n\r\n")
-                        writer.write(b"HTTP/1.1 200 OK\r\n" + begin)
-                        while True:
-                            writer.write(again)
-                            await writer.drain()
-                            await asyncio.sleep(0.02)
-                    finally:
-                        writer.close()
-                        await (
-                            writer.wait_closed()
-                        )  # retrieves the error of a broken connection, which would be reported at the end
+                async with ending(writer):
+                    await reader.readuntil(b"\r\n\r\n")
+                    writer.write(b"HTTP/1.1 200 OK\r\n" + begin)
+                    while True:
+                        writer.write(again)
+                        await writer.drain()
+                        await asyncio.sleep(0.02)
 
             server = await stack.enter_async_context(await asyncio.start_server(answer, "127.0.0.1", 0))
             return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.png"

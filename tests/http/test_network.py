@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from bulk_runs import PHOTO
+from connection_ends import ending
 from memory_transport import KEY
 from yarl import URL
 
@@ -36,10 +37,8 @@ async def copy(reader, writer):
 async def join(reader, writer, port):
     """Copy bytes between a connection and a port, in both directions, until both ends are closed."""
     far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
+    async with ending(far_writer):
         await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
-    finally:
-        far_writer.close()
 
 
 class Door:
@@ -68,17 +67,11 @@ class Door:
 
     async def _serve(self, reader, writer):
         self._handlers.add(asyncio.current_task())
-        try:
+        async with ending(writer):
             if self._port is not None:
                 await join(reader, writer, self._port)
             else:
                 await self._tunnel(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
 
     async def _tunnel(self, reader, writer):
         line, *headers = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
