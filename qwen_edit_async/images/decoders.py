@@ -1,7 +1,7 @@
 """Opens image files. Decodes a sample of a file, or the intact part of a damaged file. Needs Pillow.
 
 ``Image.open`` is not used, because it warns about large pictures, and a warning can't be caught safely on a thread.
-Instead, this module chooses Pillow's plugin by the file's content, and checks the number of pixels.
+Instead, this module chooses Pillow's plugin, and checks the number of pixels.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from qwen_edit_async.images.png import essentials
 from qwen_edit_async.log import log
 
 _MAX_COEFFICIENT_BYTES: Final = 512 * 1024 * 1024
-"""The memory limit for decoding a JPEG with several scans. Each of its coefficients takes 2 bytes."""
+"""The memory limit for the coefficients of a JPEG with several scans, which take 2 bytes each."""
 
 _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
 """Formats whose decoders need 16 bytes per pixel, so their limit on pixels is halved. Other decoders need 4 to 10."""
 
 _READ_LATE: Final = frozenset({"BMP", "GIF", "TIFF"})
-"""Formats for which :func:`open_file` sets Pillow's hook ``load_read``. The plugins for JPEG and PNG have the hook."""
+"""Formats whose plugins lack Pillow's optional hook ``load_read``, so :func:`open_file` sets it."""
 
 _JPEG_END: Final = b"\xff\xd9"
 _MAX_PADDED_BYTES: Final = 16 * 1024 * 1024
 """The maximum number of bytes of a damaged picture that :func:`load_despite_damage` reads into memory."""
 
 _FILLER_BYTES: Final = 1024
-"""The number of filler bytes that :func:`decoded_share` appends. Decoders read ahead by fewer bytes than that."""
+"""The number of filler bytes that :func:`decoded_share` appends. No decoder reads ahead that far."""
 
 _READ_COLOURS: Final = re.compile(
     rb"colr(?:prof|rICC|nclx\0[\x01\x02]\0[\x01\x02\x06\x0d]|\x01..\0\0\0[\x0c\x10-\x12])", re.DOTALL
@@ -55,7 +55,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
     _padding: bytes | None = None
 
     def decode_small(self, end: int, padding: bytes | None = None) -> None:
-        """Decode the bytes before ``end``, at an eighth of the picture's size. Afterwards, the picture can't be loaded.
+        """Decode the bytes before ``end``, at an eighth of the picture's size. The picture can't be loaded again.
 
         The decoder gets ``padding`` instead of the file's bytes from ``end`` on.
 
@@ -69,10 +69,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
         self.load()
 
     def load_read(self, read_bytes: int) -> bytes:
-        """Return the next bytes for the decoder, which has accepted all earlier bytes.
-
-        Fail after the padding, even if the user has set ``ImageFile.LOAD_TRUNCATED_IMAGES``.
-        """
+        """Return the decoder's next bytes. Fail after the padding, even if ``LOAD_TRUNCATED_IMAGES`` is set."""
         if self._readable:
             data = super().load_read(min(read_bytes, self._readable))
             self._readable -= len(data)
@@ -96,7 +93,7 @@ class PngEssentials(PngImagePlugin.PngImageFile):
 
 
 def open_file(file: IO[bytes], path: str = "", *, fit: bool = False) -> ImageFile.ImageFile:
-    """Open an image file with the plugin for its format. If the content does not show the format, the path does.
+    """Open an image file. The content, or else the path, determines the format.
 
     With ``fit``, damaged PNG metadata is accepted, because the file will be converted. ``fit`` also allows a JPEG with
     too many pixels, if it can be decoded at a reduced scale.
@@ -108,7 +105,7 @@ def open_file(file: IO[bytes], path: str = "", *, fit: bool = False) -> ImageFil
     file.seek(0)
     head = file.read(HEAD_BYTES)
     plugin = _plugin(head, path)
-    if plugin == "WEBP":  # its plugin allocates memory for all pixels when it opens a file
+    if plugin == "WEBP":  # the plugin allocates memory for all pixels when it opens a file
         check_pixels(_webp_sides(head), plugin)
     file.seek(0)
     try:
@@ -144,7 +141,7 @@ def check_pixels(sides: tuple[int, int], plugin: str = "") -> None:
 
 
 def check_tiles(image: ImageFile.ImageFile) -> None:
-    """Check that the strips or tiles of a TIFF file cover its area. The decoder accepts missing strips or tiles.
+    """Check that a TIFF file's strips or tiles cover its area, because the decoder accepts missing ones.
 
     Raises:
         ImageError: A part of the area is not covered.
@@ -227,10 +224,7 @@ def _rows(file: IO[bytes], shade: int) -> list[int]:
 
 
 def _read(file: IO[bytes], size: int) -> bytes:
-    """Return the next bytes for a decoder. Fail at the end of the file.
-
-    Pillow itself would not fail there if the user has set ``ImageFile.LOAD_TRUNCATED_IMAGES``.
-    """
+    """Return a decoder's next bytes. Fail at the end of the file, even if ``LOAD_TRUNCATED_IMAGES`` is set."""
     if data := file.read(size):
         return data
     raise EOFError
@@ -270,7 +264,6 @@ def _open_essentials(file: IO[bytes]) -> PngEssentials:
 
 
 def _webp_sides(head: bytes) -> tuple[int, int]:
-    """Return the width and height from the first chunk of a WebP file."""
     if head[12:16] == b"VP8X":
         return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
     if head[12:16] == b"VP8L":

@@ -34,7 +34,7 @@ else:
     encode_base64 = pybase64.b64encode
 
 RAW_CHUNK: Final = 384 * 1024
-"""Bytes of an image per chunk. This is a multiple of 3, so only the last chunk is padded."""
+"""Bytes of an image per chunk: a multiple of 3, so that only the last chunk is padded."""
 
 
 @attrs.define(kw_only=True)  # not frozen, because a frozen object takes twice as long to create
@@ -44,11 +44,10 @@ class Upload:
     Attributes:
         head: The text before the Base64 data. For a URL, this is the whole text.
         size: The size of the image file in bytes; 0 for a URL.
-        read: Called with a start and a size. Returns that part of the image file.
+        read: Reads a part of the image file.
         file: The open file that ``read`` reads; :meth:`close` closes it. ``None`` for a URL, for an image in
             memory, and for a local file that :meth:`opened` has not opened.
-        reopen: Called without arguments. Opens the local file, and returns it with a function that reads from it.
-            ``None`` if the upload does not read a local file of the user.
+        reopen: Opens the local file, and returns the file and its ``read``. ``None`` for other uploads.
         digest: The hash of a local image file before any conversion; empty if it was not requested.
         name: The name of the image in messages.
         position: The position of the image in its request, counted from 1.
@@ -88,7 +87,7 @@ class Upload:
         return text if index else self.head + text
 
     def opened(self) -> Upload:
-        """Open a local file, and return an upload that owns the open file. For any other image, return this upload.
+        """Open a local file, and return an upload that owns the open file. For other images, return the upload itself.
 
         Raises:
             InvalidEditError: The file can't be read any more.
@@ -143,7 +142,7 @@ def path_upload(path: str, status: os.stat_result) -> Upload:
 
 
 def _read_unchanged(file: io.BufferedReader[Any], status: os.stat_result, start: int, size: int) -> bytes:
-    """Read part of a file, and check the file's size and time. The file has a lock, so another thread can close it."""
+    """Read part of a file, and check the file's size and time. A lock lets another thread close the reader."""
     try:
         file.seek(start)
         chunk = file.read(size)

@@ -21,7 +21,7 @@ class ImageError(ValueError):
 
     Args:
         message: The predicate.
-        summary: The predicate without the text or bytes of the image. By default, it is ``message``.
+        summary: The predicate without content of the image; by default ``message``.
     """
 
     def __init__(self, message: str, *, summary: str = "") -> None:

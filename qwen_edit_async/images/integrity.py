@@ -72,8 +72,7 @@ def find_damage(file: IO[bytes], size: int, kind: str) -> Findings:
 
     A PNG file is checked chunk by chunk, including the number of its rows. A JPEG file is checked from marker to
     marker. A WEBP file must be at least as long as its header says. A TIFF file must contain its first directory. A
-    BMP or GIF file must be longer than its header. ``kind`` is the format according to the file's content. Files in
-    other formats are not checked.
+    BMP or GIF file must be longer than its header. Other formats are not checked. ``kind`` is the sniffed format.
     """
     if kind not in _CHECKS:
         return Findings()
@@ -85,9 +84,9 @@ def find_damage(file: IO[bytes], size: int, kind: str) -> Findings:
 
 
 def find_cut(file: IO[bytes], size: int, kind: str) -> Findings:
-    """Check a file. If a JPEG or PNG file ends as complete files do, read only its first KiB.
+    """Check a file as :func:`find_damage` does. If a JPEG or PNG has the right last bytes, read only its first KiB.
 
-    Any other file may be cut short or have appended bytes, so :func:`find_damage` checks all of it.
+    Any other file may be cut short or have appended bytes.
     """
     end = _ENDS.get(kind)
     if end is not None:
@@ -103,11 +102,10 @@ def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
     """Judge a downloaded file.
 
     A damaged picture that is not a PNG is refused, because a second download may give an intact file. With ``lenient``,
-    it is accepted if more than half of it can be used.
+    the picture is accepted if more than half of it can be used.
 
     ``lenient`` does not matter for a PNG. A PNG is refused if it is cut short before its last row, or if a chunk that
-    its pixels need has a wrong checksum. A PNG with other damage is accepted, because its pixels arrived as the
-    service sent them.
+    its pixels need is damaged. Other damage is accepted, because the pixels arrived as the service sent them.
     """
     file.seek(0)
     head = file.read(512)
@@ -140,7 +138,7 @@ def _judge_png(file: IO[bytes], size: int) -> Verdict:
 
 
 def _damage(file: IO[bytes], size: int, kind: str) -> str:
-    """Return a clause that describes a picture's damage, or an empty text. Without Pillow, pixels are not checked."""
+    """Return a clause that describes a picture's damage, or an empty string. Without Pillow, pixels are not checked."""
     found = find_damage(file, size, kind)
     if found.damage or _stated_size(file, size, kind) > size:
         return found.damage or CUT_SHORT
@@ -170,8 +168,7 @@ def _share(file: IO[bytes], size: int, kind: str, damage: str) -> float:
     with_end = io.BytesIO(file.read() + _ENDS["JPEG"])
     if kind == "JPEG" and find_damage(with_end, size + 2, kind).damage == LACKS_SCANS:
         return 0.0  # some scans are missing, so all rows can be decoded, but they are blurred
-    # If Pillow does not support the format, no row is decoded, although the picture may be intact.
-    # So a picture without decoded rows counts as whole, unless it is cut short.
+    # No row is decoded if Pillow does not support the format. The picture then counts as whole, unless it is cut short.
     return decoders.decoded_share(file) or float(damage != CUT_SHORT)
 
 

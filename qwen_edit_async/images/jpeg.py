@@ -45,7 +45,7 @@ _ALL_COEFFICIENTS: Final = 2**_COEFFICIENTS - 1
 
 
 def check_jpeg(file: IO[bytes], _size: int, *, block: int = BLOCK) -> Findings:
-    """Check a whole file, and read ``block`` bytes at a time.
+    """Check a whole file, reading ``block`` bytes at a time.
 
     Raises:
         DamageError: The file is damaged.
@@ -54,7 +54,7 @@ def check_jpeg(file: IO[bytes], _size: int, *, block: int = BLOCK) -> Findings:
 
 
 def coefficient_bytes(file: IO[bytes]) -> int:
-    """Return the bytes of memory that a decoder needs to collect the data of several scans; 0 for a single scan.
+    """Return how many bytes of memory a decoder needs to keep coefficients between scans; 0 if it keeps none.
 
     Raises:
         DamageError: The file's header is damaged.
@@ -101,8 +101,6 @@ class _Frame:
 
 
 class _Check:
-    """The check of one file."""
-
     def __init__(self, file: IO[bytes], block: int) -> None:
         self._file = file
         self._block = block

@@ -1,8 +1,7 @@
 """Recognises input images, and refuses other objects, without reading a file.
 
-An image is a path, an http(s) URL, a file in a bucket, a data URI, bytes, a binary file, a PIL image or an array. An
-object whose ``open()`` returns a binary file is also an image. Formats are recognised by a file's first bytes, which
-the caller passes. A format without a signature is recognised by the ending of the file's name.
+Formats are recognised by a file's first bytes, which the caller passes. A format without a signature is recognised by
+the ending of the file's name.
 """
 
 from __future__ import annotations

@@ -32,10 +32,7 @@ from qwen_edit_async.log import log
 
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_PADDING: Final = b"\xff\0" * 8
-"""Bytes in place of the end marker, for a decoder that reads ahead.
-
-They encode 64 bits that are all 1. These bits are not valid pixel data, because no Huffman code is all 1.
-"""
+"""64 one-bits for a decoder that reads ahead. They can't be pixel data, because no Huffman code is all ones."""
 
 _SAVE_OPTIONS: Final = {
     "JPEG": {"quality": 95},
@@ -53,7 +50,7 @@ class Facts:
     Attributes:
         sides: Width and height in pixels, as stored.
         orientation: The Exif orientation; 1 is upright.
-        notes: The parts of the file that the service ignores, each described by the predicate of a sentence.
+        notes: Predicates of sentences about parts of the file that the service ignores.
     """
 
     sides: tuple[int, int]
@@ -68,7 +65,7 @@ class Encoded:
     Attributes:
         file: A temporary file, which the caller closes.
         kind: The format: ``PNG``, ``JPEG`` or ``WEBP``.
-        notes: The changes to the image and the omitted parts, each described by the predicate of a sentence.
+        notes: Predicates of sentences about changes to the image and about omitted parts.
     """
 
     file: IO[bytes]
@@ -79,7 +76,7 @@ class Encoded:
 
 
 def check(file: IO[bytes], findings: Findings, *, fit: bool = False) -> Facts | None:
-    """Decode the part of an image file that the earlier check of the file's structure could not judge.
+    """Complete the check of an image file by decoding some or all of it.
 
     Return the file's properties; ``None`` if a warning by Pillow was raised as an exception.
 
@@ -106,7 +103,7 @@ def check(file: IO[bytes], findings: Findings, *, fit: bool = False) -> Facts | 
 
 
 def encode(picture: Any, *, fit: bool) -> Encoded:
-    """Encode a PIL image or an array as a PNG file, turned upright.
+    """Turn a PIL image or an array upright, and encode it as a PNG file.
 
     With ``fit``, the longest side becomes at most 3072 pixels. A file that would be over 7.5 MB becomes a JPEG, or is
     shrunk further.
@@ -133,7 +130,7 @@ def encode(picture: Any, *, fit: bool) -> Encoded:
 def fit(file: IO[bytes], size: int, findings: Findings, *, path: str = "") -> Encoded | None:
     """Convert an image file so that the service edits it well. Return ``None`` if no conversion is needed.
 
-    The image is turned upright, its longest side becomes at most 3072 pixels, and its file at most 7.5 MB.
+    The image is turned upright, and reduced to at most 3072 pixels a side and 7.5 MB.
 
     Raises:
         ImageError: The file can't be decoded, or has too many pixels.
@@ -155,7 +152,7 @@ def fit(file: IO[bytes], size: int, findings: Findings, *, path: str = "") -> En
 
 
 def thumbnail(picture: Any, side: int) -> Encoded:
-    """Encode a picture (an image file, a PIL image or an array) as a WebP file with sides of at most ``side`` pixels.
+    """Encode a picture (an image file, a PIL image or an array) as a WEBP file with sides of at most ``side`` pixels.
 
     Raises:
         ImageError: The picture can't be decoded, or has too many pixels.
@@ -184,7 +181,7 @@ def decode(content: bytes) -> Image.Image:
 
 
 def _lost_colours(image: ImageFile.ImageFile, file: IO[bytes], findings: Findings) -> str:
-    """Name the colour data that is lost when a file is converted. Return an empty text if none is lost."""
+    """Name the colour data that is lost when a file is converted; empty if none is lost."""
     if isinstance(image, PngEssentials) and image.lost:
         return f"damaged {' and '.join(sorted(image.lost))} data"
     if findings.colours:

@@ -32,7 +32,7 @@ _INFLATED_BYTES: Final = 256 * 1024
 """Bytes inflated at a time."""
 
 _KEPT: Final = frozenset({b"IHDR", b"eXIf", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"})
-"""For each of these chunk types, the check remembers the first block of data."""
+"""The chunk types whose first block of data the check keeps."""
 
 _SRGB_CODE: Final = b"\1\x0d\0\1"
 """The cICP data of sRGB."""
@@ -63,7 +63,7 @@ _WHOLE: Final = ((0, 0, 1, 1),)
 
 
 def check_png(file: IO[bytes], size: int, *, block: int = BLOCK) -> Findings:
-    """Check a whole file, and read at most ``block`` bytes at a time.
+    """Check a whole file, reading at most ``block`` bytes at a time.
 
     Raises:
         DamageError: The file is not a complete PNG file.
@@ -91,8 +91,6 @@ def essentials(data: bytes, broken: Collection[str] = ()) -> tuple[bytes, tuple[
 
 
 class _Check:
-    """The check of one file."""
-
     def __init__(self, file: IO[bytes], block: int) -> None:
         self._file = file
         self._block = block
@@ -161,7 +159,7 @@ class _Check:
             elif kind in _KEPT:
                 self._kept.setdefault(kind, piece)
         if int.from_bytes(self._take(4)) != crc:
-            if kind[:1].isupper():  # upper case marks a chunk without which the picture can't be shown
+            if kind[:1].isupper():  # upper case marks a critical chunk
                 raise DamageError(f"its chunk {kind!r} is damaged")
             self._remark = self._remark or f"its chunk {kind!r} is damaged"
         self._previous = kind
@@ -169,7 +167,7 @@ class _Check:
         return kind
 
     def _check_place(self, length: int, kind: bytes) -> None:
-        """Refuse a chunk that is invalid or out of place."""
+        """Refuse a chunk that breaks the file's structure, and note other flaws."""
         if length > _MAX_CHUNK_BYTES or not kind.isalpha():
             raise DamageError(f"{kind!r} of {length} bytes is not a chunk")
         if (kind == b"IHDR") == (b"IHDR" in self._kept) or (kind == b"IHDR" and length != _IHDR_BYTES):
@@ -188,7 +186,7 @@ class _Check:
         self._has_pixels = self._has_pixels or (kind == b"IDAT" and length > 0)
 
     def _colours(self) -> str:
-        """Return the type of the chunk that sets colours other than sRGB, or an empty text.
+        """Return the type of the chunk that sets colours other than sRGB; empty if there is none.
 
         An iCCP chunk overrides gAMA and cHRM. The type iCCP is not returned, because conversions handle ICC profiles.
         """
@@ -236,7 +234,7 @@ class _Rows:
         return f"it has data for {share} % of its pixels" if self._passes else ""
 
     def feed(self, data: bytes) -> str:
-        """Inflate the next piece of the stream. Return a clause that describes its damage, or an empty text."""
+        """Inflate the next piece of the stream. Return a clause that describes its damage; empty if it is intact."""
         try:
             while self._passes:
                 inflated = self._inflate.decompress(data, _INFLATED_BYTES)

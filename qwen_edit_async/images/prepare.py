@@ -55,8 +55,8 @@ def prepare(
     The service fetches an image in a bucket from a presigned URL. With ``fit`` or ``inline``, or if the store can't
     sign URLs, the image is read and sent instead.
 
-    With ``fit``, an image that the service would refuse or edit badly is converted. It is turned upright, its longest
-    side is reduced to at most 3072 pixels, and its file to at most 7.5 MB. Other images stay unchanged.
+    With ``fit``, an image that the service would refuse or edit badly is converted. It is turned upright, and
+    reduced to at most 3072 pixels a side and 7.5 MB. Other images stay unchanged.
 
     With ``hashed``, a local image file is also hashed while it is open.
 
@@ -93,7 +93,7 @@ def signed_url(image: BucketPath) -> str | None:
     """Check an image in a bucket, and return its presigned URL; ``None`` if the store can't sign URLs. Blocking.
 
     Raises:
-        ImageError: The image is missing, of an unknown format, or over 10 MB.
+        ImageError: The image is missing, of an unsupported format, or over 10 MB.
     """
     url = image.signed_url()
     if url is not None:
@@ -157,11 +157,7 @@ def _check_file(
     fit: bool,
     find: Callable[[IO[bytes], int, str], Findings] = find_damage,
 ) -> tuple[str, Findings]:
-    """Check a file without Pillow. Return its format and the findings.
-
-    Raises:
-        ImageError: The file is damaged, or not of an accepted kind.
-    """
+    """Check a file without Pillow. Raise an :class:`ImageError` if it is damaged, or not of an accepted kind."""
     kind = check_format(file.read(HEAD_BYTES), path, fit=fit)
     findings = find(file, size, kind)
     if problem := findings.problem(kind, fit=fit):

@@ -81,7 +81,7 @@ def check_regular(path: str) -> os.stat_result:
     """Return the status of a local file. Call this before opening a file, because opening a pipe blocks.
 
     Raises:
-        ImageError: The path is invalid, or does not lead to a regular file.
+        ImageError: The path is invalid, or the file is not a regular file.
         OSError: The file's status can't be read.
     """
     try:
@@ -99,7 +99,7 @@ def open_remote(image: Any) -> Any:
     """Open a remote path or another object with an ``open()`` method, and return its binary file."""
     try:
         return image.open("rb")
-    except TypeError:  # fsspec's OpenFile has its mode already
+    except TypeError:  # fsspec's OpenFile already has a mode
         return image.open()
 
 

@@ -144,7 +144,7 @@ def _has_sensor_data(file: IO[bytes], size: int, tags: Tags) -> bool:
 
 
 def _unreadable_kind(head: bytes, tags: Tags) -> str:
-    """Return the unsupported kind of a TIFF file, which decoders misread; empty if the kind is supported."""
+    """Return the name of a kind of TIFF that decoders misread; empty for other files."""
     if _is_big(head) and not head.startswith(b"II"):
         return "big-endian BigTIFF"
     bits = tags.get(BITS) or (1,)

@@ -36,7 +36,7 @@ class Call:
         parts: The text of the JSON body, split at the images: image k goes between part k and part k + 1.
             Empty for a call without a body.
         headers: Headers to send in addition to those that every call has.
-        holds_result: Whether the reply contains the result. The service then replies only when the edit has ended.
+        holds_result: Whether the reply holds the result. The service then replies only when the edit has ended.
     """
 
     method: str
@@ -214,7 +214,7 @@ def check_task_id(task_id: object) -> str:
 
 
 def is_task_id(text: str) -> bool:
-    """Return whether :func:`check_task_id` accepts a text."""
+    """Return whether :func:`check_task_id` accepts the text."""
     try:
         check_task_id(text)
     except InvalidEditError:

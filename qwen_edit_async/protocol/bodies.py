@@ -49,7 +49,6 @@ def with_instruction(template: tuple[bytes, ...], instruction: str) -> tuple[byt
 
 @functools.cache
 def _unstructure() -> Callable[[EditParameters], dict[str, Any]]:
-    """Return the function from parameters to JSON. It leaves out parameters that are ``None``."""
     from cattrs import Converter  # noqa: PLC0415  # slow to import
     from cattrs.gen import make_dict_unstructure_fn, override  # noqa: PLC0415  # slow to import
 

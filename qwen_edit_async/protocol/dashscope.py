@@ -1,4 +1,4 @@
-"""Alibaba Model Studio (DashScope): one call, whose reply contains the result. Pure: no I/O, no clock."""
+"""Alibaba Model Studio (DashScope): one call, whose reply holds the result. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMELESS = "unnamed"
 
 @attrs.frozen
 class DashScopeProtocol(WireProtocol):
-    """The protocol of Alibaba Model Studio. ``model`` is the name of the model.
+    """The protocol of Alibaba Model Studio.
 
     The service has no tasks and no status checks. The id of the request serves as the task id.
     """

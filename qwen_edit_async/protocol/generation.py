@@ -30,7 +30,6 @@ class GenerationProtocol(WireProtocol):
         envelope: ``flat`` is the documented ``{"model", "input": {"messages"}, "parameters"}``. ``params`` nests
             ``input`` and ``parameters``: ``{"model", "input": [{"params": {"input": {"messages"}, "parameters"}}]}``.
             ``header`` is ``flat`` with the model in the header ``X-Model`` instead of the body.
-        model: The name of the model.
     """
 
     name: ClassVar[str] = "generation"
@@ -48,7 +47,7 @@ class GenerationProtocol(WireProtocol):
         return body if self.envelope == "header" else {"model": self.model, **body}
 
     def submission(self, request: EditRequest) -> Call:
-        """Build the ``POST`` that creates a task. The envelope ``header`` has the model in a header."""
+        """Build the ``POST`` that creates a task, with the header ``X-Model`` if the envelope needs it."""
         call = super().submission(request)
         if self.envelope == "header":
             call.headers = {"X-Model": self.model}

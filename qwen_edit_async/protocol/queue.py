@@ -27,12 +27,12 @@ _ERRORS_OF_EDITS = frozenset({APIStatusError, BadRequestError})
 """The errors in a response that are about the edit. Other errors, such as a rate limit, are about the call itself."""
 
 _PATH_NAMES = {"status": "status_url", "response": "response_url", "cancel": "cancel_url"}
-"""Maps each call about a task to a member of the reply to the submission. The member may hold the call's URL."""
+"""The members of a submission's reply that may hold the URLs of calls about the task, by call."""
 
 
 @attrs.frozen
 class QueueProtocol(WireProtocol):
-    """The queue protocol. ``model`` is the name of the model."""
+    """The queue protocol."""
 
     name: ClassVar[str] = "queue"
 

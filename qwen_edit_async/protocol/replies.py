@@ -1,8 +1,7 @@
 """Errors, costs and texts in the service's replies. Pure: no I/O, no clock.
 
-A reply can report an error by its HTTP status, or in members of its JSON object: ``error`` (text or an object),
-``message``, ``detail``, ``status`` (an object or a number) and others. An error report may come with HTTP 200, and a
-proxy may send an HTML page.
+A reply can report an error by its HTTP status, or in members of its JSON object, such as ``error``, ``message``,
+``detail`` and ``status``. An error report may come with HTTP 200, and a proxy may send an HTML page.
 
 Each member is checked before use, because any member can be missing, or have any type.
 """
@@ -98,7 +97,7 @@ def load_object(reply: Reply, *, task_id: str | None = None) -> Mapping[str, Any
         APIResponseError: The body is incomplete, or not a JSON object.
     """
     try:
-        # json would also decode UTF-16 and UTF-32, but an API key with JSON escapes is not redacted in these encodings.
+        # json would also decode UTF-16 and UTF-32, in which an API key with JSON escapes would not be redacted.
         text = reply.body.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogatepass")
         document = json.loads(text) if reply.complete else None
     except (ValueError, RecursionError):

@@ -1,7 +1,4 @@
-"""Reads a task from a reply: its status, pictures and cost. Pure: no I/O, no clock.
-
-The module's tables list the known status words, names of ids and shapes of output.
-"""
+"""Reads a task from a reply: its status, pictures and cost. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -67,7 +64,7 @@ _NESTED_NAMES = (
 """The members of an object that may hold nested pictures, in the order of the search."""
 
 _BARE_URL = re.compile(r"https?://.+|/\S+|[^\s:?#]+\.(?:png|jpe?g|webp|avif|gif|bmp|tiff?)(?:\?\S*)?", re.IGNORECASE)
-"""A text that is the URL of a picture. A relative URL without a slash at its start must end like a picture file."""
+"""Text that is the URL of a picture. A relative URL without a leading slash must end like a picture file."""
 
 _MAX_DEPTH = 10
 _NO_USAGE = Usage()
@@ -172,7 +169,7 @@ def word_of(members: Mapping[str, Any]) -> str | None:
 def _find_urls(members: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the URLs of the pictures in a reply of any known shape.
 
-    A picture without a URL gives an empty text, so that each picture keeps its position.
+    A picture without a URL gives an empty string, so that each picture keeps its position.
     """
     for name in _OUTPUT_NAMES:
         if members.get(name) and any(urls := tuple(_urls_in({name: members[name]}))):
@@ -197,9 +194,9 @@ def _urls_in(output: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
 
 
 def _placeholder(item: Any) -> tuple[str, ...]:
-    """Return ``("",)`` if an item is a picture without a URL, and ``()`` otherwise.
+    """Return ``("",)`` for a picture without a URL, and ``()`` for any other item.
 
-    A text that is not empty, or an object with a member ``text``, is not a picture.
+    Non-empty text, or an object with a member ``text``, is not a picture.
     """
     is_missing = not item or (isinstance(item, dict | list) and "text" not in item)
     return ("",) if is_missing else ()
@@ -215,7 +212,6 @@ def _to_progress(value: Any) -> float | None:
 
 
 def _failure_in(document: Mapping[str, Any]) -> TaskFailure | None:
-    """Return the failure in the member ``error``, if there is one."""
     error = document.get("error")
     if not error or (isinstance(error, str | dict) and not has_error({"error": error})):
         return None

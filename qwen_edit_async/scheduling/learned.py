@@ -16,12 +16,10 @@ from qwen_edit_async.scheduling.progress import ProgressEvidence
 from qwen_edit_async.scheduling.survival import Survival
 
 _STRENGTH_OF_IGNORANCE = 0.15
-"""The weight of the initial hazard 1/age. The hazard counts like this number of ended tasks in each range of ages from
-x to e·x, such as 10 s to 27 s."""
+"""The weight of the initial hazard 1/age, in ended tasks for each range of ages from x to e·x, such as 10 s to 27 s."""
 
 _STRENGTH_OF_ALL = 2.0
-"""The weight of the estimate for all tasks in the estimate for one kind of task, as a number of ended tasks for each
-such range of ages."""
+"""The weight of the estimate for all tasks in the estimate for one kind of task, in the same unit."""
 
 
 @attrs.define(eq=False)
@@ -47,10 +45,10 @@ class Learned:
     the estimate for all tasks. The estimate for all tasks starts from the hazard 1/age, so at first, intervals grow
     with the square root of the age.
 
-    If the service reports progress, the policy extrapolates the remaining time at each check: a task that is 25 % done
-    after 10 s needs another 30 s. The policy also learns a second hazard, which depends on the time since the check.
-    The unit of this time is the extrapolated remaining time. The second hazard is used while it predicts replies much
-    better than the first (Dawid, *The prequential approach*, 1984).
+    If the service reports progress, the policy extrapolates the remaining time at each check. A task that is 25 % done
+    after 10 s needs another 30 s. The policy also learns a second hazard, as a function of the time since the check,
+    in units of the extrapolated time. The second hazard is used while it predicts replies much better than the first
+    (Dawid, *The prequential approach*, 1984).
 
     Several sessions on one event loop can share an instance. It stores no tasks.
 
@@ -124,7 +122,6 @@ class Learned:
 
 
 def _kind(parameters: EditParameters | None) -> tuple[int, int]:
-    """Return the number of output images, and the rounded value of log2(output area / default area)."""
     parameters = parameters or EditParameters()
     area = math.prod(parameters.size) if parameters.size is not None else DEFAULT_OUTPUT_PIXELS
     return requested_pictures(parameters), round(math.log2(area / DEFAULT_OUTPUT_PIXELS))

@@ -19,10 +19,9 @@ class CheckLimiter(Generic[H]):
     """Limits the checks per second, and chooses the task for each check.
 
     For each check, the limiter looks at the next 32 waiting tasks, and chooses the task that has most likely ended.
-    Choosing among 32 takes constant time, and is nearly as good as choosing among all. No task starves, because a task
-    that has waited for three rounds goes first. A round is the time to check all waiting tasks once at this rate. Tasks
-    that have waited even longer take at most one more round. So if at most n tasks wait at a time, no task waits longer
-    than ``4 * n / rate`` seconds.
+    Choosing among 32 takes constant time, and is nearly as good as choosing among all. A task that has waited for three
+    rounds goes first; older tasks delay it by at most one more round. A round is the time to check all waiting tasks
+    once. So if at most n tasks wait at a time, no task waits longer than ``4 * n / rate`` seconds.
 
     Args:
         rate: The maximum number of checks per second. After an idle time, ``1 + 0.05 * rate`` checks may start at once.

@@ -3,17 +3,16 @@
 A session has one :class:`Pacer`. A refusal with 429 ("too many requests") may mean too many running tasks of the
 account, or too many requests in a second. No reply says which, so the pacer learns both limits:
 
-- The number of tasks in flight. Until the first refusal, the limit is 8 or twice the number of running tasks, whichever
-  is greater. So the pacer approaches an unknown limit step by step. A refusal lowers the limit to the number of
-  running tasks. After that, a single submission probes for a higher limit from time to time. Probes become rarer when
-  the service refuses a probe, or when a refusal undoes a rise of the limit.
+- The number of tasks in flight. Until the first refusal, the limit is twice the largest number of running tasks so
+  far, but at least 8. So the pacer approaches an unknown limit step by step. A refusal lowers the limit to the number
+  of running tasks. After that, a single submission probes for a higher limit from time to time. Probes become rarer
+  when the service refuses a probe, or when a refusal undoes a rise of the limit.
 - The number of requests per second, see :class:`RequestRate`.
 
 At most 100 submissions wait for their replies at a time, so that few are uncertain if the network fails.
 
-In some protocols, the reply to a submission holds the result, so a task runs until this reply arrives. The reply proves
-that the service can run at least as many tasks at a time as were in flight when the submission was sent. In these
-protocols, the limit of 100 does not apply.
+In some protocols, the reply to a submission holds the result, so a task runs until this reply arrives. The limit of 100
+does not apply to these protocols.
 
 A ``Retry-After`` pause delays all requests. A long pause after a refused probe also delays the next probe. When
 requests have to wait, status checks and other requests take turns.
@@ -44,13 +43,12 @@ _COURTESY = 0.001  # seconds that a request waits to let another request go firs
 
 @attrs.define(eq=False)
 class RequestRate:
-    """The learned limit of requests per second. Before the first refusal, there is no limit.
+    """The learned limit of requests per second.
 
-    A refusal lowers the rate at once, to slightly less than the number of requests accepted in the last second. If
-    40 requests were accepted, for example, the rate falls to 38. But one refusal never lowers the rate below half of
-    the current rate or half of the highest rate that worked, whichever is lower. After the first refusal, requests are
-    spaced evenly. As long as this spacing delays requests, the rate rises by a quarter from time to time. Rises become
-    rarer when refusals undo them.
+    A refusal lowers the rate to slightly less than the number of requests accepted in the last second. After 40
+    accepted requests, for example, the rate is 38. But one refusal at most halves the current rate, or the highest rate
+    that worked if that is lower. After the first refusal, requests are spaced evenly. As long as this spacing delays
+    requests, the rate rises by a quarter from time to time. Rises become rarer when refusals undo them.
 
     A 429 for an unrelated reason also lowers the rate. If a service refuses 2 % of its requests at random, edits take
     about a quarter longer. If it refuses 10 %, edits take several times as long.
@@ -132,8 +130,7 @@ class Pacer:
         rate: The learned limit of requests per second.
         submit_at: The earliest time of the next submission under ``submit_rate``.
         turn_wanted: Whether a request other than a check waits to be sent.
-        replies_hold_results: Whether the reply to a submission holds the result. A task then runs until the
-            reply arrives.
+        replies_hold_results: Whether the reply to a submission holds the result.
     """
 
     max_in_flight: int
@@ -164,7 +161,7 @@ class Pacer:
 
     @property
     def check_at(self) -> float:
-        """The earliest time of the poller's next check. Checks and other requests take turns.
+        """The earliest time of the poller's next check.
 
         A due check normally goes first, because it may find that a task has ended, which frees a slot. Right after a
         check, a request of another kind goes first.
@@ -243,9 +240,7 @@ class Pacer:
         self.rate.let_in(now)
 
     def throttled(self, now: float, sent_at: float, draw: float) -> None:
-        """Lower one or both limits after "too many requests" in reply to a submission.
-
-        The cases are:
+        """Lower one or both limits after a submission was refused with 429.
 
         - No rate has been learned yet, or no task runs: lower both limits. A limit that is too low soon rises again.
         - The rate has risen since the last refusal, and the submission was not a probe: lower only the rate.

@@ -1,8 +1,4 @@
-"""Poll policies, which decide when to check a task's status. Pure: no I/O, no clock.
-
-When the service accepts a task, and after each check that finds the task unfinished, the session asks its policy
-when to check the task next. The session also reports each ended task, so that a policy can learn how long edits take.
-"""
+"""Poll policies, which decide when to check a task's status. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class ProgressEvidence:
     """Extrapolates how long a task will still run, and learns the ratio of the actual time to the extrapolated time.
 
     The accuracy of the extrapolation depends on the share of the task that remains. So each range of this share (1 to
-    0.79, 0.79 to 0.63, …) has its own estimate. These estimates also correct progress that is not linear. For each
-    reply, the class compares how well progress and age predicted the reply (Dawid, *The prequential approach*, 1984).
+    0.79, 0.79 to 0.63, …) has its own estimate. These estimates also correct progress that is not linear. The class
+    compares how well progress and age predicted each reply (Dawid, *The prequential approach*, 1984).
     Progress that is constant or random, or runs backward, gains no lead over age.
 
     Args:

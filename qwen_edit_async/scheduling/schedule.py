@@ -51,8 +51,8 @@ T = TypeVar("T")
 class DueHeap(Generic[T]):
     """A heap of items, ordered by the time at which each item is due.
 
-    If an item is discarded or rescheduled, its old time stays in the heap until that time is the earliest, or the heap
-    is compacted. A discarded item is freed at once.
+    The old time of a discarded or rescheduled item stays in the heap until it comes first, or the heap is compacted.
+    A discarded item is freed at once.
     """
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ W = TypeVar("W", bound=ScheduledTask)
 
 
 class PollSchedule(Generic[W]):
-    """The schedule of the checks of all tasks that a session waits for.
+    """The schedule of checks for all tasks that a session waits for.
 
     Args:
         policy: Decides when to check a task.

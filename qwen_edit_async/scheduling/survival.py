@@ -1,7 +1,7 @@
 """Estimates how long tasks run, from ended and running tasks. Pure: no I/O, no clock.
 
 A piece of evidence is a stretch of a task's life. The task either ran through the whole stretch, or ended somewhere
-inside. The estimate divides the possible ages of a task into steps, the grid. For each step, it gives a hazard: the
+inside. The possible ages of a task are divided into the steps of a grid. The estimate gives each step a hazard: the
 number of ends in the step, divided by the total running time in the step. For example, 100 tasks reach an age of 10 s,
 and 5 of them end within the next second. In this second, all of them together run for about 98 s, so the hazard is
 5/98, or about 0.05 ends per second.
@@ -23,13 +23,12 @@ _WIDTHS = tuple(end - start for start, end in pairwise(_EDGES))
 _SIZE = len(_WIDTHS)
 
 _UNINFORMED = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES)]
-"""The hazard without evidence: 1/age, but at most 1. Of the tasks that still run at age 10, half end before age 20."""
+"""The hazard without evidence: 1/age, but at most 1. With it, half of the tasks running at age 10 end before age 20."""
 
 _NEWS_SHARE = 0.3
 _MOST_NEWS = 30.0
 """The weight of evidence is roughly the number of ended tasks. The estimate is renewed when the news (the new evidence)
-weighs enough: 1 plus 30 % of the weight of the old evidence, or 30 if this sum is greater. After 50 ended tasks, 16
-more are enough."""
+weighs 1 plus 30 % of the old evidence, but at most 30. After 50 ended tasks, 16 more are enough."""
 
 _NEWS_IN_A_STRETCH = 0.1
 """The weight of the news that a task still runs. With 0, the estimate would adapt late to a slower service."""
@@ -94,9 +93,8 @@ class Survival:
     def survived(self, start: float, end: float) -> None:
         """Learn that a task ran from age ``start`` at least until age ``end``.
 
-        Only the first and the last step of the stretch are marked, so the cost does not depend on the number of steps.
-        :meth:`_take_in_news` later adds the full width of every step in the stretch. So the parts of the first and the
-        last step that lie outside the stretch are subtracted here.
+        For speed, only the first and the last step of the stretch are marked. :meth:`_take_in_news` later adds the full
+        width of every step, so the parts of these two steps outside the stretch are subtracted here.
         """
         first = bisect_right(_EDGES, start, 1, _SIZE) - 1
         after = bisect_right(_EDGES, end, 1, _SIZE)
@@ -141,7 +139,7 @@ class Survival:
     def check_age(self, age: float, cost: float) -> float:
         """Return the best age for the next check of a task running at ``age``.
 
-        ``cost`` is a time: making one more check is as bad as finding the task's end that much later.
+        ``cost`` is the lag in finding the task's end that is as bad as one more check.
         """
         step = bisect_right(_EDGES, age, 1, _SIZE) - 1
         goal = self._cumulated_roots[step] + self._roots[step] * (age - _EDGES[step]) + math.sqrt(2 * cost)
