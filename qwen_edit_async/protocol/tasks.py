@@ -208,7 +208,7 @@ def status_of(word: str | None) -> TaskStatus:
 
 
 def _to_progress(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and 0 <= value <= 1 else None
+    return float(value) if type(value) in {int, float} and 0 <= value <= 1 else None
 
 
 def _failure_in(document: Mapping[str, Any]) -> TaskFailure | None:

@@ -316,6 +316,7 @@ def test_urls_are_found_beside_the_output_too(members: dict[str, object]) -> Non
         (-0.1, None),
         (50, None),
         ("0.5", None),
+        (True, None),
         (None, None),
         (float("nan"), None),
     ],
