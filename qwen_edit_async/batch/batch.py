@@ -30,7 +30,7 @@ from qwen_edit_async.session.session import EditSession
 from qwen_edit_async.storage.paths import AnyPath
 
 GALLERY_LIMIT: Final = 2_000
-"""The default maximum number of edits on ``report.html``. The page is then about 30 MB, which browsers open quickly."""
+"""The default ``gallery_limit``. The page is then about 30 MB, which browsers open quickly."""
 
 
 class EditBatch:
@@ -74,30 +74,28 @@ class EditBatch:
         instruction: The instruction for pictures and rows without one.
         parameters: The parameters for pictures and rows without them.
         recursive: Whether to read subfolders. Hidden folders, system folders, links to folders, and folders with
-            results of other runs are left out. A pattern's wildcards skip these folders too, but only ``**``
-            skips links to folders, as in ``Path.glob``. In a bucket, only hidden folders and the results of this batch
-            are left out.
+            results of other runs are left out. A pattern's wildcards skip the same folders, but only ``**`` skips
+            links. In a bucket, only hidden folders and the results of this batch are left out.
         strict: Whether to send nothing if any row is bad or has text that the service would cut off. By default, bad
             rows are reported and skipped. A strict batch needs an input that can be read twice.
         max_cost: The maximum cost of the whole batch, in the account's currency. Unfinished edits count at the highest
             known price. If the price rises, edits that were already sent can exceed the limit. Until a price above 0
             is known, edits run one at a time. If the service states no costs, nothing more is submitted after an edit
             has completed. If edits are free, use ``max_tasks`` instead.
-        price: The assumed price of a picture, for :meth:`plan` and ``max_cost``. ``max_cost`` uses the assumed price
-            until the service states a higher price. If the service stated a price in an earlier run, ``max_cost``
-            ignores the assumed price. To ask for a price, call :meth:`EditSession.estimate`.
+        price: The assumed price of a picture, for :meth:`plan` and ``max_cost``. ``max_cost`` ignores this price
+            once the service states a higher price, or if the service stated a price in an earlier run.
+            :meth:`EditSession.estimate` asks the service for a price.
         max_tasks: The maximum number of tasks that the whole batch may create.
         stop_after_failures: The number of failures after which a run submits nothing more. Bad rows and images, which
             are never sent, do not count.
         resubmit_uncertain: Whether to resubmit an edit if an earlier run may have created a task for it, or if the
             service does not know its task. The earlier and the new task may both be charged. The session's
             ``resubmit_uncertain`` is ignored.
-        edit_changed: Whether to edit a changed row again instead of refusing it. The journal keeps the earlier result.
-            If the earlier pictures can't be downloaded, the journal has the earlier task's id, but no files. The new
-            result gets another name.
+        edit_changed: Whether to edit a changed row again instead of refusing it. The journal keeps the earlier result,
+            or only its task's id if the pictures can't be downloaded. The new result gets another name.
         deadline: Seconds from taking a slot to the end of an edit; by default the session's ``deadline``.
-        gallery_limit: The maximum number of edits on ``report.html``; 0 for no page. Each edit takes about 15 KB, and
-            edits with errors come first. When a run ends, it makes missing thumbnails for at most a minute, or for 3 s
+        gallery_limit: The maximum number of edits on ``report.html``; 0 for no page. Each edit takes about 15 KB.
+            Edits with errors come first. When a run ends, it makes missing thumbnails for at most a minute, or for 3 s
             after an interrupt. Edits without thumbnails show their picture files.
         overwrite: Whether results may replace files that this batch did not make. Otherwise an edit that would replace
             such a file fails before it is submitted. The input images of a folder or a table are never replaced.
@@ -156,13 +154,13 @@ class EditBatch:
 
     @property
     def report(self) -> BatchReport | None:
-        """The report of the last run, even an interrupted one; ``None`` until it ends, or if it could not begin."""
+        """The report of the last run, even if interrupted; ``None`` until the run ends, or if it could not begin."""
         return self._run.report if self._run is not None else None
 
     async def outcomes(self) -> AsyncGenerator[BatchOutcome, None]:
         """Yield the outcome of each edit of all runs, in the order in which the edits were planned.
 
-        The method can be called at any time, even during a run. At most a few hundred outcomes are in memory.
+        You can call this method at any time, even during a run. At most a few hundred outcomes are in memory.
 
         Raises:
             JournalError: If there is no journal, or it can't be read.
@@ -200,17 +198,16 @@ class EditBatch:
         """Submit, await and save all unfinished edits, and write the reports.
 
         The run first locks the journal. If the input is a folder, a table or a data frame, or if the batch is
-        ``strict``, the run then reads the whole input. So bad rows are found before anything is sent.
+        ``strict``, the run then makes a plan of the whole input. So bad rows are found before anything is sent.
 
         Before the run has saved its first edit, submissions pause while pictures are downloaded. If an edit's pictures
         can't be downloaded, edits run one at a time until an edit is saved. If the pictures of three edits in a row
         can't be downloaded, submissions wait until an edit in progress is saved. If none of the edits in progress can
         be saved, the run ends. The next run starts with the missing downloads.
 
-        The report lists failed edits. ``report.stopped`` states why a run ended early, such as the budget.
-        ``report.error`` is an error that would also stop all other edits, such as an invalid key. Cancelling the run
-        stops submissions at once. The run then waits up to 5 s for the ids of tasks, and up to 10 s for the reports.
-        Cancelling again skips the reports.
+        An error that every other edit would also have, such as an invalid key, ends the run and is in ``report.error``.
+        Cancelling the run stops submissions at once. The run then waits up to 5 s for the ids of tasks, and up to 10 s
+        for the reports. Cancelling again skips the reports.
 
         A cancelled run does not cancel tasks in progress at the service, because they are charged in any case. The next
         run gets their results. With the protocol ``queue``, tasks that have not begun are cancelled at the service, and
@@ -219,18 +216,16 @@ class EditBatch:
 
         Args:
             session: The session that edits.
-            on_plan: Called with the plan before anything is sent, if the input is a folder, a table or a data frame, or
-                if the batch is ``strict``. If ``on_plan`` raises an error, the run ends. Without ``on_plan``, bad rows
-                are logged as warnings.
-            service: The name of the service that has the tasks; the session's address by default. Give a name if this
-                address differs between runs.
+            on_plan: Called with the plan, if there is one, before anything is sent. An error that ``on_plan`` raises
+                ends the run. Without ``on_plan``, bad rows are logged as warnings.
+            service: The service's name in the journal; by default the service's address. Give a name if the address
+                may change.
 
         Raises:
             ConfigurationError: If a folder, table or data frame can't be read, or lacks a column.
             InvalidEditError: If a row is bad, and the batch is ``strict``. Nothing was sent.
             JournalError: If the journal is lost, can't be opened or written, is used by another run, has tasks of
-                another service, or has the format of another version of this package. The error's notes name the tasks
-                that could not be recorded.
+                another service, or is of another version. The error's notes name the tasks that could not be recorded.
             SessionClosedError: If the session is not open.
             Exception: Any error that the input raises while it is read.
         """

@@ -1,4 +1,4 @@
-"""Counts the rows of a source. The counts are in a temporary file, so memory does not grow. Blocking."""
+"""Counts the rows of a source in a temporary file, so that memory does not grow. Blocking."""
 
 from __future__ import annotations
 

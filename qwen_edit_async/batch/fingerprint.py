@@ -36,11 +36,7 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 @attrs.frozen
 class ImageHash:
-    """The hash of an image's content, in place of an image that another process holds.
-
-    Attributes:
-        digest: The hash, from :func:`hash_image`.
-    """
+    """An image that another process holds, known by its hash from :func:`hash_image`."""
 
     digest: str
 
@@ -93,9 +89,9 @@ def located(request: EditRequest, folder: str) -> EditRequest:
 def fingerprint_of(request: EditRequest, entry: Entry | None = None) -> Fingerprint:
     """Return the fingerprint of a request.
 
-    ``entry`` is the edit's entry in the journal; ``None`` for a new edit. The images of an edit with an entry are read
-    only if the request's stamp is empty or differs from the entry's stamp. The images of a new edit are hashed here
-    only if the stamp is empty or all images are URLs. Otherwise, these images are hashed when they are sent.
+    ``entry`` is the edit in the journal; ``None`` for a new edit. The images of a journalled edit are read only if the
+    request's stamp is empty or differs from the edit's stamp. The images of a new edit are hashed here only if the
+    stamp is empty or all images are URLs. Otherwise, these images are hashed when they are sent.
     """
     stamped = stamp(request)
     if entry is None and stamped and not all(map(is_url, request.images)):
@@ -129,8 +125,7 @@ def _stamp(image: Any) -> str | None:
     if path is None:
         return None
     status = check_regular(path)
-    # Programs can set mtime to any time, but not ctime. On Windows, ctime is the time of the file's creation.
-    # So the stamp needs both.
+    # Programs can set mtime, but not ctime. On Windows, ctime is the time of creation, so the stamp needs both.
     return f"{path}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 

@@ -34,7 +34,7 @@ _CLOSED: Final = "the hub was closed"
 class EditHub:
     """Edits on demand with the guarantees of a bulk run: ``outcome = await hub.edit(request)``.
 
-    A request may be repeated as often as you like, because the hub journals edits as :class:`EditBatch` does:
+    You can repeat a request as often as you like, because the hub journals edits as :class:`EditBatch` does:
 
     - A request for an edit in flight waits for that edit.
     - A request for a finished edit is answered from the journal. Missing or damaged files are downloaded again.
@@ -46,7 +46,7 @@ class EditHub:
     they end. Cancelling a call does not stop its edit.
 
     Use ``async with EditHub(…) as hub:``. Only one hub or bulk run can use a folder at a time. At the end of the block,
-    the hub stops the edits in progress, and waits at most 5 s for the ids of tasks that were just submitted. The next
+    the hub stops the edits in progress. It waits at most 5 s for the ids of tasks that were just submitted. The next
     hub continues the unfinished tasks. With the protocol ``queue``, the closing hub asks the service to cancel tasks
     that have not begun.
 
@@ -62,8 +62,8 @@ class EditHub:
         service: The journal's name for the service; by default the service's address. Give a name if the address
             may change.
         save: Whether the hub saves the pictures. If not, an edit ends as ``completed``. The caller then downloads
-            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. After that,
-            ``outcome.files`` has a path in ``out_dir`` for each of these files, even if the caller put it elsewhere.
+            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. The paths in
+            ``outcome.files`` are then in ``out_dir``, even if the caller saved the files elsewhere.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -154,10 +154,10 @@ class EditHub:
     async def edit(self, request: RequestInput, *, load_images: ImageLoader | None = None) -> BatchOutcome:
         """Make an edit unless it is finished, and return its outcome.
 
-        If the edit goes wrong, no exception is raised: see ``outcome.status`` and ``outcome.error``. An edit that has
-        ended is ``saved`` (``completed`` if the hub does not save), ``failed`` or ``uncertain``. With any other status,
-        the edit has not ended. The error then says why, if the reason is known, and you can repeat the request. The
-        outcome of a refused request is also ``failed``, but the edit in the journal stays unchanged.
+        A failed edit raises no exception: see ``outcome.status`` and ``outcome.error``. An edit that has ended is
+        ``saved`` (``completed`` if the hub does not save), ``failed`` or ``uncertain``. With any other status, the edit
+        has not ended, and you can repeat the request. The error then says why, if the reason is known. The outcome of
+        a refused request is also ``failed``, but the edit in the journal stays unchanged.
 
         Args:
             request: The request, or a mapping with its fields. Without a key, the images' paths or URLs, the
@@ -243,7 +243,6 @@ class EditHub:
         request: EditRequest,
         load_images: ImageLoader | None,
     ) -> BatchOutcome:
-        """Make an edit unless it is finished, and return its outcome."""
         # Only the end of the run cancels this coroutine. After that, the callers must still get the outcome.
         with contextlib.suppress(asyncio.CancelledError):
             async with run.room, run.row_lock(identity):
@@ -270,7 +269,6 @@ async def _close(run: Run) -> None:
 
 
 def _outcome_of(request: EditRequest, status: BatchStatus, error: str | None = None) -> BatchOutcome:
-    """Return an outcome that is made from the request, not from the journal."""
     images = tuple(map(image_locator, request.images))
     return BatchOutcome(
         key=request.key or "", status=status, instruction=request.instruction, images=images, error=error

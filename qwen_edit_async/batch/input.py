@@ -37,7 +37,7 @@ _PAGE: Final = 256
 class BatchInput:
     """The input of a batch, and the state of one plan or run that reads it.
 
-    Each row gets an identity, by which later runs recognise the edit of the row.
+    Each row gets an identity, by which later runs recognise the row's edit.
 
     Attributes:
         source: The user's input.
@@ -148,17 +148,14 @@ class BatchInput:
         for item in tagged(self._items(source, lambda _: None)):
             left -= 1
             yield item
-        # missing() also yields the identity of a table row that became invalid after the survey, but is still there.
+        # missing() also yields a table row that became invalid after the survey, but is still there.
         # So for a table, missing() is used only if this reading had fewer rows than the survey.
         if left > 0 or not is_table(source, self.reading.base):
             for identity in self._counts.missing():
                 yield SourceItem(problem="it has disappeared since the run began", place=identity)
 
     def _claim(self, item: SourceItem) -> SourceItem | None:
-        """Return an item with its identity, or with a problem if its key belongs to another request. Blocking.
-
-        Return ``None`` if an earlier item was the same request.
-        """
+        """Return an item with its identity, or with a problem; ``None`` if it repeats an earlier item. Blocking."""
         if item.request is None:
             return item
         identity, content = identities_of(item.request)

@@ -96,7 +96,7 @@ async def _work(run: Run, given: BatchInput) -> None:
 
     Raises:
         JournalError: If the journal fails.
-        Exception: Any exception that the input raises. It is raised after the edits already begun have ended.
+        Exception: Any exception that the input raises, after the edits already begun have ended.
     """
     feeding = asyncio.create_task(_feed_all(run, given))
     feeding.add_done_callback(lambda _: run.notify())
@@ -166,7 +166,7 @@ async def resume(run: Run, entry: Entry) -> None:
 async def take(
     run: Run, identity: str, request: EditRequest, resumed: Container[int] = (), load_images: ImageLoader | None = None
 ) -> InvalidEditError | None:
-    """Work on a row until its pictures are saved. Return the reason if the row is refused.
+    """Carry out the action for a row. Return the reason if the row is refused.
 
     ``resumed`` has the journal numbers of the edits that this run has already resumed. ``load_images`` is called before
     the edit is submitted, and returns the images to send.
@@ -209,7 +209,7 @@ async def _loaded(request: EditRequest, load_images: ImageLoader, name: str) -> 
     """Return the request with the images to send.
 
     Raises:
-        InvalidEditError: If the images can't be loaded. The caller's function may raise any error.
+        InvalidEditError: If ``load_images`` raises any error.
     """
     try:
         return attrs.evolve(request, images=await load_images(name))

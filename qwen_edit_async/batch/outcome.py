@@ -24,7 +24,7 @@ class BatchOutcome:
         key: The edit's key, or ``name`` for an edit without a key.
         status: The state of the edit. An unfinished edit is ``planned``, ``submitting``, ``submitted`` or
             ``completed`` (its pictures are not saved yet). A finished edit is ``saved``, ``failed``, ``uncertain`` (a
-            task may exist, and be charged) or ``replaced`` (its row has changed, and a new edit took its place).
+            task may exist, and be charged) or ``replaced`` (by a new edit, because its row changed).
         instruction: The instruction.
         images: The paths of the images, or their URLs without signatures; ``None`` for an image in memory.
         parameters: The parameters that were given, by name.
@@ -40,7 +40,7 @@ class BatchOutcome:
         queued: Seconds that the edit waited for a slot and for permission to send. ``queued``, ``running``, ``lag``
             and ``checks`` are known only if the session that submitted the task also saw the task's end.
         running: Seconds from the service's acceptance of the task to the reply that reported its end.
-        lag: An upper limit, in seconds, on the time between the task's end and the reply that reported the end.
+        lag: An upper bound, in seconds, on the time from the task's end to the reply that reported the end.
         checks: The number of status checks.
     """
 
@@ -93,8 +93,7 @@ class BatchProgress:
         in_flight: The number of edits that this run is submitting, or whose tasks it waits for.
         cost: The cost of the whole batch so far.
         total: The number of rows, pictures or requests in the input, including invalid ones; ``None`` if not counted.
-        held: The reason why submissions wait until an edit is saved: the pictures of three edits in a row could not be
-            saved. Empty if submissions do not wait.
+        held: The reason why submissions wait until an edit is saved; empty if submissions do not wait.
         begun: Whether the run has begun to work on edits.
         publishing: Whether the run has begun to write ``report.html`` and ``report.json``.
     """

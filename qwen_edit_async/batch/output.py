@@ -25,7 +25,7 @@ _MAX_LINKS: Final = 40
 _PART_NAME: Final = re.compile(r"\.(.*)\.[0-9a-f]{8}\.part", re.DOTALL)
 _PNG_END: Final = b"\0\0\0\0IEND\xae\x42\x60\x82"
 _TAIL_BYTES: Final = 4096
-"""The number of bytes at the end of a PNG file that are searched for the end marker. Other bytes may follow it."""
+"""The number of bytes at the end of a PNG file to search for the end marker. Other bytes may follow the marker."""
 
 
 def local_folder(path: AnyPath, here: str, use: str) -> Path:
@@ -156,10 +156,7 @@ def _real(folder: str) -> str | None:
 
 
 def sweep(folder: Path, names: Iterable[str]) -> None:
-    """Delete part files, which are unfinished downloads that a killed run left behind.
-
-    Only the part files of the files in ``names`` are deleted. Other part files may belong to other programs.
-    """
+    """Delete the part files that a killed run left for ``names``. Other part files may belong to other programs."""
     left = {name[:PART_NAME_CHARACTERS] for name in names}
     with os.scandir(folder) as entries:  # Path.glob would list them all in memory
         for entry in entries:

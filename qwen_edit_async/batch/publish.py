@@ -35,7 +35,7 @@ _UNFINISHED: Final[dict[BatchStatus, str]] = {
 }
 
 _TOGETHER: Final = 64
-"""The number of edits whose thumbnails are requested in one call. Several threads make the missing thumbnails."""
+"""The number of edits whose missing thumbnails are made together, on several threads."""
 
 
 def publish(
@@ -48,14 +48,11 @@ def publish(
     preview_seconds: float,
     given_up: threading.Event,
 ) -> BatchReport:
-    """Write ``report.html`` and ``report.json``.
+    """Write ``report.html`` and ``report.json``. Return the report with the page's path or problem.
 
-    Return the report with the page's path, or with the reason why the page could not be written. The report has neither
-    if ``limit`` is 0.
-
-    The page shows at most ``limit`` edits, those with errors first. Missing thumbnails are made for ``preview_seconds``
-    at most. A picture without a thumbnail is shown from its file. When ``given_up`` is set, nobody waits for the files
-    any more.
+    The page shows at most ``limit`` edits, those with errors first; with 0, no page is written. Missing thumbnails are
+    made for ``preview_seconds`` at most. A picture without a thumbnail is shown from its file. ``given_up`` is set
+    when nobody waits for the files any more.
     """
     thumbnails.finish()
     previews_until = time.monotonic() + preview_seconds
@@ -63,7 +60,7 @@ def publish(
     def thumbnails_of(images: Iterable[Any]) -> dict[Any, Thumbnail | None]:
         made = thumbnails.get_all(images, lambda: time.monotonic() < previews_until and not given_up.is_set())
         if given_up.is_set():
-            raise RuntimeError("the run no longer waits for it")
+            raise RuntimeError("the run no longer waits for the page")
         return made
 
     if limit:
@@ -102,7 +99,7 @@ def _gallery_edits(
 
 
 def _gallery_edit(outcome: BatchOutcome, pictures: Mapping[Any, Picture]) -> GalleryEdit:
-    """Return an edit for the page. Images in memory, URLs and missing files get no picture."""
+    """Return an edit for the page, without pictures for images in memory, URLs and missing files."""
     facts = {"status": _UNFINISHED.get(outcome.status), "damaged": outcome.damage, **outcome.parameters}
     return GalleryEdit(
         key=outcome.key,
@@ -118,7 +115,7 @@ def write_atomically(path: FilePath, pieces: Iterable[str]) -> None:
     """Write a text file. If the write fails, an existing file stays as it was.
 
     Raises:
-        OSError: The file can't be written.
+        OSError: If the file can't be written.
     """
     if isinstance(path, BucketPath):
         path = attrs.evolve(path, replace=True)

@@ -42,10 +42,7 @@ from qwen_edit_async.tasks import TaskSnapshot, TaskStatus, Usage
 
 
 class Row:
-    """One edit of a run, and the observer of its submission. The rows of a run share the run's state.
-
-    A row that is submitted needs its request.
-    """
+    """One edit of a run, and the observer of its submission. Only a row to be submitted needs its request."""
 
     def __init__(self, entry: Entry, run: Run, request: EditRequest | None = None) -> None:
         self._entry = entry
@@ -90,7 +87,7 @@ class Row:
         """Journal the intent to submit, and the hash of the edit's content if the journal lacks it.
 
         Raises:
-            _StoppedError: If the budget no longer admits the edit.
+            NotNowError: If the budget no longer admits the edit.
         """
         if not self._run.budget.confirm(self._entry.pictures):
             raise NotNowError("the limits of the run do not allow the edit now")

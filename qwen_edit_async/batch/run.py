@@ -88,8 +88,7 @@ class Run:
         unanswered: The number of submissions whose reply is awaited, or whose task id is being journalled.
         unwritten: The key and the task id of each edit whose task id could not be journalled.
         refused: The refused rows, grouped by reason.
-        changed: The number of refused rows whose edit is in the journal, such as changed rows. The journal's totals
-            already count these edits.
+        changed: The number of refused rows whose edit is in the journal, such as changed rows.
         report: The report; ``None`` before the run ends or is interrupted.
         room: The semaphore that limits the number of edits in progress.
         rows: The asyncio tasks of the edits in progress.
@@ -274,7 +273,7 @@ async def open_run(
 ) -> AsyncGenerator[Run, None]:
     """Lock a folder, and yield a run on it. Call :meth:`Run.begin` before the first edit.
 
-    ``service`` is the service's name in the journal. If it is empty, the journal records the session's address.
+    ``service`` is the service's name in the journal; if empty, the service's address.
 
     Raises:
         JournalError: If the journal can't be opened, or if another run uses it.

@@ -5,11 +5,11 @@
     POST /edits              takes the fields of an EditRequest as JSON, and returns the outcome as JSON
     GET  /pictures/{name}    returns a saved picture; ``name`` is the last part of the picture's path in the outcome
 
-Each call needs the header ``Authorization: Bearer TOKEN``. For an edit, 200 means that the edit has ended, successfully
-or not. 503 means that the edit has not ended, the hub is closed, or the journal failed. The worker should then retry
+Each call needs the header ``Authorization: Bearer TOKEN``. ``POST /edits`` answers with 200 when the edit has ended,
+successfully or not. It answers with 503 if the edit has not ended, the hub is closed, or the journal failed; retry
 later. 400 means bad input, 401 a wrong token, 404 an unknown picture, and 413 a body that is too large.
 
-A worker can get an edit of any picture that the hub's process can read.
+A worker can request an edit of any picture that the hub's process can read.
 """
 
 from __future__ import annotations

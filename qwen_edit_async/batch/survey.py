@@ -31,7 +31,7 @@ async def make_plan(given: BatchInput, options: RunOptions) -> BatchPlan:
 
     Raises:
         ConfigurationError: If the input can't be read.
-        JournalError: If there is a journal that can't be read, or if the journal of earlier runs is lost.
+        JournalError: If the journal can't be read, or if the journal of earlier runs is lost.
     """
     given_up = threading.Event()
     try:
@@ -128,7 +128,6 @@ class _Survey:
         return folded_name in self._names or (self.store is not None and self.store.is_taken(folded_name))
 
     def _problem_of(self, request: EditRequest, name: str) -> InvalidEditError | None:
-        """Return the reason why a request can't be submitted; ``None`` if it can."""
         try:
             map_images(functools.partial(check_ends, fit=self.given.reading.fit), request.images)
             for existing in self.given.output.existing(request, name):

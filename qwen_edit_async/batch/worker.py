@@ -72,10 +72,7 @@ class Worker:
         return future
 
     async def aclose(self, last: Call = lambda: None) -> None:
-        """Make all pending calls and the call ``last``, and end the thread.
-
-        The thread gets the calls before this method waits, so cancelling the method does not prevent the calls.
-        """
+        """Make all pending calls and then ``last``, and end the thread. Cancelling does not prevent the calls."""
         self._closed = True
         try:
             try:

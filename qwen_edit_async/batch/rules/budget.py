@@ -36,38 +36,36 @@ class Budget:
 
     The cost of an edit is known only when its task ends. Until then, each picture of the edit counts against
     ``max_cost`` at the highest known price of a picture. Prices are known from completed edits or from the batch's
-    ``price``. With ``max_cost``, edits run one at a time until a price above 0 is known. A failed edit may cost
-    something, but does not make a price known. Until a price is known, the next edit is assumed to cost as much as the
-    most expensive edit so far.
+    ``price``. With ``max_cost``, edits run one at a time until a price above 0 is known. Each of these edits is assumed
+    to cost as much as the most expensive edit so far, even a failed one.
 
-    Prices can rise while an admitted edit waits for a slot. So :meth:`confirm` judges the edit again just before it is
-    sent. Edits that were sent before the first higher cost was known can still exceed ``max_cost``.
+    Prices can rise while an admitted edit waits for a slot, so :meth:`confirm` judges the edit again just before it is
+    sent. Edits sent before a higher price is known can still exceed ``max_cost``.
 
     If the service states no costs, a batch with ``max_cost`` submits nothing more after an edit has completed.
 
     The budget also limits spending on pictures that can't be saved. Until a run has saved an edit, at most ``slots``
     edits are unfinished, and nothing is submitted while pictures are being saved. After an edit whose pictures could
-    not be saved, edits run one at a time until an edit is saved. After three edits in a row whose pictures could not be
-    saved, nothing is submitted until an edit is saved. An edit that an earlier run completed never counts as the
-    third of these edits. Otherwise, pictures that are lost for good would block every later run.
+    not be saved, edits run one at a time until an edit is saved. After three such edits in a row, nothing is submitted
+    until an edit is saved. An edit that an earlier run completed never counts as the third, because pictures that are
+    lost for good would otherwise block every later run.
 
     Attributes:
         max_cost: The maximum cost of the batch, earlier runs included, in the account's currency.
         max_tasks: The maximum number of tasks, earlier runs included.
         stop_after_failures: The number of failures in this run after which nothing more is submitted. Bad input does
             not count.
-        slots: The maximum number of unfinished edits. This maximum applies until an edit is saved, and while
-            tasks of earlier runs are unfinished.
-        on_demand: Whether callers request edits one by one, as from an ``EditHub``. If so, lost pictures and an
-            unreachable service can make single edits fail, but do not stop the batch.
+        slots: The maximum number of unfinished edits until an edit is saved, and while tasks of earlier runs are
+            unfinished.
+        on_demand: Whether callers request edits one by one, as from an ``EditHub``. If so, pictures that can't be
+            downloaded and an unreachable service do not stop the batch.
         spent: The costs that the service stated.
         tasks: The number of tasks that were, or may have been, created.
         stopped: The reason why nothing more may be submitted; empty if there is none.
         held: The reason why submissions wait until an edit is saved; empty if submissions do not wait.
         fetching: The journal numbers of the completed edits whose pictures are being saved.
         limit: The name of the limit that stopped the batch, ``max_cost`` or ``max_tasks``; empty if neither did.
-        attached: The number of unfinished tasks of earlier runs. These tasks count against ``slots``,
-            although none of them holds a slot of the session.
+        attached: The number of unfinished tasks of earlier runs. They count against ``slots``.
     """
 
     max_cost: Decimal | None = None
@@ -107,8 +105,8 @@ class Budget:
         """Return whether an edit with this many pictures may be submitted now.
 
         After ``GO``, the edit counts as unfinished until its end is recorded. After ``WAIT``, call this method
-        again when another edit has changed its state. ``STOP`` is final, with one exception: if submissions are
-        ``held`` and the budget is ``on_demand``, edits may be submitted again after an edit is saved.
+        again when another edit has changed its state. ``STOP`` is final, unless submissions are ``held`` and the
+        budget is ``on_demand``.
         """
         verdict = self._judge(pictures)
         if verdict is Verdict.GO:
@@ -118,8 +116,8 @@ class Budget:
     def confirm(self, pictures: int) -> bool:
         """Return whether an admitted edit may still be submitted. Call this method just before the edit is sent.
 
-        The batch may have stopped or been ``held`` since the edit was admitted, or the price may have risen. The edit
-        goes on counting as unfinished until its end is recorded, whatever the answer.
+        The batch may have stopped or been ``held`` since the edit was admitted, or the price may have risen. Whatever
+        the answer, the edit counts as unfinished until its end is recorded.
         """
         if self.stopped or self.held:
             return False
@@ -140,7 +138,7 @@ class Budget:
         self._unreachable = 0
 
     def rejected(self, pictures: int) -> None:
-        """Record the end of an admitted edit that has no task, and so can't be charged."""
+        """Record the end of an admitted edit that has no task, so it can't be charged."""
         self._pending -= 1
         self.ended(pictures, chargeable=False)
 
@@ -168,7 +166,7 @@ class Budget:
         """Record that an edit ended. For a completed edit, call :meth:`completed` instead.
 
         A stated cost is counted as spent, but does not change the known price of a picture. A ``chargeable`` edit
-        without a stated cost may still be charged, so it goes on counting against ``max_cost``.
+        without a stated cost may still be charged, so it keeps counting against ``max_cost``.
         """
         self._live -= 1
         if cost is not None:
@@ -213,7 +211,6 @@ class Budget:
         return True
 
     def _reserve(self, pictures: int) -> None:
-        """Count an admitted edit."""
         self.adopt(pictures)
         self._pending += 1
 

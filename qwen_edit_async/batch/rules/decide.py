@@ -108,7 +108,7 @@ class Action(enum.Enum):
 
 
 SENDS: Final = frozenset({Action.SUBMIT, Action.REPLACE})
-"""The actions that submit a row now. The row's images must exist."""
+"""The actions that submit a row now."""
 
 PAYS: Final = SENDS | {Action.REPLACE_LATER}
 """The actions that lead to a new task, now or after the earlier task has ended. A plan counts them as submissions."""
@@ -121,8 +121,8 @@ class Fingerprint:
     Attributes:
         digest: The hash of the images' content, the instruction and the parameters; empty if the images are not read
             yet, or can't be read.
-        stamp: The hash of the request and of its files' paths, sizes and times; empty if an image is neither a URL nor
-            a readable local file.
+        stamp: The hash of the request and its files' paths, sizes and times; empty if an image is neither a URL nor a
+            local file.
         problem: The error if an image can't be read.
     """
 
@@ -183,12 +183,11 @@ class Entry:
 def decide(entry: Entry | None, fingerprint: Fingerprint | None, consent: Consent) -> Action:
     """Return the action for an edit. An edit that has a task is never resubmitted without consent.
 
-    The caller checks the row before it submits the edit. If that check fails, :func:`instead` returns the action to
-    take.
+    If an edit to submit turns out to be invalid, :func:`instead` returns the action to take.
 
     Args:
         entry: The edit in the journal; ``None`` for a new edit.
-        fingerprint: The row as it is now; ``None`` for a journalled edit whose row has not been read.
+        fingerprint: The row's current fingerprint; ``None`` for a journalled edit whose row has not been read.
         consent: The user's consent.
     """
     if entry is None:
@@ -276,8 +275,8 @@ def state_after(state: State, error: Exception, cost: Decimal | None = None) -> 
 def error_of_run(error: Exception, *, attached: bool = False) -> Exception | None:
     """Return the error that ends the run if an edit fails with ``error``; ``None`` if only that edit is affected.
 
-    ``attached`` says whether an earlier session submitted the edit's task. Another key may have paid for such a task,
-    so a refused check shows nothing about other edits. If the key itself is refused, the next submission shows it.
+    ``attached`` says whether an earlier session submitted the edit's task. That session may have used another key, so
+    a refused check shows nothing about other edits. If this key is invalid, the next submission shows it.
     """
     if attached and isinstance(error, _REFUSED):
         return None

@@ -2,8 +2,7 @@
 
 The identity of an edit is its row's key or, for a picture in a folder, the path below the folder. Otherwise, the
 identity is the first image's name and a hash of the images, the instruction and the parameters. The hash covers each
-image's path or URL, or the content of an image in memory. For a row of a table, the path of the folder that holds the
-table is left out of the hash. A URL is hashed without its signature. The journal allots file names when it plans an
+image's path, its URL without the signature, or its content in memory. The journal allots file names when it plans an
 edit, and never changes them.
 """
 
@@ -118,10 +117,7 @@ def stamp_of(image_stamps: Sequence[str | None], request: EditRequest) -> str:
 
 
 def describe(request: EditRequest) -> str:
-    """Return the request as JSON for reports.
-
-    Images in memory and data URIs become ``null``. URLs lose their signatures.
-    """
+    """Return the request as JSON. Images in memory and data URIs become ``null``, and URLs lose their signatures."""
     locators = [image_locator(image) for image in request.images]
     members = {
         "images": [None if locator is None else unsigned(locator) for locator in locators],

@@ -50,12 +50,7 @@ class SourceItem:
 
 @attrs.frozen
 class EditDefaults:
-    """The default instruction and the default parameters of rows.
-
-    Attributes:
-        instruction: The instruction.
-        parameters: The parameters.
-    """
+    """The default instruction and the default parameters of pictures and rows."""
 
     instruction: str | None = None
     parameters: EditParameters = attrs.field(factory=EditParameters)
@@ -66,7 +61,7 @@ class Reading:
     """Options for reading a source.
 
     Attributes:
-        defaults: The default instruction and the default parameters of pictures and rows.
+        defaults: The defaults of pictures and rows.
         note: Called with a remark about files that are left out, or about columns that are not used.
         base: The folder from which relative paths start, except paths in a table; empty for the working directory.
         recursive: Whether to read subfolders.
@@ -100,8 +95,8 @@ def request_of(given: Any, defaults: EditDefaults) -> EditRequest:
         return request_from_fields(fields)
     if defaults.instruction is None:
         raise InvalidEditError(
-            f"an item has the type {type(given).__name__!r}, and there is no instruction for it: "
-            "give instruction= for all images, or give EditRequests or mappings of their fields"
+            f"an item of type {type(given).__name__!r} needs an instruction: give instruction= for all images, or give "
+            "EditRequests or mappings of their fields"
         )
     return EditRequest(given, defaults.instruction, defaults.parameters)
 

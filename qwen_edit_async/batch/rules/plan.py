@@ -120,12 +120,9 @@ class BatchPlan:
         return visible("\n".join([*lines, *self.problem_lines()]))
 
     def problem_lines(self, limit: int = _LISTED_PROBLEMS) -> list[str]:
-        """Return a heading with the number of bad rows, and then one line per kind of problem.
+        """Return a heading with the number of bad rows, and a line for each kind of problem, up to ``limit``.
 
         Return an empty list if no row is bad.
-
-        Args:
-            limit: The maximum number of kinds to list.
         """
         if not self.problem_count:
             return []

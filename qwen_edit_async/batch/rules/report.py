@@ -30,8 +30,7 @@ class FailureGroup:
     """Edits or rows with the same problem.
 
     Attributes:
-        reason: The problem, usually without file names, keys and other text of the rows. If the group has only one row,
-            it can include such text.
+        reason: The problem, usually without text of the rows, such as keys, unless the group has only one row.
         count: The number of edits or rows.
         keys: The keys of up to 50 of these edits or rows.
     """

@@ -27,7 +27,7 @@ _NAMES_BESIDE: Final[Mapping[str, frozenset[str]]] = {
     "ossaccesskeyid": frozenset({"security-token"}),
     "q-signature": frozenset(_TENCENT.split()),
 }
-"""Each key is a parameter. If a URL has this parameter, the parameters in the value belong to the signature."""
+"""Each key is a parameter. In a URL with this parameter, the parameters in the value belong to the signature."""
 
 _NAMES_AT: Final[Mapping[str, frozenset[str]]] = {
     ".fbcdn.net": frozenset({"oh", "oe"}),
@@ -68,7 +68,7 @@ def unsigned(text: str) -> str:
 
 
 def _with_lower_host(url: str) -> tuple[str, str]:
-    """Return a URL with its scheme and host in lower case. Also return the host alone, without the port."""
+    """Return a URL with its scheme and host in lower case, and the host without the port."""
     scheme, slashes, rest = url.partition("://")
     authority = _PATH.split(rest, maxsplit=1)[0]
     user, at, host = authority.rpartition("@")

@@ -688,9 +688,7 @@ def test_a_request_is_taken_as_it_is_and_images_need_an_instruction():
     assert request_of(request, EditDefaults()) is request
     with pytest.raises(InvalidEditError, match="has its own instruction"):
         request_of(request, SNOW)
-    with pytest.raises(
-        InvalidEditError, match="an item has the type 'str', and there is no instruction for it: give instruction="
-    ):
+    with pytest.raises(InvalidEditError, match="an item of type 'str' needs an instruction: give instruction="):
         request_of("a.jpg", EditDefaults())
 
 
