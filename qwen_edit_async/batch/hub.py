@@ -189,7 +189,8 @@ class EditHub:
     async def record(self, name: str, files: Sequence[tuple[str, int]] = (), error: str | None = None) -> None:
         """Record that a caller of a hub with ``save=False`` saved an edit's pictures, or could not save them.
 
-        If three completed edits in a row can't be saved, the hub submits nothing more until one is saved.
+        If three completed edits in a row can't be saved, the hub submits nothing more until one is saved. A call for an
+        edit that is not ``completed``, such as a second call for a saved edit, changes nothing.
 
         Args:
             name: The edit's ``outcome.name``.
@@ -201,7 +202,8 @@ class EditHub:
             SessionClosedError: If the hub is not open.
         """
         run = self._require_open()
-        await run.journal.do(Store.save_elsewhere, name, files, error)
+        if not await run.journal.do(Store.save_elsewhere, name, files, error):
+            return
         if error is not None:
             run.count_unsaved(error, earlier=name in self._unsaved)
         else:
@@ -224,10 +226,11 @@ class EditHub:
 
         Raises:
             JournalError: If the journal fails.
-            SessionClosedError: If the hub is not open.
+            SessionClosedError: If the hub is not open, or is closed meanwhile.
         """
         run = self._require_open()
         while run.crash is None:
+            self._require_open()
             await run.wait_for_change()
         run.raise_crash()
 
@@ -263,6 +266,7 @@ async def _resume(run: Run, entry: Entry) -> None:
 async def _close(run: Run) -> None:
     stopped = run.budget.stopped
     run.budget.stop(_CLOSED)
+    run.notify()
     await run.cancel_rows()
     with contextlib.suppress(JournalError), anyio.move_on_after(run.options.reporting_seconds):
         await run.write_reports(stopped, preview_seconds=0)

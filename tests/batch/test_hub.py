@@ -7,6 +7,7 @@ import sqlite3
 from decimal import Decimal
 from pathlib import Path
 
+import anyio
 import attrs
 import pytest
 from bulk_runs import LOSES_SIGHT, PHOTO, pictures, service, states, until
@@ -323,6 +324,15 @@ async def test_a_damaged_edit_is_an_error_before_anything_is_done_for_it(job, re
         assert (created(emulator), states(job)) == (tasks, before)
 
 
+async def test_waiting_for_a_failure_ends_when_the_hub_is_closed(job):
+    async with service() as (_, session):
+        async with EditHub(job, session) as hub:
+            waiting = asyncio.create_task(hub.wait_failed())
+            await asyncio.sleep(0)
+        with anyio.fail_after(5), pytest.raises(SessionClosedError):
+            await waiting
+
+
 async def test_a_hub_in_a_task_that_is_cancelled_ends_in_order(job, request_of):
     async with service(duration=30) as (emulator, session):
 
@@ -355,12 +365,12 @@ async def test_a_hub_that_does_not_save_answers_with_urls_and_records_what_its_c
             assert hub.progress.saved == 0
         async with EditHub(job, session, save=False) as hub:
             assert await hub.edit(request_of(n=2)) == outcome
-            for _ in range(2):  # a caller that is repeated
+            for _ in range(2):  # the second call changes nothing
                 await hub.record("a", [("a-0.png", 10), ("a-1.png", 20)])
             saved = await hub.edit(request_of(n=2))
             assert (saved.status, saved.urls) == ("saved", outcome.urls)
             assert [path.name for path in saved.files] == ["a-0.png", "a-1.png"]
-            assert (hub.progress.saved, hub.progress.pictures, hub.progress.found) == (3, 6, 1)  # repetitions count
+            assert (hub.progress.saved, hub.progress.pictures, hub.progress.found) == (2, 4, 1)
             report = await hub.write_report()
             assert (report.saved, report.pictures, report.ok) == (1, 2, True)
             assert (report.folder, report.text().splitlines()[0]) == ("", "1 of 1 edit done, 2 pictures")

@@ -201,21 +201,23 @@ class Store:
         files = [(path.name, _size(path)) for path in paths]
         self.move(number, State.SAVED, files=files, damage=damage, reason=None, problem=None)
 
-    def save_elsewhere(self, name: str, files: Sequence[tuple[str, int]], problem: str | None) -> None:
+    def save_elsewhere(self, name: str, files: Sequence[tuple[str, int]], problem: str | None) -> bool:
         """Record the names and sizes of the files that a caller saved, or the problem that prevented saving.
 
-        An edit that is not *completed* stays as it is.
+        An edit that is not *completed* stays as it is. Return whether the edit was *completed*.
 
         Raises:
             JournalError: If no edit has that name.
         """
         if not self.is_taken(folded(name)):
             raise JournalError(f"the journal {self._path} has no edit with the name {quoted(name)}")
-        for entry in self._select("folded_name = ? AND state = 'completed'", folded(name)):
+        completed = self._select("folded_name = ? AND state = 'completed'", folded(name))
+        for entry in completed:
             if problem is None:
                 self.move(entry.number, State.SAVED, files=files, reason=None, problem=None)
             else:
                 self.move(entry.number, State.COMPLETED, reason=problem, problem=problem)
+        return bool(completed)
 
     def recover(self) -> int:
         """Mark edits as uncertain if an earlier run ended while submitting them. Return the number of these edits."""
