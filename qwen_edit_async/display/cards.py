@@ -1,4 +1,4 @@
-"""Edits, progress and reports as HTML and text, for notebooks.
+"""Edits, progress and reports as HTML and text.
 
 The output depends only on the arguments, the time and the working directory.
 
@@ -43,13 +43,13 @@ class Progress:
 
     Attributes:
         done: The number of edits that succeeded.
-        total: The number of all edits, if known.
+        total: The number of edits, if known.
         cost: The cost reported by the service, if any.
         seconds: The time since the start of the run.
         found: The number of edits that had ended before the run. The rate does not count them.
         paused: The seconds that the run has spent in Retry-After pauses.
-        pause_left: The seconds until the current pause ends; 0 for no pause.
-        paused_until: The local time at which the current pause ends; empty for no pause.
+        pause_left: The seconds until the current pause ends; 0 without a pause.
+        paused_until: The local time when the current pause ends; empty without a pause.
         closing: The name of the run's last step; empty until all edits have ended. In :meth:`text`, this name
             replaces the rate, the pause and the time.
     """
@@ -181,7 +181,7 @@ def _duration(seconds: float) -> str:
 
 
 def local_time_in(seconds: float) -> str:
-    """Return the local time ``seconds`` from now, such as ``14:32``. Include the date if it is not today."""
+    """Return the local time ``seconds`` from now, such as ``14:32``. Add the date if that time is not today."""
     now = datetime.now(UTC).astimezone()
     then = (now + timedelta(seconds=seconds)).astimezone()
     return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%Y-%m-%d %H:%M}"

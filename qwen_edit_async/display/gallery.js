@@ -4,7 +4,7 @@
 const $ = (selector) => document.querySelector(selector);
 const cards = () => [...document.querySelectorAll("main .card")];
 const shown = () => cards().filter((card) => !card.hidden);
-const words = new WeakMap();  // the text of each card in lower case, once the card was filtered
+const words = new WeakMap();  // each card's text in lower case, stored when the card is first filtered
 let current = null;           // the card that is open in the dialog
 
 function wordsOf(card) {
@@ -40,7 +40,7 @@ function pick(button) {
   if (card.closest("dialog")) sharpen(large);
 }
 
-// Replace a thumbnail with its full picture, once that file is loaded.
+// Replace a thumbnail with the full picture once it is loaded.
 function sharpen(picture) {
   const full = picture.dataset.full;
   if (!full) return;
@@ -89,7 +89,7 @@ document.addEventListener("input", (event) => {
   }
 });
 document.addEventListener("change", (event) => {
-  // A slider dragged with the mouse gives up the focus, so that the arrow keys go from edit to edit again.
+  // After a slider is dragged with the mouse, the arrow keys select edits again.
   if (event.target.matches(".compare input:not(:focus-visible)")) event.target.blur();
 });
 document.addEventListener("click", (event) => {

@@ -73,7 +73,7 @@ class GalleryEdit:
 def gallery_html(
     edits: Iterable[GalleryEdit], *, title: str = "Edits", summary: Mapping[str, object] | None = None
 ) -> Iterator[str]:
-    """Yield the page in pieces. The edits are read one at a time. ``summary`` has values about all edits."""
+    """Yield the page in pieces. The edits are read one at a time. ``summary`` has facts about all edits, by name."""
     yield (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_CONTENT_SECURITY_POLICY)}">\n'
@@ -190,7 +190,7 @@ def _plain(value: object) -> object:
 
 
 def _source_hash(text: str) -> str:
-    """Return the expression with which a content security policy allows ``text`` as an inline style or script."""
+    """Return the CSP source expression that allows ``text`` as an inline style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 

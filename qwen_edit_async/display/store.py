@@ -54,10 +54,10 @@ class ThumbnailStore:
         return None if known is None else self._find(known) or self._make(image, known)
 
     def get_all(self, images: Iterable[Any], may_make: Callable[[], bool]) -> dict[Any, Thumbnail | None]:
-        """Return a mapping from each file's path to its thumbnail, or to ``None`` if there is no thumbnail.
+        """Return a mapping from each file to its thumbnail, or to ``None`` if there is no thumbnail.
 
-        Missing files, and images that are not files, are left out. ``may_make`` is called on several threads, before
-        each missing thumbnail is made. It returns whether to make it.
+        Missing files, and images that are not files, are left out. ``may_make`` returns whether to make a missing
+        thumbnail. It is called on several threads.
         """
         known = {image: file for image in images if (file := self._name_and_stamp(image)) is not None}
 
@@ -77,7 +77,7 @@ class ThumbnailStore:
         self._makers.shutdown(cancel_futures=True)
 
     def close(self) -> None:
-        """Close the SQLite file."""
+        """Call :meth:`finish`, and close the SQLite file."""
         self.finish()
         with self._lock:
             if self._connection is not None:

@@ -19,7 +19,7 @@ from qwen_edit_async.images.source import exclusive_access, open_image
 from qwen_edit_async.storage.bucket import BucketPath
 
 THUMBNAIL_SIDE: Final = 256
-"""The longest side of a thumbnail, in pixels."""
+"""The maximum width and height of a thumbnail, in pixels."""
 
 
 @attrs.frozen
@@ -37,9 +37,7 @@ class Thumbnail:
 
 
 class Previews:
-    """The thumbnails of one edit, for a notebook to show.
-
-    In a notebook, the thumbnails are made on a thread when an output is downloaded. Elsewhere, none are made.
+    """The thumbnails of one edit. They are made only in a notebook, when an output is downloaded.
 
     Attributes:
         before: The thumbnails of the inputs, in order. Inputs without a thumbnail are left out.
@@ -56,7 +54,7 @@ class Previews:
         return self.__dict__ | {"_inputs": ()}
 
     def lacks(self, index: int) -> bool:
-        """Return whether a downloaded output still needs a thumbnail. Only a notebook needs thumbnails."""
+        """Return whether a downloaded output still needs a thumbnail."""
         return index not in self.after and in_notebook()
 
     def remember(self, index: int, output: Any) -> None:
@@ -69,7 +67,7 @@ class Previews:
 
 
 def in_notebook() -> bool:
-    """Return whether this process is the kernel of a notebook. This function does not import IPython."""
+    """Return whether this process is the kernel of a notebook, without importing IPython."""
     get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_shell is not None and getattr(get_shell(), "kernel", None) is not None
 

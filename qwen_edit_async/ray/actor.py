@@ -32,7 +32,7 @@ class ImagesWanted:
     """The reply that asks the caller to repeat the call with the images, because the edit will soon be submitted.
 
     Attributes:
-        name: The name that the edit's files begin with.
+        name: The beginning of the files' names.
         inline: Whether images in buckets must be read and sent. If not, presigned URLs are enough.
     """
 
@@ -58,7 +58,7 @@ class Delivery:
         """Tell all callers that the images are wanted, and wait until a caller sends the images.
 
         Raises:
-            InvalidEditError: If the images can't be sent, or don't arrive within 60 s.
+            InvalidEditError: If the images can't be sent, or don't arrive in time.
         """
         self.name, self._images = name, asyncio.get_running_loop().create_future()
         self.wanted.set()
@@ -109,7 +109,7 @@ class HubActor:
         created shortly before the submission.
 
         Args:
-            request: The edit. Each image is a URL, a file in a bucket with its version tag, or an :class:`ImageHash`.
+            request: The edit. Each image is a URL, a :class:`BucketPath` with a tag, or an :class:`ImageHash`.
             images: The images, or the reason why they can't be sent; ``None`` until they are wanted.
         """
         _, hub = await self._parts()
@@ -145,7 +145,7 @@ class HubActor:
         return (await self._parts())[0].statistics()
 
     async def report(self) -> BatchReport:
-        """Return the report on all edits of the folder so far."""
+        """Write ``report.json``, and return the report on all edits of the folder so far."""
         return await (await self._parts())[1].write_report()
 
     async def stop(self) -> BatchReport | None:

@@ -27,7 +27,7 @@ _LASTING: Final = {
     "resources": {"node:__internal_head__": 0.001},  # only the head node of a cluster has this resource
     "max_concurrency": 1_000_000,  # calls that bring images must not queue behind calls that wait for edits
 }
-"""Ray's options of the hub's actor."""
+"""Ray options for the hub's actor."""
 
 
 def start_hub(
@@ -54,7 +54,7 @@ def start_hub(
         max_cost: See :class:`EditHub`.
         max_tasks: See :class:`EditHub`.
         resubmit_uncertain: See :class:`EditHub`.
-        **session: Other options of :class:`EditSession`. Give no secrets, because the cluster stores these options.
+        **session: Other options of :class:`EditSession`. Pass no secrets, because the cluster stores these options.
 
     Raises:
         ConfigurationError: If Ray or the key is missing, an option is wrong, or the running hub has other options.
@@ -85,11 +85,7 @@ def get_hub(name: str = _DEFAULT_NAME) -> Hub:
 
 @attrs.frozen
 class Hub:
-    """A running hub. It can be passed to any process of the cluster.
-
-    Attributes:
-        name: The hub's name in the cluster.
-    """
+    """A running hub. It can be passed to any process of the cluster."""
 
     name: str
     _actor: Any = attrs.field(repr=False)
@@ -111,7 +107,7 @@ class Hub:
         return counts
 
     def report(self) -> BatchReport:
-        """Return the report on all edits in the folder's journal so far."""
+        """Write ``report.json``, and return the report on all edits of the folder so far."""
         report: BatchReport = _ray().get(self._actor.report.remote())
         return report
 

@@ -35,7 +35,7 @@ from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 from qwen_edit_async.threads import Offloader
 
 _AT_A_TIME: Final = 16
-"""A worker edits at most this many rows of a batch at a time. It holds the images of these rows in memory.
+"""The maximum number of rows of a batch that a worker edits at a time, with their images in memory.
 
 By default, Ray Data gives a worker at most four batches at a time with ``map_batches``, or 16 rows with ``map``.
 """
@@ -70,9 +70,9 @@ class EditRows:
     again gets the same pictures.
 
     The worker sends an image to the hub shortly before the edit is submitted. For an image in a bucket, the worker
-    sends a presigned URL, so the hub needs no credentials for the bucket. The URL is valid for 12 hours, or until
-    temporary credentials expire. The service must fetch the image while the URL is valid. The worker downloads the
-    results without the API key.
+    sends a presigned URL, so the hub needs no credentials for the bucket. The service must fetch the
+    image within 12 hours, and before temporary credentials expire. The worker downloads the results without the API
+    key.
 
     With Daft, pass the columns to the method ``edit``::
 
@@ -80,12 +80,10 @@ class EditRows:
         table = table.with_column("edit", rows.edit(to_struct(table["key"], table["image"], table["instruction"])))
 
     Args:
-        hub: The hub.
         save_to: The folder for the pictures: a local folder that all workers share, or a folder in a bucket
             (``s3://bucket/folder``) that they can read and write. An edit is not submitted if a file with the name of
-            its result exists. If such a file appears later, it is not replaced: the picture is not saved, and the row
-            has an error and the status ``completed``. A worker that is killed during a download can leave a hidden
-            file that ends in ``.part``.
+            its result exists. A file that appears later is not replaced: the row then has an error and the status
+            ``completed``. A worker that is killed during a download can leave a hidden ``.part`` file.
         trust_env: Whether downloads use the proxies of the worker's environment.
     """
 
@@ -176,7 +174,7 @@ class EditRows:
             return [*map(str, saved)]
         try:
             paths = await self._download(outcome)
-        except (QwenEditError, OSError) as error:  # a missing extra is a QwenEditError, too
+        except (QwenEditError, OSError) as error:
             await self._hub.ask("record", outcome.name, (), summary_of(error))
             raise
         sizes = await self._threads.run(lambda: [*map(_size, paths)])
@@ -197,7 +195,7 @@ class EditRows:
 
 
 def _identified(image: Any) -> Any:
-    """Return what identifies an image: its URL, its hash, or its bucket path and version tag. Blocking."""
+    """Return what identifies an image: its URL, its hash, or its :class:`BucketPath` with a tag. Blocking."""
     if is_url(image):
         return image
     with reading():

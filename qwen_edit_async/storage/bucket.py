@@ -80,7 +80,7 @@ class BucketPath(os.PathLike[str]):
 
     @property
     def suffix(self) -> str:
-        """The ending of the name, with its dot."""
+        """The extension, with its dot."""
         return PurePosixPath(self.key).suffix
 
     @property
@@ -90,14 +90,14 @@ class BucketPath(os.PathLike[str]):
         return self._at("" if parent == "." else parent)
 
     def with_suffix(self, suffix: str) -> Self:
-        """Return the path with another ending."""
+        """Return the path with another extension."""
         return self._at(str(PurePosixPath(self.key).with_suffix(suffix)))
 
     def _at(self, key: str) -> Self:
         return attrs.evolve(self, key=key, size=-1, tag="")
 
     def open(self, mode: str = "rb") -> IO[bytes]:
-        """Open the file for reading. Its content is fetched only as it is read.
+        """Open the file for reading. Content is fetched as it is read.
 
         Raises:
             OSError: The file does not exist, or can't be read.
@@ -108,7 +108,7 @@ class BucketPath(os.PathLike[str]):
             return io.BufferedReader(_Reader(self, obstore.open_reader(self._store, self.key)), 64 * 1024)
 
     def beginning(self, count: int) -> tuple[bytes, int]:
-        """Return the first bytes of the file, and its size.
+        """Return the first ``count`` bytes of the file, and the file's size.
 
         Raises:
             OSError: The file does not exist, or can't be read.
@@ -130,9 +130,7 @@ class BucketPath(os.PathLike[str]):
         return True
 
     def tag(self) -> str:
-        """Return a tag that changes when the file's content changes. The content is not read.
-
-        The store is asked only if the path has no tag yet. The path of a listed file usually has a tag.
+        """Return a tag that changes with the file's content. The store is asked only if the path has no tag yet.
 
         Raises:
             OSError: The file does not exist, or the store does not answer.
@@ -269,7 +267,6 @@ def with_tags(paths: Iterable[BucketPath]) -> dict[BucketPath, BucketPath]:
 
 
 def _with_tag(path: BucketPath) -> BucketPath:
-    """Return a path with its tag; see :func:`with_tags`."""
     with contextlib.suppress(OSError, ConfigurationError):
         return attrs.evolve(path, tag=path.tag())
     return path

@@ -27,7 +27,6 @@ class Part(abc.ABC, Generic[P]):
 
     Args:
         target: The planned name.
-        file: The file to write to.
     """
 
     def __init__(self, target: P, file: IO[bytes]) -> None:
@@ -80,7 +79,7 @@ class PartFile(Part[Path]):
     def __init__(self, target: Path, *, replace: bool = True) -> None:
         self._replace = replace
         self._path = target.with_name(f".{target.name[:PART_NAME_CHARACTERS]}.{secrets.token_hex(4)}.part")
-        with contextlib.suppress(FileExistsError):  # if a file has the folder's name, open() raises the fitting error
+        with contextlib.suppress(FileExistsError):  # if a file has the folder's name, open() raises a clearer error
             target.parent.mkdir(parents=True, exist_ok=True)
         super().__init__(target, self._path.open("x+b"))
 

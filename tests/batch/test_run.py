@@ -123,7 +123,7 @@ async def test_a_run_that_is_refused_has_nothing_of_the_run_before_it(requests, 
     async with service() as (_, session):
         await batch.run(session)
         assert (batch.progress.begun, batch.progress.saved) == (True, 2)
-        with run_lock(out / LOCK_NAME), pytest.raises(JournalError, match="is being written"):
+        with run_lock(out / LOCK_NAME), pytest.raises(JournalError, match="is in use by another run"):
             await batch.run(session)
     assert (batch.progress.begun, batch.progress.saved, batch.report) == (False, 0, None)
 
@@ -164,7 +164,7 @@ async def test_a_journal_that_is_lost_is_not_begun_anew(requests, out, photo, co
         journal = (out / JOURNAL_NAME).read_bytes()
         (out / JOURNAL_NAME).unlink() if content is None else (out / JOURNAL_NAME).write_bytes(content)
         (out / ({"report.json", "report.html"} - {left}).pop()).unlink()
-        lost = rf"is missing or empty, but {left} is from an earlier run: restore a copy of the journal"
+        lost = rf"is missing or empty, but {left} is from an earlier run: restore a backup of the journal"
         with pytest.raises(JournalError, match=lost):
             await EditBatch(requests(3), out).run(session)
         with pytest.raises(JournalError, match=lost):
@@ -1225,7 +1225,7 @@ async def test_two_runs_on_one_folder_are_refused(requests, out):
     async with service(duration=1.0) as (_, session):
         run = asyncio.create_task(EditBatch(requests(2), out).run(session))
         await until(lambda: session.statistics().in_flight)
-        with pytest.raises(JournalError, match="being written by another run"):
+        with pytest.raises(JournalError, match="is in use by another run"):
             await EditBatch(requests(2), out).run(session)
         assert (await run).ok
 
@@ -1236,7 +1236,7 @@ async def test_a_second_run_of_a_batch_is_refused_and_leaves_the_first_as_it_is(
         run = asyncio.create_task(batch.run(session))
         await until(lambda: batch.progress.saved)
         before = batch.progress
-        with pytest.raises(JournalError, match="is being written by another run"):
+        with pytest.raises(JournalError, match="is in use by another run"):
             await batch.run(session)
         assert batch.progress == before
         run.cancel()

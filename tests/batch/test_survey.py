@@ -127,7 +127,7 @@ async def test_rows_with_one_kind_of_problem_are_one_group_in_plan_and_report(ta
 @pytest.mark.parametrize(
     ("name", "bad", "reason"),
     [
-        ("edits.csv", '"a"b,snow,,', "the line is not a row of a table"),
+        ("edits.csv", '"a"b,snow,,', "the line can't be read as a row"),
         ("edits.jsonl", "{", "it is not JSON"),
     ],
 )

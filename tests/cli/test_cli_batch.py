@@ -241,7 +241,7 @@ def test_a_locked_journal_is_the_only_message(photos, batch, out, capsys, servic
     with run_lock(out / LOCK_NAME):
         assert batch(photos) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith(f"error: {out} is being written by another run")
+    assert captured.err.startswith(f"error: {out} is in use by another run")
     assert (captured.err.count("\n"), captured.out) == (1, "")
 
 

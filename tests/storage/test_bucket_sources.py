@@ -102,7 +102,7 @@ def test_every_kind_of_picture_in_a_bucket_is_read_and_other_files_are_named(buc
     notes = []
     items = list(read_source(bucket / "photos", Reading(SNOW, note=notes.append)))
     assert sorted(item.identity for item in items) == ["a.avif", "b.HEIC", "c.jp2", "d.ico", "e.mpo", "f.jfif"]
-    assert notes == ["left out: 2 files of a kind that the service does not take (g.txt, h.csv)"]
+    assert notes == ["left out: 2 files that the service does not accept (g.txt, h.csv)"]
 
 
 def test_the_folder_of_results_is_no_source(photos):
@@ -114,7 +114,7 @@ def test_the_folder_of_results_is_no_source(photos):
     ("source", "problem"),
     [
         ("s3://no-such-bucket/photos", "s3://no-such-bucket/photos can't be read: "),
-        ("empty", "no file in .* has the ending of a JPEG, PNG"),
+        ("empty", "no file in .* has the extension of a JPEG, PNG"),
         ("missing.csv", "missing.csv can't be read: does not exist"),
         ("missing.parquet", "missing.parquet can't be read: does not exist"),
     ],
@@ -125,7 +125,7 @@ def test_a_source_that_is_not_there_is_refused(bucket, source, problem):
 
 
 def test_pictures_without_an_instruction_are_refused(photos):
-    with pytest.raises(ConfigurationError, match="nothing says how to edit the pictures"):
+    with pytest.raises(ConfigurationError, match="the pictures have no instruction"):
         list(read_source(photos, Reading(EditDefaults())))
 
 

@@ -1,1 +1,1 @@
-"""The journal of a bulk run: a SQLite file beside the results."""
+"""The journal of a bulk run or a hub, in a SQLite file."""

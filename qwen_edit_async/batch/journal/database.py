@@ -63,10 +63,9 @@ class Store:
     """An open journal database.
 
     Args:
-        path: The path of the journal.
-        read_only: Whether to open the file for reading only. The file is then neither created nor changed, with one
-            exception: SQLite undoes the unfinished write of a run that died.
-        checked: Whether to read the whole file, and refuse it if it is damaged.
+        read_only: Whether to open the file for reading only. SQLite then changes the file only to undo the unfinished
+            transaction of a run that died.
+        checked: Whether to check the whole file for damage.
 
     Raises:
         JournalError: If the file can't be opened or created, is damaged, is not a journal, or is of another version.
@@ -93,7 +92,7 @@ class Store:
             undo.pop_all()
 
     def close(self) -> None:
-        """Close the file. SQLite merges the write-ahead log into it."""
+        """Close the file."""
         self._connection.close()
 
     def transact(self, operations: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -134,7 +133,7 @@ class Store:
         self._connection.execute("INSERT OR REPLACE INTO service VALUES (1, ?)", (service,))
 
     def find(self, identity: str) -> Entry | None:
-        """Return the edit with an identity; ``None`` if no edit has it."""
+        """Return the edit with this identity; ``None`` if no edit has it."""
         return next(iter(self._select("identity = ?", identity)), None)
 
     def is_taken(self, folded_name: str) -> bool:
@@ -142,7 +141,7 @@ class Store:
         return bool(self._one("SELECT EXISTS (SELECT 1 FROM edits WHERE folded_name = ?)", folded_name))
 
     def plan(self, identity: str, request: EditRequest, fingerprint: Fingerprint) -> Entry:
-        """Return the edit with an identity. If there is none, add a planned edit, and allot its name."""
+        """Return the edit with this identity. If there is none, plan one, and allot its name."""
         if (entry := self.find(identity)) is not None:
             return entry
         name = allot(stem_of(request), self.is_taken, self._numbers)
@@ -170,7 +169,7 @@ class Store:
         return self.plan(identity, request, fingerprint)
 
     def restamp(self, number: int, stamp: str) -> None:
-        """Replace the hash of an edit's request and of its files' paths, sizes and times. The content is the same."""
+        """Replace the stamp of an edit whose content has not changed; see :class:`Fingerprint`."""
         self._connection.execute("UPDATE edits SET stamp = ? WHERE number = ?", (stamp, number))
 
     def move(self, number: int, state: State, /, **columns: Any) -> None:
@@ -227,10 +226,7 @@ class Store:
         ).rowcount
 
     def unfinished(self, after: int, limit: int) -> list[Entry]:
-        """Return a page of the edits whose tasks may have unsaved pictures.
-
-        The page has the first ``limit`` edits with numbers above ``after``, in order.
-        """
+        """Return the first ``limit`` edits with numbers above ``after`` whose tasks may have unsaved pictures."""
         has_task = "state IN ('submitted', 'completed', 'uncertain') AND task_id IS NOT NULL"
         return self._select(f"{has_task} AND number > ? ORDER BY number LIMIT ?", after, limit)
 
@@ -240,22 +236,16 @@ class Store:
         return [f"{entry.name}-{index}.png" for entry in completed for index in range(len(entry.urls))]
 
     def outcome(self, identity: str) -> BatchOutcome | None:
-        """Return the current outcome of the edit with an identity; ``None`` if no edit has it."""
+        """Return the current outcome of the edit with this identity; ``None`` if no edit has it."""
         return next((outcome for _, outcome in self.outcomes(self._path.parent, "identity = ?", identity)), None)
 
     def outcomes(self, folder: FilePath, where: str, *values: Any) -> list[tuple[int, BatchOutcome]]:
-        """Return the numbers and the outcomes of the edits that an SQL condition selects.
-
-        ``folder`` is the folder of the results.
-        """
+        """Return the numbers and outcomes of the edits that an SQL condition selects. ``folder`` holds the results."""
         rows = self._connection.execute(f"SELECT {OUTCOME_COLUMNS} FROM edits WHERE {where}", values)
         return [(row["number"], to_outcome(row, self._path, folder)) for row in rows]
 
     def errors_first(self, limit: int) -> list[int]:
-        """Return the numbers of at most ``limit`` edits: first the edits with errors, then the others.
-
-        Each group is in the journal's order. Replaced edits are left out.
-        """
+        """Return the numbers of at most ``limit`` edits, those with errors first. Replaced edits are left out."""
         query = "SELECT number FROM edits WHERE state != 'replaced' ORDER BY problem IS NULL, number LIMIT ?"
         return [number for (number,) in self._connection.execute(query, (limit,))]
 
@@ -268,11 +258,7 @@ class Store:
         return read_summary(self._connection)
 
     def _is_journal(self) -> bool:
-        """Return ``True`` for a journal of this version, and ``False`` for an empty file.
-
-        Raises:
-            JournalError: If the file belongs to another program, or is a journal of another version.
-        """
+        """Return ``True`` for a journal of this version, and ``False`` for an empty file. Refuse any other file."""
         version, owner = self._one("PRAGMA user_version"), self._one("PRAGMA application_id")
         if owner != APPLICATION_ID:
             if owner or version or self._one("SELECT EXISTS (SELECT 1 FROM sqlite_master)"):
@@ -294,14 +280,12 @@ class Store:
         with suppress(sqlite3.OperationalError):  # some network drives lack the shared memory that WAL needs
             mode = self._one("PRAGMA journal_mode = WAL")
         if mode != "wal":
-            # With PERSIST, a rollback file stays beside the journal. While the rollback file exists,
-            # read_only_address() does not tell SQLite that the journal is immutable.
+            # With PERSIST, the rollback file stays, so read_only_address() never calls the journal immutable.
             self._one("PRAGMA journal_mode = PERSIST")
             log.warning(
                 "%s: SQLite can't keep a write-ahead log on this file system, so the journal is slower", self._path
             )
-        # With NORMAL, a power cut may undo the last commits. If the undone commits recorded the id of a paid task, or
-        # the intent to submit an edit, a later run would pay again.
+        # With NORMAL, a power cut may undo the last commits. A later run could then pay for the same edits again.
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA fullfsync = ON")  # on macOS, fsync alone does not flush the drive's cache
 

@@ -1,4 +1,4 @@
-"""The asynchronous interface to a journal. Every change that has been awaited is on the disk."""
+"""The asynchronous interface to a journal."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Journal:
         ``service`` is the name or address of the service. A journal has the tasks of one service only.
 
         Raises:
-            JournalError: If the journal can't be opened or written, is used by another run, or has tasks of another
-                service. Also if the folder has an earlier run's report, but the journal is missing or empty.
+            JournalError: If the journal can't be opened or written, is used by another run, has tasks of another
+                service, or is missing or empty beside an earlier run's report.
         """
         executor = ThreadPoolExecutor(1, "qwen-edit-journal")
         held = contextlib.ExitStack()
@@ -81,8 +81,8 @@ class Journal:
         if self._broken is None:
             try:
                 return self._store.transact(calls)
-            except Exception as error:  # noqa: BLE001  # after any error, the transaction is not committed
-                # Later changes may rely on the lost changes, so nothing more is written. The file stays consistent.
+            except Exception as error:  # noqa: BLE001  # any error leaves the transaction uncommitted
+                # Later changes may rely on the lost changes, so nothing more is written.
                 self._broken = error if isinstance(error, JournalError) else JournalError(f"journal error: {error!r}")
         return [self._broken.for_task(None) for _ in calls]
 
@@ -121,7 +121,7 @@ def check_not_lost(journal: Path) -> None:
             if is_ours(report):
                 raise JournalError(
                     f"the journal {journal} is missing or empty, but {report.name} is from an earlier run: "
-                    "restore a copy of the journal; a run in another folder would submit and pay for every edit again"
+                    "restore a backup of the journal. A run in another folder would pay for every edit again"
                 )
 
 

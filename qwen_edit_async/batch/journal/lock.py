@@ -29,7 +29,7 @@ def run_lock(path: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno in _HELD:
                 raise JournalError(
-                    f"{path.parent} is being written by another run", hint="wait until that run ends, or stop it"
+                    f"{path.parent} is in use by another run", hint="wait until that run ends, or stop it"
                 ) from None
             if error.errno in _NOT_SUPPORTED:
                 raise JournalError(

@@ -19,7 +19,7 @@ PAGE: Final = 256
 
 
 def read_page(journal: Path, after: int, folder: FilePath) -> list[tuple[int, BatchOutcome]]:
-    """Return the page of outcomes after the edit with the number ``after``. Each outcome comes with its edit's number.
+    """Return the numbers and the outcomes of the first 256 edits with numbers above ``after``.
 
     Raises:
         JournalError: If the journal is missing or can't be read.

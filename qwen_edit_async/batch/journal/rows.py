@@ -20,10 +20,7 @@ from qwen_edit_async.tasks import shortfall
 
 T = TypeVar("T")
 
-DAMAGED: Final = (
-    "it is damaged. Restore a backup of the journal. Do not use another folder instead: a run there would submit and "
-    "pay for every edit again"
-)
+DAMAGED: Final = "it is damaged. Restore a backup. A run in another folder would pay for every edit again"
 
 _EXPLANATIONS: Final = (
     ("SQLITE_FULL", "the disk is full"),
@@ -50,12 +47,12 @@ OUTCOME_COLUMNS: Final = (
 
 
 def to_entry(row: sqlite3.Row) -> Entry:
-    """Return the edit in a row. The columns of the row must be the fields of :class:`Entry`."""
+    """Return the edit in a row. The row must have a column for each field of :class:`Entry`."""
     return _intact(lambda: _converter.structure(_parsed(row), Entry), f"edit {row['number']} of the journal")
 
 
 def to_outcome(row: sqlite3.Row, journal: Path, folder: FilePath) -> BatchOutcome:
-    """Return the outcome in a row with :data:`OUTCOME_COLUMNS`. ``folder`` is the folder of the results."""
+    """Return the outcome in a row with :data:`OUTCOME_COLUMNS`. ``folder`` holds the results."""
 
     def structure() -> BatchOutcome:
         columns = _parsed(row)
@@ -96,15 +93,11 @@ def explain(error: sqlite3.Error | UnicodeDecodeError | InvalidEditError, path: 
 
 
 def read_only_address(path: Path) -> str:
-    """Return the URI with which SQLite reads a journal without leaving other files in its folder.
-
-    If a run without a write-ahead log died, its last transaction may be unfinished. SQLite must then write to the
-    journal, to undo that transaction.
-    """
+    """Return the URI for reading a journal without leaving other files in its folder."""
     if path.with_name(f"{path.name}-journal").exists():
-        mode = "mode=rw"  # with mode=ro, SQLite refuses to undo a transaction
+        mode = "mode=rw"  # SQLite may have to undo the transaction of a run that died
     elif path.with_name(f"{path.name}-wal").exists():
         mode = "mode=ro"
-    else:  # no run has the journal open, so SQLite needs no shared files
+    else:  # no run has the journal open, so nothing changes it
         mode = "mode=ro&immutable=1"
     return f"{path.absolute().as_uri()}?{mode}"

@@ -9,7 +9,7 @@ from qwen_edit_async.batch.rules.decide import State
 
 APPLICATION_ID: Final = 0x51574544
 VERSION: Final = 5
-"""The version of the schema; a journal of another version is refused."""
+"""A journal whose schema has another version is refused."""
 
 SCHEMA: Final = f"""
     BEGIN IMMEDIATE;

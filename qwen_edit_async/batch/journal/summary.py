@@ -70,7 +70,7 @@ def read_summary(connection: sqlite3.Connection) -> JournalSummary:
 
 
 def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return the task ids of completed, unsaved edits by key; for a repeated key, by ``key (name)``."""
+    """Return the task ids of completed, unsaved edits by key, or by ``key (name)`` for a repeated key."""
     tasks: dict[str, str] = {}
     rows = connection.execute(
         "SELECT key, name, task_id FROM edits WHERE state = 'completed' ORDER BY number LIMIT ?", (_LISTED_KEYS,)

@@ -1,9 +1,8 @@
 """Reads edits from a source: a folder, a pattern, a picture, a table, a data frame or a dataset.
 
-A source can be read repeatedly. Reading a table file keeps at most a few hundred rows in memory. The content of
-picture files is not kept. A table's columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key``,
-``parameters`` (an object) and one column per parameter. Other columns go to ``EditRequest.metadata``, and a note
-names them.
+A source can be read more than once. At most a few hundred rows of a table file are in memory at a time. A table's
+columns are ``image``, ``image2``, ``image3``, ``instruction``, ``key``, ``parameters`` (an object) and one column per
+parameter. Other columns go to ``EditRequest.metadata``, and a note names them.
 
 ::
 

@@ -40,16 +40,13 @@ def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
         request = EditRequest(image, defaults.instruction, defaults.parameters)
         yield SourceItem(request=request, identity=storable(name))
     if not found:
-        raise ConfigurationError(f"no file in {path} has the ending of a {PICTURE}, such as .png")
+        raise ConfigurationError(f"no file in {path} has the extension of a {PICTURE}, such as .png")
     if others:
         reading.note(left_out_others(others))
 
 
 def tagged(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
-    """Yield the edits. Add to each path in a bucket the file's tag, which changes when the file's content changes.
-
-    Tags are requested for 256 edits at a time.
-    """
+    """Yield the edits, and add tags to their paths in buckets. Tags are requested for 256 edits at a time."""
     left = iter(items)
     while page := [*islice(left, _PAGE)]:
         images = [image for item in page if item.request is not None for image in item.request.images]

@@ -26,7 +26,7 @@ from qwen_edit_async.images.kinds import ACCEPTED_ENDINGS, HEAD_BYTES, PICTURE_E
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.text import counted
 
-NO_INSTRUCTION: Final = "nothing says how to edit the pictures: give an instruction"
+NO_INSTRUCTION: Final = "the pictures have no instruction: give an instruction"
 PICTURE: Final = "JPEG, PNG, BMP, TIFF, WEBP or GIF picture"
 _NAMED_OTHERS: Final = 3
 _ANY_FOLDERS: Final = re.compile(r"(?<![^/\\])\*\*(?:[/\\]+|$)")
@@ -49,12 +49,11 @@ _SYSTEM_FOLDERS: Final = frozenset(
 
 @attrs.frozen
 class _File:
-    """A file that was found.
+    """A file in a source.
 
     Attributes:
-        path: Its path.
-        below: Its normalized path, relative to the source's folder.
-        real: Its path, with all links resolved.
+        below: The normalized path, relative to the source's folder.
+        real: The path, with all links resolved.
         is_link: Whether the file is a link, or lies in a linked folder below the source's folder.
     """
 
@@ -111,7 +110,7 @@ class Search:
             self.reading.note(left_out_others(self._others))
 
     def _links_last(self, paths: Iterable[str], folder: str) -> Iterator[_File]:
-        """Yield the files with their paths below the folder. Links come last, after the files that they lead to."""
+        """Yield the files. Links come last, after the files that they lead to."""
         root, links = os.path.realpath(folder), []
         parents: dict[str, tuple[str, str]] = {}
         for path in paths:
@@ -208,7 +207,6 @@ class Search:
         return first is None
 
     def _left_out(self) -> str:
-        """Return a text about the files and folders that were left out; empty if there are none."""
         parts = [
             _counted(self._system, "system folder", "system folders"),
             _counted(self._results, "folder with the results of another run", "folders with the results of other runs"),
@@ -253,7 +251,7 @@ def _listed(paths: Collection[str]) -> str:
 
 def left_out_others(paths: Collection[str]) -> str:
     """Return a remark about files that are not pictures."""
-    return f"left out: {counted(len(paths), 'file')} of a kind that the service does not take ({_listed(paths)})"
+    return f"left out: {counted(len(paths), 'file')} that the service does not accept ({_listed(paths)})"
 
 
 def is_picture(path: str) -> bool:
@@ -264,7 +262,7 @@ def is_picture(path: str) -> bool:
 def _problem(path: str, *, fit: bool) -> str | None:
     """Return why a picture can't be edited; empty if no reason is known. Return ``None`` if the file is not a picture.
 
-    Without ``fit``, a file with the extension of a format that needs ``fit`` is opened, because its name may be wrong.
+    Without ``fit``, a ``.heic`` file, for example, is opened, because it may be a JPEG file.
     """
     ending = os.path.splitext(path)[1].lower()
     if ending in (PICTURE_ENDINGS if fit else ACCEPTED_ENDINGS):

@@ -84,7 +84,7 @@ def _items(rows: Rows, names: list[str], values: Iterator[Any], first: int, wher
         for count, cells in enumerate(values, 1):
             yield rows.item(first + count - 1, dict(zip(names, cells, strict=True)))
     except (OverflowError, ValueError) as error:  # Python can't represent a cell's value, such as the year 12000
-        raise ConfigurationError(f"{where} can't be read beyond {counted(count, 'row')}: {error}") from None
+        raise ConfigurationError(f"reading {where} failed after {counted(count, 'row')}: {error}") from None
 
 
 def _extra(module: str, need: str, extra: str) -> Any:

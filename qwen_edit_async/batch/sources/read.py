@@ -25,7 +25,7 @@ from qwen_edit_async.text import counted, quoted
 
 @runtime_checkable
 class DataFrameLike(Protocol):
-    """The members by which a data frame (pandas, polars, PyArrow) is recognised."""
+    """The members that identify a data frame (pandas, polars, PyArrow)."""
 
     @property
     def columns(self) -> Any:
@@ -40,7 +40,7 @@ class DataFrameLike(Protocol):
 
 @runtime_checkable
 class DatasetLike(Protocol):
-    """The members by which a Hugging Face dataset is recognised."""
+    """The members that identify a Hugging Face dataset."""
 
     @property
     def column_names(self) -> Any:
@@ -102,7 +102,7 @@ def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
 def _parts(folder: FilePath, names: Iterable[str]) -> Sequence[FilePath]:
     """Return the paths of Parquet files. Return nothing if there are other files.
 
-    Files such as ``_SUCCESS``, whose names start with ``_`` or ``.``, are ignored.
+    Files of other kinds are ignored if their names start with ``_`` or ``.``, such as ``_SUCCESS``.
     """
     parts = []
     for name in names:
@@ -156,7 +156,7 @@ def _local_items(source: str, reading: Reading) -> Iterator[SourceItem]:
         return _pattern_items(search, source, reading.base)
     if not is_picture(str(path)):
         raise ConfigurationError(f"{path} is neither a {PICTURE} nor a table. {_TABLE_ADVICE}")
-    # A picture given by name is edited even if it is in the results folder.
+    # A picture given by its path is edited even if it is in the folder of the results.
     single = Search(attrs.evolve(reading, exclude=""))
     return single.items([str(path)], str(path), str(path.parent))
 

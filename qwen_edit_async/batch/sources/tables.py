@@ -31,7 +31,7 @@ def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
     rows = Rows(path.parent, reading)
     lines = _lines(path)
     header, before, first, delimiter = _header(lines)
-    # If the reader were not strict, an unclosed quote would silently put all rows below into one cell.
+    # Without strict=True, an unclosed quote would silently put all rows below into one cell.
     reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     columns: list[str] = []
     for row in itertools.count(header):
@@ -40,13 +40,13 @@ def csv_items(path: FilePath, reading: Reading) -> Iterator[SourceItem]:
             cells = next(reader, None)
         except csv.Error as error:
             last = before + reader.line_num
-            # A bad header leaves the columns unknown. A bad row of several lines leaves the next row's start unknown.
+            # Without a header, no column is known. After a bad row of several lines, the next row's start is unknown.
             if row == header or last != line:
                 raise ConfigurationError(
-                    f"{path}: row {row}, from line {line} to {last}, is not well quoted: {error}"
+                    f"{path}: row {row}, from line {line} to {last}, is badly quoted: {error}"
                 ) from None
-            problem = f"line {line} is not a row of a table: {error} ({_ADVICE})"
-            yield SourceItem(row=row, problem=problem, kind=f"the line is not a row of a table ({_ADVICE})")
+            problem = f"line {line} can't be read as a row: {error} ({_ADVICE})"
+            yield SourceItem(row=row, problem=problem, kind=f"the line can't be read as a row ({_ADVICE})")
             continue
         if row == header:
             columns = rows.check_columns(str(path), cells or [])

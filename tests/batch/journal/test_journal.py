@@ -487,7 +487,7 @@ async def test_opening_can_be_given_up(tmp_path):
 
 async def test_a_second_run_is_refused_while_the_first_lasts(tmp_path):
     journal = await Journal.open(tmp_path, "a service")
-    with pytest.raises(JournalError, match="is being written by another run; wait until that run ends"):
+    with pytest.raises(JournalError, match="is in use by another run; wait until that run ends"):
         await Journal.open(tmp_path, "a service")
     await journal.aclose()
     await (await Journal.open(tmp_path, "a service")).aclose()

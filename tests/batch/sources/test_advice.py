@@ -174,7 +174,7 @@ def test_rows_below_such_a_header_are_numbered_as_a_spreadsheet_does(tmp_path, r
     (tmp_path / "edits.csv").write_text(f'{head}image;n\na.png;7\n"b"x;1\n', encoding="utf-8")
     bad, broken = read("edits.csv")
     assert (bad.row, broken.row) == (row, row + 1)
-    assert broken.problem.startswith(f"line {head.count(chr(10)) + 3} is not a row of a table")
+    assert broken.problem.startswith(f"line {head.count(chr(10)) + 3} can't be read as a row")
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "sep=;\n"])

@@ -86,7 +86,7 @@ def test_the_content_of_a_picture_counts_more_than_the_ending_of_another_format(
 def test_files_that_are_no_pictures_are_named(tmp_path, read, notes):
     write(tmp_path / "in", a=PNG, b=b"text", c=b"", d=b"x", e=b"y")
     read("in")
-    assert notes == ["left out: 4 files of a kind that the service does not take (b, c, d, …)"]
+    assert notes == ["left out: 4 files that the service does not accept (b, c, d, …)"]
 
 
 @pytest.mark.parametrize("source", ["in", "in/*", "in/b.JPG"])
@@ -424,8 +424,8 @@ def test_blank_rows_count_but_are_no_edits(table):
         ("image\n", "edits.csv", "has no rows"),
         ("", "edits.csv", "has no column 'image'"),
         ("\n", "edits.jsonl", "has no rows"),
-        ('image\na.jpg\n"b.jpg\nc.jpg\nd.jpg\n', "edits.csv", "row 3, from line 3 to 5, is not well quoted: unexp"),
-        ('image\n"b.jpg\nc.jpg"d\ne.jpg\n', "edits.csv", "row 2, from line 2 to 3, is not well quoted: ',' expected"),
+        ('image\na.jpg\n"b.jpg\nc.jpg\nd.jpg\n', "edits.csv", "row 3, from line 3 to 5, is badly quoted: unexp"),
+        ('image\n"b.jpg\nc.jpg"d\ne.jpg\n', "edits.csv", "row 2, from line 2 to 3, is badly quoted: ',' expected"),
         ('image,"instruction\na.jpg,b\n', "edits.csv", "row 1, from line 1 to 2"),
     ],
 )
@@ -438,9 +438,9 @@ def test_a_row_that_is_not_well_quoted_says_so_and_stops_no_other(table):
     items = table(f'image,instruction\na.jpg,"one\ntwo"\nb.jpg,"say "hi""\nc.jpg,{"x" * 200_000}\nd.jpg,5" nails\n')
     assert [item.row for item in items] == [2, 3, 4, 5]
     assert items[1].problem.startswith(
-        "line 4 is not a row of a table: ',' expected after '\"' (inside a quoted cell, write each quote twice"
+        "line 4 can't be read as a row: ',' expected after '\"' (inside a quoted cell, write each quote twice"
     )
-    assert items[2].problem.startswith("line 5 is not a row of a table: field larger than field limit")
+    assert items[2].problem.startswith("line 5 can't be read as a row: field larger than field limit")
     assert items[3].request.instruction == '5" nails'
 
 
@@ -754,7 +754,7 @@ def test_a_table_with_a_cell_that_python_has_no_value_for_is_refused(tmp_path, r
     table = pa.table({"image": ["a.jpg"] * rows, "when": when})
     if name is not None:
         pyarrow.parquet.write_table(table, tmp_path / name)
-    with pytest.raises(ConfigurationError, match=r"can't be read beyond 256 rows: .*(range|magnitude)"):
+    with pytest.raises(ConfigurationError, match=r"failed after 256 rows: .*(range|magnitude)"):
         read(name) if name is not None else list(read_source(table, Reading(SNOW)))
 
 
