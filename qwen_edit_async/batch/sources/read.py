@@ -100,17 +100,18 @@ def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
 
 
 def _parts(folder: FilePath, names: Iterable[str]) -> Sequence[FilePath]:
-    """Return the paths of Parquet files. Return nothing if there are other files.
+    """Return the paths of Parquet files. Return nothing if there are other files, or folders.
 
-    Files of other kinds are ignored if their names start with ``_`` or ``.``, such as ``_SUCCESS``.
+    Names that start with ``_`` or ``.``, such as ``_SUCCESS``, are ignored.
     """
     parts = []
     for name in names:
         path = folder / name
-        if path.suffix.lower() in _PARQUET:
-            parts.append(path)
-        elif not path.name.startswith((".", "_")):
+        if path.name.startswith((".", "_")):
+            continue
+        if path.suffix.lower() not in _PARQUET or (isinstance(path, Path) and path.is_dir()):
             return []
+        parts.append(path)
     return sorted(parts, key=str)
 
 
