@@ -287,7 +287,7 @@ def install_released(session: nox.Session, wheel: Path, resolution: str) -> str:
 
 
 def check_import(session: nox.Session, python: str) -> None:
-    """Check the CPU time of importing the package, relative to aiohttp's. The median of several runs counts."""
+    """Check the CPU time of importing the package, relative to aiohttp's."""
     ratios = []
     for _ in range(21):
         commands = [(python, *ISOLATED, TIME_OF_IMPORT.format(name)) for name in ("aiohttp", PACKAGE)]

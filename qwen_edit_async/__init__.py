@@ -131,7 +131,6 @@ else:  # hidden from type checkers, which would accept any name because of `__ge
     globals()["__all__"] = list(_MODULES)
 
     def __getattr__(name: str) -> object:
-        """Import a public name."""
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = value = getattr(_import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -18,8 +18,8 @@ STATUS_PATH: Final = "/model/v1/generation/task/{task_id}"
 
 QUEUE_PATH: Final = "/model/v1/queue/{model}"
 QUEUE_REQUEST_PATH: Final = QUEUE_PATH + "/requests/{request_id}"
-"""The queue protocol's paths for submissions and for calls about a task. Calls about a task add a suffix, such as
-``/status``. The protocol calls a task a request."""
+"""The queue protocol's paths for submissions and, with a suffix such as ``/status``, for calls about a task. The
+protocol's word for a task is request."""
 
 CANCELED: Final = "CANCELED"
 """The ``error_type`` of a cancelled task in the queue protocol."""
@@ -44,7 +44,7 @@ MAX_IMAGE_BYTES: Final = 10 * 1024 * 1024
 """The maximum size of an image file in bytes, before Base64 encoding."""
 
 SAFE_IMAGE_BYTES: Final = 7_500_000
-"""The maximum size of a re-encoded image in bytes. Even the image's Base64 text is smaller than ``MAX_IMAGE_BYTES``."""
+"""The maximum size of a re-encoded image in bytes. The image's Base64 text is also smaller than ``MAX_IMAGE_BYTES``."""
 
 RECOMMENDED_MIN_SIDE: Final = 384
 RECOMMENDED_MAX_SIDE: Final = 3072

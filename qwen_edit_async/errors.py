@@ -10,10 +10,10 @@
     ├── APIStatusError                 the service replied with an error
     │   ├── BadRequestError            400, 413, 422
     │   ├── AuthenticationError        401
-    │   ├── InsufficientBalanceError   402, or codes 40201 to 40208
+    │   ├── InsufficientBalanceError   402, or a code such as 40201
     │   ├── PermissionDeniedError      403
     │   ├── NotFoundError              404
-    │   ├── RateLimitError             429, or code 1002
+    │   ├── RateLimitError             429, or a code such as 1002
     │   └── InternalServerError        5xx
     ├── APIResponseError               the reply can't be understood
     ├── SubmitUncertainError           a task may exist and be charged
@@ -44,7 +44,7 @@ class QwenEditError(Exception):
     Args:
         message: The problem, and the place where it was found.
         hint: The remedy.
-        summary: The message without image names, task ids, and text that it quotes from the edit.
+        summary: The message without image names, task ids and quoted text.
         task_id: The id of the task that the error is about.
 
     Attributes:
@@ -92,10 +92,7 @@ class InvalidEditError(QwenEditError, ValueError):
 
     @property
     def summary(self) -> str:
-        """The message without image names and quoted text, followed by the hint.
-
-        All errors of one kind have the same hint.
-        """
+        """The message without image names and quoted text, followed by the hint."""
         return f"{super().summary}; {self.hint}" if self.hint else super().summary
 
 
@@ -167,24 +164,18 @@ class BadRequestError(APIStatusError):
 
 
 class AuthenticationError(APIStatusError):
-    """The key is missing or invalid (401). Set QWEN_EDIT_API_KEY.
-
-    After a submission gets this error, the session submits nothing more.
-    """
+    """The key is missing or invalid (401). If a submission gets this error, the session submits nothing more."""
 
 
 class InsufficientBalanceError(APIStatusError):
-    """The account's balance is too low (402, or codes 40201 to 40208). Top it up.
+    """The account's balance is too low (402, or a code such as 40201).
 
-    After a submission gets this error, the session submits nothing more.
+    If a submission gets this error, the session submits nothing more.
     """
 
 
 class PermissionDeniedError(APIStatusError):
-    """The key has no permission for this call (403).
-
-    After a submission gets this error, the session submits nothing more.
-    """
+    """The key lacks permission (403). If a submission gets this error, the session submits nothing more."""
 
 
 class NotFoundError(APIStatusError):
@@ -199,7 +190,7 @@ class NotFoundError(APIStatusError):
 
 
 class RateLimitError(APIStatusError):
-    """The service replied "too many requests" (429, or code 1002). The session retries an edit until its deadline."""
+    """The service replied "too many requests" (429, or a code such as 1002). The session retries until the deadline."""
 
     @property
     def summary(self) -> str:
@@ -324,7 +315,7 @@ def summary_of(error: Exception) -> str:
 
 
 class EditWarning(UserWarning):
-    """The result of an edit may disappoint, for example because the instruction is too long or a picture is damaged.
+    """The result of an edit may be bad, for example because the instruction is too long or a picture is damaged.
 
     Attributes:
         summary: The message without image names, so that warnings of one kind have the same summary.

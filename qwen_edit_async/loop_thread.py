@@ -27,8 +27,7 @@ _END: Final[Any] = object()
 class LoopThread:
     """An event loop on its own thread. It does not run in a forked process, or in a copy made by pickle.
 
-    Calls do not go through anyio's blocking portal. While the loop is busy, the portal blocks the caller before it
-    returns a future. If Ctrl-C interrupts the caller then, the call runs later, although nobody waits for it.
+    anyio's blocking portal is not used, because it still makes a call that Ctrl-C interrupts while the loop is busy.
     """
 
     def __init__(self) -> None:
@@ -69,7 +68,7 @@ class LoopThread:
 
     def stop(self, last: Callable[[], Any] | None = None) -> None:
         """Make a last call, and end the loop with everything that runs on it. Do nothing if the loop is not running."""
-        if threading.current_thread() is self._thread:  # a forgotten generator was garbage-collected here
+        if threading.current_thread() is self._thread:  # a generator was garbage-collected on this thread
             self._stopped.set()
             return
         try:
@@ -78,7 +77,7 @@ class LoopThread:
             self._schedule(self._stopped.set)
         except SessionClosedError:  # another thread has ended the loop, or this process is a fork
             return
-        except BaseException:  # also Ctrl-C, or an error of the last call: the loop must end all the same
+        except BaseException:  # also Ctrl-C, or an error of the last call: end the loop anyway
             self.stop()
             raise
         if self._thread is not None:
@@ -88,14 +87,14 @@ class LoopThread:
         """Call a function on the loop, and return its result. On Ctrl-C, cancel an async function and wait for its end.
 
         Raises:
-            SessionClosedError: If the loop is not running, or if its own thread makes this call.
+            SessionClosedError: The loop is not running, or its own thread makes this call.
         """
         return self._call(functools.partial(function, *args, **options), queue.SimpleQueue())
 
     def iterate(self, iterable: AsyncIterable[Any], source: CallerIterable | None = None) -> Iterator[Any]:
         """Yield the items of an async iterable. Close it at the end, or when the caller stops early.
 
-        ``source`` is the :class:`CallerIterable` from which the iterable takes its own input, if there is one.
+        ``source`` is the iterable's own input, if that is a :class:`CallerIterable`.
         """
         news: News = queue.SimpleQueue() if source is None else source.news
         items: Any = self.call(aiter, iterable)
@@ -135,7 +134,7 @@ class LoopThread:
         try:
             self._schedule(start)
             ended = self._wait(news)
-        except BaseException as interrupt:  # Ctrl-C, or what another signal's handler raised
+        except BaseException as interrupt:  # Ctrl-C, or an exception from a signal handler
             with contextlib.suppress(SessionClosedError):
                 self._schedule(cancel)
                 self._wait(news, helping=False)
@@ -186,10 +185,7 @@ class LoopThread:
 
 
 def _notes_about(task: asyncio.Task[Any]) -> list[str]:
-    """Return the notes of an interrupted call's error, or a note if the call had already returned something.
-
-    The call may have returned a result that was paid for.
-    """
+    """Return the notes of an interrupted call's error, or a note about its result, which may have been paid for."""
     try:
         result = task.result()
     except BaseException as error:  # noqa: BLE001  # also the cancellation that the interrupt caused
@@ -201,7 +197,7 @@ def _notes_about(task: asyncio.Task[Any]) -> list[str]:
 class CallerIterable:
     """An async iterable over a caller's iterable. The caller's thread pulls each item, while it waits for a result.
 
-    So the iterable may block: the loop goes on, and Ctrl-C interrupts the iterable.
+    So the iterable may block: the loop keeps running, and Ctrl-C interrupts the iterable.
 
     Attributes:
         news: The queue through which the caller is asked to pull an item.

@@ -72,7 +72,7 @@ class Allowance:
         """
         if amount > self.left or self.left <= 0:
             advice = f"wait until other edits have ended, or ask the user to raise {MAX_COST_VARIABLE}"
-            if self.left <= 0 and self.price is None:  # an edit without a known price and cost uses up any cap
+            if self.left <= 0 and self.price is None:  # an edit with an unknown cost and price uses up any cap
                 advice += f" and to set {PRICE_VARIABLE} to the price of a picture"
             raise ToolError(f"the spending cap does not allow this edit ({self.left} left, {amount} needed): {advice}")
         self.left -= amount
@@ -146,7 +146,7 @@ class ServerState:
 
     @contextlib.asynccontextmanager
     async def reserved(self, parameters: EditParameters, pictures: int) -> AsyncGenerator[Decimal, None]:
-        """Reserve the cost of an edit, and yield the amount. The caller settles it before the block ends.
+        """Reserve the cost of an edit, and yield the amount. The caller settles the amount before the block ends.
 
         While no price above 0 is known, an edit reserves the whole allowance, and other edits wait for its end.
 
@@ -155,7 +155,7 @@ class ServerState:
         """
         price = await self.price(parameters)
         async with contextlib.nullcontext() if price else self._alone:
-            price = price or self.allowance.price or Decimal(0)  # the edit before this one may have made it known
+            price = price or self.allowance.price or Decimal(0)  # the edit before this one may have revealed the price
             yield self.allowance.reserve(price * pictures or self.allowance.left)
 
 
@@ -195,12 +195,12 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
     negative_prompt: str | None = None,
     seed: int | None = None,
 ) -> list[Any]:
-    """Make an edit of one to three pictures, and save the results. This costs money.
+    """Edit one to three pictures together, and save the results. This costs money.
 
     Args:
         context: The context of the call.
         images: Paths in the allowed folder, or http(s) URLs. The last image sets the aspect ratio.
-        instruction: The edit, in Chinese or English, at most 800 characters.
+        instruction: The change to make, in Chinese or English, at most 800 characters.
         output: The folder for the results, inside the allowed folder.
         n: The number of results, 1 to 6.
         size: Width and height in pixels, each 512 to 2048, such as "1024*1536".
@@ -225,7 +225,6 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
 
 
 async def _edit(context: Context[ServerState], request: EditRequest, pictures: int) -> EditResult:
-    """Make an edit within the allowance, and report its progress."""
     state = context.request_context.lifespan_context
     async with state.reserved(request.parameters, pictures) as reserved:
         cost = None
@@ -269,7 +268,7 @@ async def edit_folder(
     Args:
         context: The context of the call.
         folder: The folder, inside the allowed folder.
-        instruction: The edit, in Chinese or English, at most 800 characters.
+        instruction: The change to make, in Chinese or English, at most 800 characters.
         output: The folder for the results, inside the allowed folder.
         recursive: Whether to include the pictures of subfolders.
     """
@@ -306,7 +305,6 @@ async def _costs(batch: EditBatch, target: Path, price: Decimal) -> Decimal:
 
 
 async def _run(batch: EditBatch, session: EditSession, context: Context[ServerState]) -> BatchReport:
-    """Run a batch, and report its progress."""
     ended = anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_report_progress, context, batch, ended)
@@ -343,10 +341,7 @@ async def get_task(context: Context[ServerState], task_id: str, output: str = "e
 
 
 async def _report_progress(context: Context[ServerState], batch: EditBatch, ended: anyio.Event) -> None:
-    """Report the progress of a batch each second and at the batch's end.
-
-    A report is skipped if no edit has ended since the last report, because MCP requires rising numbers.
-    """
+    """Report the progress each second and at the end. Skip a report without a change: MCP requires rising numbers."""
     reported = -1
     while True:
         is_last, progress = ended.is_set(), batch.progress

@@ -108,7 +108,7 @@ class _Tally:
     async def count(self, coming: Awaitable[EditOutcome]) -> EditOutcome:
         try:
             outcome = await coming
-        except BaseException:  # an error, a cancellation or the end of the outcomes: the bar must not stay unfinished
+        except BaseException:  # also a cancellation, or the end of the outcomes: always show the final progress
             self.show(final=True)
             raise
         if not outcome.ok:
@@ -138,8 +138,8 @@ class TrackedOutcomes:
         return self
 
     def __anext__(self) -> Coroutine[Any, Any, EditOutcome]:
-        # The edits stop when this object is garbage-collected. The coroutine must not refer to it, because the
-        # traceback of an error would then keep it alive.
+        # The edits stop when this object is garbage-collected. If the coroutine referred to this object, the traceback
+        # of an error would keep the object alive.
         return self._tally.count(anext(self._outcomes))
 
 
@@ -156,7 +156,7 @@ def track(
     Args:
         outcomes: The outcomes.
         total: The number of outcomes, if known.
-        session: If given, the line also shows how many of the session's tasks are in flight, and its current pause.
+        session: If given, the line also shows the session's tasks in flight and its current pause.
         title: The title of the progress line.
         clock: Returns the time in seconds.
     """

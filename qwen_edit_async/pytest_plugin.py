@@ -5,8 +5,8 @@
 
 ``qwen_edit_session`` is an open `EditSession` on this emulator, for async tests with anyio's plugin or pytest-asyncio.
 
-The emulator and the session are imported only when a fixture is used. So test suites without these fixtures do not get
-slower. A coverage tool that starts after pytest has imported this plugin misses the imports of only a few modules.
+The emulator and the session are imported only when a fixture is used. This keeps other test suites fast, and coverage
+tools that start after this plugin's import miss little.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class EditSession(face(aio.EditSession, on_loop={"attach", "pictures"})):
         return (self._wrap(outcome) for outcome in self._loop.iterate(stream, source))
 
     def open(self):
-        """Open the session. A ``with`` statement does this."""
+        """Open the session, as a ``with`` statement does."""
         self._loop.start(self._wrapped.open)
         return self
 

@@ -49,10 +49,10 @@ class EditTimings:
     """The durations of an edit's phases in seconds, and the number of status checks.
 
     Attributes:
-        queued: The time spent waiting for a slot and for the session's permission to send requests.
-        submitting: The time from taking the slot to the service's acceptance, without the waits for permission. It
-            includes reading, uploading and retries. After a 429, the edit takes a new slot, and this time starts again.
-            With ``dashscope``, it ends when the session begins to send the accepted request.
+        queued: The time spent waiting for slots and for turns to send a request, and on attempts refused with a 429.
+        submitting: The time from taking the last slot to the service's acceptance, without the waits for turns. It
+            includes reading, uploading and retries. With ``dashscope``, it ends when the session begins to send the
+            accepted request.
         running: The time from the acceptance to the reply that showed the task's end. With ``dashscope``, the duration
             of the accepted call.
         lag: The time from the last check that found the task running to the reply that showed the task's end. Without

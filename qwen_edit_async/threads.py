@@ -34,7 +34,7 @@ class Offloader:
         """Call ``func`` on a thread and wait for its result.
 
         Cancellation ends the wait at once. If the call has not begun, it never begins. If the call is running, its
-        result is closed later and its exception is dropped. In a result tuple, each item with a ``close()`` is closed.
+        result (or each item of a tuple) is closed later if it has a ``close()``, and its exception is dropped.
 
         Raises:
             SessionClosedError: The offloader is closed.

@@ -44,7 +44,6 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _wrong_usage(error: cyclopts.CycloptsError) -> str:
-    """Describe wrong usage. Cut off a long description."""
     if isinstance(error, cyclopts.UnusedCliTokensError) and error.command_chain == ("batch",):
         sources = len(error.unused_tokens or ()) + 1
         return f'batch takes one source, not {sources}: put a pattern into quotes, such as "photos/*.jpg"'

@@ -110,7 +110,6 @@ def _ask_price(command: Command, parameters: EditParameters) -> tuple[int, Decim
 
 
 def _run(command: Command, edits: EditBatch, service: str) -> int:
-    """Run a batch, and show its problems, progress and report. Return the exit code."""
     from qwen_edit_async.batch.outcome import shown  # noqa: PLC0415  # slow to import
 
     screen = command.screen

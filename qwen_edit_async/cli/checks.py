@@ -46,7 +46,6 @@ _EXTRAS: Final = {
 """Extras, each with a module that the extra installs. ``cli`` is left out, because ``doctor`` can't run without it."""
 
 _MISSING_TASK: Final = TaskSnapshot(task_id="qwen-edit-doctor", status=TaskStatus.UNKNOWN)
-"""A task that does not exist."""
 
 _CHECK_ADDRESS: Final = "check the address in QWEN_EDIT_BASE_URL"
 _WRONG_CLOCK_SECONDS: Final = 60.0
@@ -61,7 +60,7 @@ class Finding:
         check: The name of the check.
         ok: Whether the check passed; ``None`` if the check could not decide.
         found: The result in words.
-        advice: The action to take, or an empty text.
+        advice: The action to take, or an empty string.
     """
 
     check: str

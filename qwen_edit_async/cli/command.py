@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qwen_edit_async.session.session import EditSession
     from qwen_edit_async.session.task import EditTask
 
-EMULATOR_NOTE = "an embedded service makes these pictures, not the model"
+EMULATOR_NOTE = "the emulator makes these pictures, not the model"
 
 Work: TypeAlias = "Callable[[EditSession], Coroutine[Any, Any, int]]"
 """A command's own code: it uses the open session and returns the exit code."""
@@ -101,7 +101,7 @@ class Command:
 
     @contextlib.asynccontextmanager
     async def _emulator(self) -> AsyncIterator[EditEmulator | None]:
-        """Start the embedded service if the command uses it. Otherwise, check the API key."""
+        """Start the emulator if the command uses it. Otherwise, check the API key."""
         if self.submission is None or not self.submission.emulator:
             self._check_key()
             yield None
@@ -150,7 +150,7 @@ class Command:
         if emulator is not None:
             # Tasks of earlier runs are not counted: they were lost when the emulators of those runs stopped.
             if count := sum(task_id in emulator.tasks for task_id in ids):
-                loss = f"the embedded service stops, and loses {counted(count, 'task')}"
+                loss = f"the emulator stops, and loses {counted(count, 'task')}"
                 way = "use --resubmit-uncertain" if self.journalled else "run the command again"
                 self.screen.line(f"{loss}: to repeat the edits, {way}")
             return
@@ -173,10 +173,7 @@ class Command:
 
 @contextlib.asynccontextmanager
 async def showing(session: EditSession, screen: Screen, state: Callable[[], str]) -> AsyncIterator[None]:
-    """While the block runs, show the text from ``state`` on a terminal.
-
-    During a Retry-After pause, also show the time when the pause ends.
-    """
+    """Show the text from ``state``, and the end of a Retry-After pause, on a terminal while the block runs."""
     from rich.text import Text  # noqa: PLC0415  # slow to import
 
     with screen.console.status("") as line:

@@ -49,7 +49,7 @@ def edit(
             aspect ratio of the result.
         instruction: The instruction, in Chinese or English, at most 800 characters.
         output: The folder for the results.
-        as_json: Print the result or the error as one JSON object. Command-line parsing errors are printed as text.
+        as_json: Print the result or the error as one JSON object. Usage errors are printed as text.
         parameters: Parameters of the edit.
         submission: Options for submissions.
         connection: Options for the connection.

@@ -33,7 +33,7 @@ Commands
 Environment
   QWEN_EDIT_API_KEY   the API key; there is no option for the key
   QWEN_EDIT_BASE_URL  the service's address
-  QWEN_EDIT_HUB_TOKEN the secret that a hub's workers send
+  QWEN_EDIT_HUB_TOKEN the token that a hub's workers send
   QWEN_EDIT_LOG       the log level on the standard error stream, such as info
 
 Exit codes
@@ -43,4 +43,3 @@ Exit codes
   2    wrong usage, or a bad row with --strict; nothing was sent
   3    the key is missing or refused, or the balance is too low
   130  interrupted; running tasks are printed (edit) or recorded (batch)"""
-"""The top-level help."""

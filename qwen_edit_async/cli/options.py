@@ -38,7 +38,7 @@ class ParameterOptions:
     size: str | None = None
     """WIDTHxHEIGHT in pixels, each 512 to 2048, rounded to multiples of 16 (default: about 1 megapixel, in the last image's ratio)."""  # noqa: E501  # one line of help
     negative_prompt: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
-    """Contents to avoid, at most 500 characters."""
+    """Content to avoid, at most 500 characters."""
     seed: int | None = None
     """A number from 0 to 2147483647. The same seed gives similar, not identical, results (default: random)."""
     prompt_extend: bool | None = None
@@ -95,7 +95,7 @@ class SubmissionOptions:
     strict: Flag = False
     """Refuse text that the service would cut off. In a batch, send nothing if any row is bad."""
     resubmit_uncertain: Flag = False
-    """Repeat a submission after a lost reply. Both tasks may be charged. In a batch, only a later run repeats it."""
+    """Repeat a submission after a lost reply (in a batch, only in a later run). Both tasks may be charged."""
     envelope: Literal["auto", "flat", "params", "header"] = "auto"
     """The form of the request body for the generation protocol. Auto tries flat, then params."""
     emulator: Flag = False
@@ -109,7 +109,7 @@ class SubmissionOptions:
     def service(self) -> str:
         """The service's name in journals. If the name is empty, journals record the service's address.
 
-        The embedded service has a name, because its address changes from run to run.
+        The emulator has a name, because its address changes from run to run.
         """
         return "the embedded service" if self.emulator else ""
 
@@ -140,7 +140,7 @@ class BatchOptions:
     dry_run: Flag = False
     """Only print what a run would do and which rows are bad. Needs no key and writes nothing."""
     price: Decimal | None = None
-    """The price of a picture, for --dry-run, and for --max-cost until the service states a cost."""
+    """The price of a picture, for --dry-run, and for --max-cost until the service states a higher one."""
     ask_price: Flag = False
     """Request the price from the service. This sends a small picture, but creates no task and costs nothing."""
 

@@ -403,7 +403,7 @@ def test_only_this_runs_tasks_are_reported_as_lost_with_the_embedded_service(pho
         return 0
 
     assert Command(Screen(), ConnectionOptions(), SubmissionOptions(emulator=True), output=photos)(work) == 0
-    assert "the embedded service stops, and loses 1 task" in capsys.readouterr().err
+    assert "the emulator stops, and loses 1 task" in capsys.readouterr().err
 
 
 def test_a_dry_run_needs_no_key_and_writes_nothing(table, batch, out, capsys, monkeypatch):
