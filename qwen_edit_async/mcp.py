@@ -277,18 +277,19 @@ async def edit_folder(
     source = await anyio.to_thread.run_sync(partial(state.pictures_in, folder, recursive=recursive))
     options: dict[str, Any] = {"instruction": instruction, "recursive": recursive}
     with _tool_errors():
-        price, plan = await state.price(), await EditBatch(source, target, **options).plan()
+        batch, price = EditBatch(source, target, **options), await state.price()
+        plan, before = await batch.plan(), await _costs(batch, target, price)
         reserved, state.allowance.left = max(state.allowance.left, Decimal(0)), Decimal(0)  # all that is left
         # If the service states a price of 0, only the actual costs can limit the run.
         affordable = {"max_tasks": plan.tasks + int(reserved / price)} if price else {"max_cost": plan.spent + reserved}
         batch = EditBatch(source, target, **options | affordable)
-        before = await _costs(batch, target, price)
         try:
-            return (await _run(batch, state.session, context)).text()
+            report = await _run(batch, state.session, context)
         finally:
             with anyio.CancelScope(shield=True):
                 after = await _costs(batch, target, price)
             state.allowance.settle(reserved, after - before, 0)
+    return attrs.evolve(report, limit=report.limit and MAX_COST_VARIABLE).text()
 
 
 async def _costs(batch: EditBatch, target: Path, price: Decimal) -> Decimal:

@@ -14,10 +14,20 @@ import pyarrow.parquet as pq
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.server.mcpserver.exceptions import ToolError
+from memory_transport import Interrupted
 
-from qwen_edit_async import ConfigurationError, EditFailedError, EditParameters, EditRequest, Estimate, Usage, mcp
+from qwen_edit_async import (
+    ConfigurationError,
+    EditFailedError,
+    EditParameters,
+    EditRequest,
+    EditSession,
+    Estimate,
+    Usage,
+    mcp,
+)
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine
-from qwen_edit_async.mcp import Allowance, ServerState, make_server
+from qwen_edit_async.mcp import Allowance, ServerState, edit_folder, make_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the client starts a process")]
 
@@ -141,6 +151,7 @@ async def test_the_cap_is_kept_by_edits_and_folders(photos, tmp_path):
             assert not (await client.call_tool("edit_image", arguments)).is_error
             _, text = await call(client, "edit_folder", folder="photos", instruction="x")
             assert "1 of 3 edits done" in text
+            assert "run it again with a higher QWEN_EDIT_MCP_MAX_COST to go on" in text
             result, text = await call(client, "edit_image", **arguments)
             assert result.is_error
             assert "QWEN_EDIT_MCP_MAX_COST" in text
@@ -268,6 +279,30 @@ async def test_a_service_without_prices_needs_the_users(photos, tmp_path):
             result, _ = await call(client, "edit_image", instruction="x", images=["photos/a.png"])
             assert result.is_error
         assert emulator.statistics().submits == 2
+
+
+async def test_a_call_that_is_cancelled_anywhere_gives_its_reservation_back(emulator, photos, tmp_path):
+    async def ignore(*_):
+        pass
+
+    async with EditSession(emulator.api_key, base_url=emulator.url) as session:
+        state = ServerState(session, tmp_path, Allowance(Decimal(1)))
+        lifespan = SimpleNamespace(lifespan_context=state)
+        context = SimpleNamespace(request_context=lifespan, report_progress=ignore)
+        assert "3 of 3 edits done" in await edit_folder(context, "photos", "x")
+        left, steps = state.allowance.left, 0
+        cancelled = True
+        while cancelled:
+            steps += 1
+            with anyio.CancelScope() as scope:
+                work = Interrupted(
+                    edit_folder(context, "photos", "x"),
+                    on_suspension=lambda _: work.suspensions == steps and scope.cancel(),  # noqa: B023  # called in this turn of the loop
+                )
+                assert "3 of 3 edits done" in await work
+            cancelled = scope.cancelled_caught
+            assert state.allowance.left == left
+    assert steps > 10
 
 
 async def test_tasks_of_a_cancelled_folder_count_against_the_cap(photos, tmp_path):
