@@ -26,7 +26,6 @@ class Plan:
     """A client's work.
 
     Attributes:
-        edits: Number of edits.
         in_flight: The most edits at a time.
         interval: Seconds between two status checks of a task.
         image: The bytes of a JPEG file, or a URL.
@@ -48,8 +47,7 @@ class Plan:
 
 def timed(work: Coroutine[Any, Any, None]) -> Cost:
     """Run the work on a new event loop, and return its cost."""
-    # One-time work is done before the measurement: imports on first use, and loading the certificates that the
-    # environment names.
+    # Do one-time work first: imports, and loading the certificates that the environment names.
     asyncio.run(_open_once())
     importlib.import_module("cattrs")
     with metered() as cost:
@@ -157,7 +155,7 @@ async def _loops(call: Callable[..., Coroutine[Any, Any, dict[str, Any]]], plan:
 
 
 async def run_edits(edit: Callable[[], Awaitable[None]], plan: Plan) -> None:
-    """Start all edits as tasks, of which ``in_flight`` run at a time."""
+    """Start all edits as tasks. At most ``in_flight`` run at a time."""
     semaphore = asyncio.Semaphore(plan.in_flight)
 
     async def in_turn() -> None:

@@ -1,4 +1,4 @@
-"""Measuring: fresh processes, interleaved repetitions, medians."""
+"""Measures work in fresh processes, in interleaved repetitions."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def metered(cost: Cost | None = None) -> Iterator[Cost]:
 
 @attrs.define
 class Beats:
-    """The punctuality of an event loop.
+    """Records of an event loop's heartbeat.
 
     Attributes:
         lags: Seconds by which each beat of a heartbeat was late.
-        busy: Seconds of CPU of the loop's thread between beats. Other processes' time on the core is not included.
+        busy: Seconds of CPU of the loop's thread between beats.
     """
 
     lags: list[float] = attrs.field(factory=list)
@@ -115,7 +115,7 @@ def fresh_process() -> Iterator[FreshProcess]:
 
 
 def interleaved(measures: dict[Key, Callable[[], AnyCost]], repetitions: int) -> dict[Key, list[AnyCost]]:
-    """Take the measurements in turns, and reverse the order in each round, so that drift affects all alike."""
+    """Take the measurements in turns. Each round reverses the order, so that drift affects all alike."""
     costs: dict[Key, list[AnyCost]] = {name: [] for name in measures}
     for repetition in range(repetitions):
         for name in list(measures)[:: 1 if repetition % 2 == 0 else -1]:

@@ -1,7 +1,4 @@
-"""The server of ``peers.py``: one small task engine that speaks the protocols of several services.
-
-It supports only the calls that the SDKs make. The engine runs in its own process.
-"""
+"""The server of ``peers.py``: a task engine with the protocols of several services, as far as the clients use them."""
 
 from __future__ import annotations
 

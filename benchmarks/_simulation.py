@@ -51,8 +51,8 @@ class Workload:
         slots: Tasks that the service runs at a time, or ``None`` for no limit.
         progress: The progress that the service reports, if any.
         others: Seconds that each task waits for the tasks of other users.
-        tells_queued: Whether the service tells which tasks have not started.
-        pace: Returns the factor on the duration of a task, given the time of its submission.
+        tells_queued: Whether the service reports which tasks have not started.
+        pace: Returns the factor for a task's duration, given the time of submission.
         known: Whether all durations have one distribution, so that an optimum can be computed.
     """
 
@@ -215,7 +215,7 @@ def cpu_per_check(policy: Callable[[], PollPolicy], workload: Workload, repetiti
 def simulate_rate(policy: PollPolicy, in_flight: int, poll_rate: float, *, seed: int = SEED) -> tuple[float, float]:
     """Return mean lag and longest time between two checks, in seconds, under a ceiling of checks per second.
 
-    A task lasts about four rounds of checks of all tasks in flight. The mean omits the first ``in_flight`` tasks.
+    A task lasts about four rounds of checks of all tasks. The mean omits the first ``in_flight`` finished tasks.
     """
     draw = np.random.default_rng(seed)
     durations = iter((4 * in_flight / poll_rate * np.exp(0.35 * draw.standard_normal(4 * in_flight))).tolist())

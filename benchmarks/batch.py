@@ -1,8 +1,7 @@
-"""The speed that users of bulk runs see: a folder of pictures, edited, saved, and shown before and after.
+"""The cost of a bulk run: a folder of pictures, edited by a hand-written script and by ``EditBatch``.
 
-The hand-written script holds Base64 texts in memory, polls every 3 s and writes the files. The script has no
-journal, and checks no file. ``EditBatch`` does the same work, once without its page and once with its page. A second
-run over the finished folder is measured, too.
+The script holds Base64 texts in memory, polls every 3 s and writes the files. It has no journal, and checks no file.
+``EditBatch`` runs without its page, with its page, and again over the finished folder.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ WALL_TARGET, AGAIN_TARGET, PUBLISHING_TARGET = 1.05, 1.0, 1.0
 _INSTRUCTION = "make it snow"
 _IN_FLIGHT = 50
 _MOST_FOR_SCRIPT = 400
-"""The most edits for the script. It keeps nothing from one edit to the next, so larger runs show nothing new."""
+"""The most edits for the script. Its cost per edit does not depend on the number of edits."""
 
 _MB = 1_000_000
 _PLOTTED = ("wall time (s)", "CPU per edit (ms)", "peak memory growth (MB)")
@@ -140,10 +139,10 @@ def measure(inputs: Path, edits: int, picture: Path, name: str, again: list[Run]
 
 
 def check_page(plan: Plan) -> None:
-    """Check that the page shows a small picture before and after each edit."""
+    """Check that the page shows a thumbnail of each input and of each result."""
     shown = len(re.findall(r'src="data:image/', (plan.results / PAGE_NAME).read_text(encoding="utf-8")))
     if shown != 2 * plan.edits:
-        raise RuntimeError(f"{shown} small pictures of {plan.edits} edits")
+        raise RuntimeError(f"{shown} thumbnails of {plan.edits} edits")
 
 
 def rows(edits: int, repetitions: int, picture: Path, inputs: Path) -> Iterator[Row]:

@@ -1,7 +1,7 @@
 """CPU per MB for checking image files before they are sent.
 
-The files are JPEG and PNG pictures of a few MB, of a photo or of pure noise. One JPEG has restart markers. All files
-are in memory, so reading from the disk is not measured.
+The files are JPEG and PNG pictures of a few MB: imitations of a photo, and noise. One JPEG has restart markers. All
+files are in memory, so reading from the disk is not measured.
 """
 
 from __future__ import annotations

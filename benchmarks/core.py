@@ -1,7 +1,7 @@
 """The session's own CPU per edit, compared with another version of the package.
 
-The service answers in memory, so that only the session's own work is measured: ``edit_many`` over URL edits, each
-submitted once and checked once. The versions take turns, each run in its own process.
+The service is in memory, so that only the session's own work is measured. Images are URLs, and each task is checked
+once. The versions take turns, and each run has its own process.
 
 ``python benchmarks/core.py --base ../qwen-edit-async-before`` compares this tree with another one.
 """
@@ -127,7 +127,7 @@ def main() -> None:
         for name in list(trees)[:: 1 if repetition % 2 == 0 else -1]:
             figures[name].append(_measure(trees[name], options.edits, options.in_flight))
     for name, values in figures.items():
-        print(f"{name}: {statistics.median(values):.1f} µs of CPU an edit ({min(values):.1f} to {max(values):.1f})")
+        print(f"{name}: {statistics.median(values):.1f} µs of CPU per edit ({min(values):.1f} to {max(values):.1f})")
     if options.base:
         ratios = [ours / theirs for ours, theirs in zip(*figures.values(), strict=True)]
         print(f"ratio: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), aim {_TARGET}")

@@ -1,7 +1,7 @@
 """Downloads of results by the session, and by a bare loop on aiohttp that writes what it reads.
 
-The session checks each picture, syncs it to the disk, and names it when it is complete. The loop runs a second time
-with the same check. The difference between the loop's two runs is the cost of the check.
+The session checks each picture, syncs the file to the disk, and then renames it. The loop runs a second time with the
+same check. The difference between the loop's two runs is the cost of the check.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ async def _receive(http: aiohttp.ClientSession, url: str, file: IO[bytes]) -> No
 
 
 def run(download: Download, url: str, api_key: str, count: int) -> Cost:
-    """Download pictures. Their tasks are made before the measurement."""
+    """Download the results of tasks that were made before the measurement."""
     with tempfile.TemporaryDirectory() as folder:
         return asyncio.run(_run(download, url, api_key, count, Path(folder)))
 

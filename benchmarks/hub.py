@@ -156,7 +156,7 @@ class Memory(Transport):
     Attributes:
         seed: The seed of the tasks' durations.
         created: The number of tasks for each instruction.
-        ends: The end of each task.
+        ends: The time at which each task ends.
         peak: The most unfinished tasks at a time.
     """
 
@@ -216,7 +216,7 @@ class Simulated(Cost):
 
 
 def simulate(workers: int, rounds: int) -> Simulated:
-    """On a virtual clock, let each call of each worker ask a hub for ``rounds`` edits in turn."""
+    """Let each call of each worker ask a hub for ``rounds`` edits in turn, on a virtual clock."""
     simulated = Simulated()
     with tempfile.TemporaryDirectory() as folder, metered(simulated):
         loop = looptime.new_event_loop()

@@ -46,7 +46,7 @@ class Run(Cost):
     """A run's cost, with samples of its memory.
 
     Attributes:
-        resident: Resident bytes after each hundredth of the rows was read.
+        resident: Resident bytes, sampled after each hundredth of the rows.
     """
 
     resident: list[int] = attrs.field(factory=list)
@@ -116,7 +116,7 @@ def main() -> None:
         __doc__,
         {"rows": 200, "repetitions": 1},
         rows=(2000, "rows of each run"),
-        long=(0, "rows of a single run whose memory is measured instead, at least 100"),
+        long=(0, "instead, measure the memory of one run of this many rows, at least 100"),
         in_flight=(64, "edits in flight at a time"),
         repetitions=(2, "pairs of runs"),
     )

@@ -1,8 +1,8 @@
 """Up to 100,000 tasks in flight in one session: CPU per check, memory per task, lag of the event loop.
 
-The tasks never end. The session attaches to all of them and checks them in turn, at the same rate for any number.
-Measuring begins when checks come at that rate. The first check of each task is answered inside the process, because
-100,000 requests take most of a minute.
+The tasks never end. The session attaches to all of them and checks them in turn, at the same rate for any number. The
+measurement begins when the session reaches that rate. The first check of each task is answered inside the process,
+because 100,000 requests take most of a minute.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Scale(Cost):
         lags: Seconds by which each heartbeat was late.
         busy: Seconds of CPU of the event loop between heartbeats.
         idle_lags: Like ``lags``, but measured before the first task.
-        bytes_per_task: Growth of the resident memory from the first thousand tasks to all of them.
+        bytes_per_task: Growth of the resident memory per task, beyond the first thousand tasks.
     """
 
     checks: int = 0
@@ -79,7 +79,7 @@ class Scale(Cost):
 
 @attrs.frozen
 class Evenly:
-    """Gives each task its own turn within the interval, so that checks come evenly.
+    """Spreads the checks of all tasks evenly over the interval.
 
     Attributes:
         interval: Seconds between two checks of a task.
@@ -100,7 +100,7 @@ class Evenly:
 
 @attrs.define
 class ShortCut:
-    """Gives the service's answer without a request, until ``closed`` is set."""
+    """Answers in place of the service, until ``closed`` is set."""
 
     _service: Transport
     closed: bool = False
@@ -151,7 +151,7 @@ async def _hold(url: str, plan: Plan, scale: Scale) -> None:
         if session.statistics().watched != plan.tasks:
             raise RuntimeError(f"{session.statistics().watched} tasks are in flight, not {plan.tasks}")
         if not _even(scale.checks, plan.rate, plan.seconds):
-            raise RuntimeError(f"{scale.checks} checks were made in {plan.seconds:g} s, not {plan.rate:g} a second")
+            raise RuntimeError(f"{scale.checks} checks were made in {plan.seconds:g} s, not {plan.rate:g} per second")
         gc.disable()
         for task in waiting:
             task.cancel()
@@ -166,7 +166,7 @@ async def _attach_all(session: EditSession, plan: Plan, scale: Scale) -> list[as
         task = session.attach(f"task-{number:020}")
         waiting.append(asyncio.create_task(_result(task)))
         if number in {_FIRST, plan.tasks - 1}:
-            # Checks are made in the order in which they are due, so this task is checked last.
+            # Checks are made in the order of their due times, so this task is checked last.
             while task.progress is None and not waiting[-1].done():  # noqa: ASYNC110  # there is no event for it
                 await asyncio.sleep(_PAUSE)
             first = first or psutil.Process().memory_info().rss
@@ -185,7 +185,7 @@ async def _settle(session: EditSession, rate: float) -> None:
         in_a_row = in_a_row + 1 if even else 0
         if in_a_row == _SETTLED:
             return
-    raise RuntimeError(f"checks do not come at {rate:g} a second: is the machine too slow for so many?")
+    raise RuntimeError(f"the session does not reach {rate:g} checks per second: lower --rate, or use a faster machine")
 
 
 def _even(checks: int, rate: float, seconds: float) -> bool:
@@ -197,7 +197,7 @@ async def _result(task: EditTask) -> EditResult:
 
 
 def measure(plan: Plan) -> Scale:
-    """Measure one client with a new server."""
+    """Measure one session with a new server."""
     with fresh_process() as process, serve_endless() as url:
         return process.run(hold, url, plan)
 

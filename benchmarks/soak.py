@@ -33,7 +33,7 @@ _UNIT = 10_000
 _SAMPLES = 200
 _ROUNDS = 5
 _WARM_UP = 1 / _ROUNDS
-_REST = 35.0  # seconds; an idle connection is closed after 15 to 30
+_REST = 35.0  # seconds; an idle download connection is closed after 15 to 30
 _TASK_SECONDS = 0.02
 _TIMEOUTS = Timeouts(connect=5.0, send=5.0, reply=2.0)
 _DEADLINE = 8.0
@@ -65,8 +65,8 @@ _ANY_REQUEST = (
     Fault.content_type(),
 )
 _TOO_MANY = (Fault.status(429), Fault.status(429, retry_after=0.1))
-# A session lowers its limits after each 429. If 429s were as frequent as other faults, few tasks would be in flight.
-# So a 429 strikes only one request in 5,000.
+# A 429 strikes only one request in 5,000. A session lowers its limits after each 429, so if 429s were as frequent as
+# other faults, few tasks would be in flight.
 _TOO_MANY_SHARE = 1 / 5000
 _JSON_REPLY = (
     Fault.truncated_json(),
@@ -113,7 +113,6 @@ class Plan:
     """The work, and its faults.
 
     Attributes:
-        edits: Number of edits.
         in_flight: The most edits at a time, and the most downloads at a time.
         share: Share of the requests of each kind, and of the tasks, that a fault strikes.
         seed: Seed of the faults.
@@ -168,7 +167,7 @@ class Soak(Cost):
         files_at_rest: Open files and sockets after each round, when all connections are closed.
         blocks_at_rest: Python's memory blocks after each round.
         files_left: Open files at the end, minus those before the session.
-        unfinished: The session's ids of tasks without a result.
+        unfinished: Ids of tasks that the session reports as unfinished.
         statistics: The session's counters.
     """
 
@@ -264,14 +263,14 @@ def wrong_accounts(
     counts = Counter(end.edit for end in ends)
     for number in range(edits):
         if counts[number] != 1:
-            yield f"edit {number} has {counts[number]} ends"
+            yield f"edit {number} has {counts[number]} outcomes"
     created = {task.task_id: task for task in tasks}
     for unknown in unfinished - set(created):
-        yield f"unfinished, but no task: {unknown}"
+        yield f"unfinished, but unknown to the service: {unknown}"
     for end in ends:
         task = created.get(end.task_id)
         if end.task_id != _NO_TASK and (task is None or task.edit != end.edit):
-            yield f"{end} names a task that is not its own"
+            yield f"{end} names a task of another edit, or no task of the service"
         if end.word == _DONE and not (task and task.completed):
             yield f"{end} has no completed task"
     yield from _wrong_tasks(ends, unfinished, tasks)
@@ -296,7 +295,7 @@ def measure(plan: Plan) -> tuple[Soak, Counter[str], EmulatorStatistics, int]:
         The result, the number of edits by outcome, the service's counters, and the number of tasks with unknown ids.
 
     Raises:
-        RuntimeError: If the records contradict each other.
+        RuntimeError: The records contradict each other.
     """
     with (
         tempfile.TemporaryDirectory() as name,
@@ -313,11 +312,11 @@ def measure(plan: Plan) -> tuple[Soak, Counter[str], EmulatorStatistics, int]:
     ends = [End(int(number), word, task_id) for number, word, task_id in map(str.split, lines)]
     wrong = list(wrong_accounts(plan.edits, ends, soak.unfinished, tasks))
     if counted.keys_at_results:
-        wrong.append(f"the key went to the results {counted.keys_at_results} times")
+        wrong.append(f"the key reached the results origin {counted.keys_at_results} times")
     if soak.statistics.in_flight or soak.statistics.watched or soak.statistics.waiting:
-        wrong.append(f"something is left: {soak.statistics}")
+        wrong.append(f"the session still has edits or checks: {soak.statistics}")
     if wrong:
-        raise RuntimeError("\n".join([f"{len(wrong)} things do not add up, such as:", *wrong[:20]]))
+        raise RuntimeError("\n".join([f"{len(wrong)} contradictions, such as:", *wrong[:20]]))
     nameless = {task.task_id for task in tasks} - {end.task_id for end in ends} - soak.unfinished
     return soak, Counter(end.word for end in ends), counted, len(nameless)
 

@@ -90,7 +90,7 @@ def again_rows(counts: list[int]) -> Iterator[Row]:
             cost = nothing_left(Path(folder), server.url, server.api_key)
             counted, _ = server.counters()
         if counted.submits or counted.checks or counted.downloads:
-            raise RuntimeError("the run did something")
+            raise RuntimeError("the run sent requests, although all of its rows are done")
         what = f"{rows:,} rows, all done"
         yield Row(f"{what}: `qwen-edit batch` (s)", "library", [cost.wall])
         yield Row(f"{what}: CPU per row (ms)", "library", [1000 * cost.cpu / rows])
@@ -131,7 +131,7 @@ def _url(row: int) -> str:
 
 
 def nothing_left(folder: Path, url: str, api_key: str) -> Cost:
-    """Run ``qwen-edit batch`` over the finished table in a new process. Return its cost; the memory is the total."""
+    """Run ``qwen-edit batch`` over the finished table in a new process. Return its cost, with its total memory."""
     cost = Cost()
     arguments = ["batch", "edits.csv", "-i", _INSTRUCTION, "-o", "out", "--gallery-limit", "0"]
     command = [*_PYTHON, "-m", "qwen_edit_async", *arguments]

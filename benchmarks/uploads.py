@@ -1,7 +1,7 @@
 """Memory, CPU and stalls of large uploads: a session, and a client that builds each request in memory.
 
 Each edit sends three files of about 8 MB: two JPEG and one PNG. All edits run at once. The usual hand-written client
-reads the files and posts them as one JSON text. It gets fewer edits, because each of them takes over 100 MB of memory.
+reads the files and posts them as one JSON text. It makes fewer edits, because each takes over 100 MB of memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from qwen_edit_async.emulator import AfterChecks
 from qwen_edit_async.images.encode import encode_base64  # both clients encode with the same function
 
 GROWTH_TARGET, CPU_TARGET, STALL_TARGET = 64.0, 1.3, 150.0
-_BEAT = 0.02  # seconds; short beside relevant stalls, but long enough that beats add little to the CPU
+_BEAT = 0.02  # seconds; short compared with relevant stalls, but too long to add much CPU
 _MB = 1_000_000
 _GB = 1_000_000_000
 _NAMES = ("first.jpeg", "second.png", "third.jpeg")
@@ -154,7 +154,7 @@ def main() -> None:
         __doc__,
         {"edits": 4, "naive_edits": 2, "megabytes": 1.0, "repetitions": 1},
         edits=(64, "edits at once"),
-        naive_edits=(2, "edits of the other client"),
+        naive_edits=(2, "edits of the hand-written client"),
         megabytes=(8.0, "size of each image file"),
         repetitions=(3, "repetitions of each"),
     )

@@ -2,7 +2,6 @@
 
 Tasks, slots and checks are events on a virtual clock. The figures are exact, the same on every machine, and free of
 network delay. The oracle knows when each task ends. The optimum knows only the true distribution of the durations.
-Dynamic programming finds the optimum.
 """
 
 from __future__ import annotations
@@ -236,13 +235,13 @@ def main() -> None:
         __doc__,
         {"tasks": 200, "repetitions": 1},
         tasks=(3000, "tasks of a workload"),
-        poll_cost=(POLL_COSTS, "seconds"),
+        poll_cost=(POLL_COSTS, "costs of a check, in seconds of lag"),
         repetitions=(3, "repetitions with other durations"),
     )
     skip = options.tasks // 10
     tasks, names = options.tasks, [load.name for load in workloads(options.tasks)]
     seeds = range(SEED, SEED + options.repetitions)
-    with ProcessPoolExecutor(2) as pool:  # the virtual clock does not see other processes
+    with ProcessPoolExecutor(2) as pool:  # other processes do not disturb a virtual clock
         repeated = [pool.submit(figures_of_seed, seed, tasks, skip) for seed in seeds]
         ceiling = pool.submit(rate_rows, 500 if options.quick else 10_000, 5.0 if options.quick else 100.0)
         tables = [pool.submit(costs, name, tasks, skip, options.poll_cost) for name in names]

@@ -1,7 +1,7 @@
-"""Bulk runs to be killed by a test: ``batch_process.py URL KEY FOLDER``.
+"""Bulk runs that a test can kill: ``batch_process.py URL KEY FOLDER``.
 
-For every line on its standard input it forks a process that does one run, so that each costs no start of Python: it
-answers ``running PID``, and ``ended CODE`` when that process is gone.
+Each line on standard input forks a process for one run, which saves the start of Python. The output is ``running PID``
+when a run begins, and ``ended CODE`` when its process has ended.
 """
 
 from __future__ import annotations

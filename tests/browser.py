@@ -1,4 +1,4 @@
-"""Control a headless Chromium with the Chrome DevTools Protocol over a WebSocket."""
+"""Controls a headless Chromium with the Chrome DevTools Protocol over a WebSocket."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def find_browser() -> str | None:
 
 
 def is_required() -> bool:
-    """Return whether a missing browser fails the tests instead of skipping them."""
+    """Return whether tests fail, instead of being skipped, if no browser is installed."""
     return os.environ.get("QWEN_EDIT_REQUIRE_BROWSER") == "1"
 
 
@@ -150,7 +150,6 @@ class Page:
         )
 
     async def press(self, key: str) -> None:
-        """Press and release a key."""
         for kind in ("keyDown", "keyUp"):
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
             await self.call(

@@ -10,7 +10,6 @@ SECRET = "a-secret-that-nobody-prints"
 
 
 def create_bucket(server: str, name: str) -> BucketPath:
-    """Create a bucket on an S3 server."""
     signed = {"Authorization": "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request"}
     request = urllib.request.Request(f"{server}/{name}", data=b"", headers=signed, method="PUT")
     urllib.request.urlopen(request).close()
@@ -20,6 +19,5 @@ def create_bucket(server: str, name: str) -> BucketPath:
 
 
 def content(path: BucketPath) -> bytes:
-    """Return the content of a file."""
     with path.open() as file:
         return file.read()

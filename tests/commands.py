@@ -1,4 +1,4 @@
-"""The ``qwen-edit`` command: how tests run it, and what it leaves."""
+"""Runs the ``qwen-edit`` command, and looks at its results."""
 
 from __future__ import annotations
 
@@ -26,22 +26,21 @@ def start_command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def wait_while_running(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds. Fail if the process ends before."""
+    """Wait until a condition holds. Fail if the process ends first."""
     while not condition():
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.02)
 
 
 def run_edit(photos: Path, *options: str) -> int:
-    """Edit the first of the photos into the folder ``out`` beside them, and return the exit code."""
+    """Edit ``a.png`` of a folder into the folder ``out`` beside it, and return the exit code."""
     return main(["edit", str(photos / "a.png"), "-i", "snow", "-o", str(photos.parent / "out"), *QUICK, *options])
 
 
 def saved(folder: Path) -> list[str]:
-    """Return the names of the saved pictures, in order."""
+    """Return the sorted names of the saved pictures."""
     return sorted(path.name for path in folder.glob("[!.]*.png"))
 
 
 def is_png(path: str | Path) -> bool:
-    """Return whether a file begins like a PNG file."""
     return Path(path).read_bytes().startswith(b"\x89PNG")

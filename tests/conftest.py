@@ -33,7 +33,7 @@ _CLOSING_STEPS = 200
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtual_clock: the event loop's clock jumps to the next timer")
-    config.addinivalue_line("markers", "fuzz: a property of input from outside; nox -s fuzz tries more examples")
+    config.addinivalue_line("markers", "fuzz: a property of external input; nox -s fuzz tries more examples")
     config.addinivalue_line("markers", "may_block(reason): the test itself blocks the event loop")
     # Examples take longer on a busy machine.
     lenient: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # imported modules stay, so that the collection after each test need not visit them
+    gc.freeze()  # keeps the collection after each test from visiting imported modules
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 def _virtual_loop() -> asyncio.AbstractEventLoop:
-    """Return a loop with a virtual clock, which waits for its threads at its end without a timeout.
+    """Return a loop with a virtual clock.
 
-    The clock would leap over the timeout while the threads still end.
+    When it closes, it waits for its threads without a timeout, because the clock would skip a timeout.
     """
     loop = looptime.new_event_loop()
     shut_down = loop.shutdown_default_executor
@@ -81,7 +81,7 @@ def nothing_blocks(request: pytest.FixtureRequest) -> Iterator[BlockBuster]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> None:
-    """Check that an async test leaves no task, open file or socket behind. Garbage makes its warnings in that test."""
+    """Check that an async test leaves no task, open file or socket behind, and collect garbage to see its warnings."""
     if "anyio_backend" in request.fixturenames:
         request.getfixturevalue("_nothing_left_on_the_loop")
 
@@ -101,7 +101,7 @@ async def _nothing_left_on_the_loop() -> AsyncIterator[None]:
 
 @functools.cache
 def _count_openings() -> Counter[str]:
-    """Count how often each file is opened, from now on: an audit hook can't be removed."""
+    """Count how often each file is opened. The audit hook stays, because it can't be removed."""
     openings = Counter[str]()
 
     def count(event: str, arguments: tuple[object, ...]) -> None:
@@ -114,7 +114,7 @@ def _count_openings() -> Counter[str]:
 
 @pytest.fixture
 def openings() -> Counter[str]:
-    """How often each file was opened in this test, by its path."""
+    """Return how often each file was opened in this test, by path."""
     _count_openings().clear()
     return _count_openings()
 
@@ -141,7 +141,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[EditEmulator]:
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> type[sqlite3.Connection]:
-    """Let the disk of a journal be full when the id of a task is to be written. Set ``is_full`` to False to mend it."""
+    """Let writes of a task's id to a journal fail because the disk is full, until ``is_full`` is set to False."""
 
     class Disk(sqlite3.Connection):
         is_full = True
@@ -182,7 +182,7 @@ class FakeIPython:
     """The part of IPython that the package uses.
 
     Attributes:
-        displayed: The states of each display, in order.
+        displayed: The successive states of each display.
     """
 
     def __init__(self) -> None:

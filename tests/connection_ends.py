@@ -1,4 +1,4 @@
-"""Ends the connections of the tests' own servers."""
+"""Closes the connections of the tests' own servers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 
 @contextlib.asynccontextmanager
 async def ending(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
-    """End the connection after the block. It is no error if the other end was faster.
+    """Close the connection after the block. Ignore errors of a connection that the other end has closed.
 
-    Waiting for the end also retrieves the error of a reset, which the loop reports otherwise when it collects garbage.
+    Waiting also retrieves the error of a reset, which the loop would otherwise report at a garbage collection.
     """
     with contextlib.suppress(asyncio.IncompleteReadError, OSError):
         try:

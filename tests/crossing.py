@@ -19,7 +19,7 @@ class Crossing(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         if self.meeting is not None:
             with contextlib.suppress(threading.BrokenBarrierError):
-                self.meeting.wait(0.1)  # no other reader: a broken barrier delays no later read
+                self.meeting.wait(0.1)  # no other reader came; the broken barrier does not delay later reads
         return super().read(size)
 
 
@@ -40,7 +40,7 @@ class RemoteMember:
 
 
 def tar_of(contents: Iterable[bytes]) -> Crossing:
-    """Return a tar archive of files that are called by their numbers."""
+    """Return a tar archive of files whose names are their numbers."""
     file = Crossing()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for number, each in enumerate(contents):

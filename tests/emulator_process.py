@@ -1,7 +1,6 @@
-"""An emulator in a process of its own: ``emulator_process.py [SECONDS]``. It prints its address and its key.
+"""An emulator in its own process: ``emulator_process.py [SECONDS]``. It prints its address and its key.
 
-A task takes 0.1 s, or the given time. Some submissions are answered 503, and some replies are dropped although a task
-was created.
+A task takes 0.1 s, or the given time. Some submissions get a 503 or no reply, and some tasks fail.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 
 LOST = (40, 170, 300, 430, 640, 770, 900)
-"""The submissions whose replies are dropped, by their numbers."""
+"""Numbers of the submissions whose replies are dropped."""
 
 FAULTS = FaultPlan(
     [

@@ -1,4 +1,4 @@
-"""The hub of a cluster and its workers in the process of a test, without Ray."""
+"""A cluster's hub and worker in the test's process, without Ray."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LocalHub:
 
 
 def _copied(value):
-    """Return what arrives in another process."""
+    """Return the value as another process would receive it."""
     return pickle.loads(pickle.dumps(value))
 
 

@@ -1,7 +1,7 @@
-"""A worker of a hub, with the standard library alone: ``hub_worker.py URL TOKEN FIRST STEP ROWS THREADS``.
+"""A hub's worker that needs only the standard library: ``hub_worker.py URL TOKEN FIRST STEP ROWS THREADS``.
 
-It asks for every ``STEP``-th row from ``FIRST`` on, some at a time, and prints a line for each outcome. It asks again
-until an edit has ended, however often the hub is away.
+It asks for the edit of every ``STEP``-th row from ``FIRST`` on, and prints a line for each outcome. It repeats failed
+requests.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def edit(url: str, token: str, row: int) -> None:
         except (OSError, http.client.HTTPException, ValueError):
             time.sleep(0.05)
             continue
-        # One short write to a pipe is never torn.
+        # A short write to a pipe is atomic.
         os.write(1, f"{row} {outcome['status']} {outcome['task_id']}\n".encode())
         return
 

@@ -11,14 +11,14 @@ _OPEN_FILES = Path("/proc/self/fd")
 def running_tasks() -> set[asyncio.Task[object]]:
     """Return all tasks except the test runner's own and those of aiohttp's server.
 
-    The server's tasks linger over request bodies that they did not read.
+    The server's tasks wait a while for the rest of unread request bodies.
     """
     foreign = ("TestRunner.", "RequestHandler.start")
     return {task for task in asyncio.all_tasks() if not task.get_coro().__qualname__.startswith(foreign)}
 
 
 def open_files() -> set[tuple[str, str]]:
-    """Return number and target of every open file and socket, on systems that list them."""
+    """Return the number and target of each open file and socket, on systems with ``/proc``."""
     found = set()
     for path in _OPEN_FILES.iterdir() if _OPEN_FILES.is_dir() else ():
         try:

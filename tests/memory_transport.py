@@ -29,10 +29,10 @@ class Answer:
     """The service's treatment of one call.
 
     Attributes:
-        reply: What it says, or how the call fails; ``None`` for what it would say by itself.
-        delay: Seconds until then; infinity for never.
-        uploaded: Whether it takes the request's body.
-        accepted: Whether a creation makes a task, though the reply does not say so.
+        reply: The reply, or the error that the call raises; ``None`` for the normal reply.
+        delay: Seconds until the reply or the error; infinity for never.
+        uploaded: Whether the service reads the request's body.
+        accepted: Whether a submission creates a task in spite of ``reply``.
     """
 
     reply: Reply | QwenEditError | None = None
@@ -63,22 +63,22 @@ def says(document: Mapping[str, Any] | bytes, *, complete: bool = True) -> Answe
 
 
 def lost(*, accepted: bool = True) -> Answer:
-    """Return a connection that breaks after the whole request was sent."""
+    """Break the connection after the whole request was sent."""
     return Answer(APIConnectionError("the connection broke", request_sent=True), accepted=accepted)
 
 
 def refused() -> Answer:
-    """Return a connection that is never made."""
+    """Refuse the connection."""
     return Answer(APIConnectionError("connection refused"), uploaded=False)
 
 
 def timed_out() -> Answer:
-    """Return a reply that does not come in time."""
+    """Time out after the request took effect."""
     return Answer(APITimeoutError("no reply", request_sent=True), delay=60.0, accepted=True)
 
 
 def in_order(*answers: Answer) -> Callable[..., Answer]:
-    """Return a script: these answers to the first calls, then the normal one."""
+    """Return a function that gives these answers to the first calls, and then `NORMAL`."""
     remaining = list(answers)
     return lambda *_: remaining.pop(0) if remaining else NORMAL
 
@@ -101,13 +101,13 @@ class MemoryService(Transport):
     """Creates tasks, and reports them as completed when they are due.
 
     Attributes:
-        duration: Seconds that a task takes, or what draws them.
+        duration: Seconds that a task takes, or a function that draws them.
         latency: Seconds that a call takes.
-        room: How many tasks the account allows at a time; more are answered 429.
-        requests_per_second: How many calls within any one second; more are answered 429.
-        envelope: The form of the body that it takes; the other is answered 400.
-        on_submission: The answer to the n-th creation, from 1.
-        on_check: The answer to the n-th check, from 1, of the task with this id.
+        room: The most tasks at a time. Further submissions get a 429.
+        requests_per_second: The most calls within any second. Further calls get a 429.
+        envelope: The accepted form of the body. The other form gets a 400.
+        on_submission: Returns the answer to the n-th submission, from 1.
+        on_check: Returns the answer to the n-th check of a task, from 1, given the task's id.
     """
 
     duration: float | Callable[[], float] = 2.0
@@ -206,7 +206,7 @@ class MemoryService(Transport):
         return _reply(says({"id": task_id, "status": "in_progress"}))
 
     def state(self, task_id: str) -> Reply:
-        """Return the reply to a check of a task now."""
+        """Return the current reply to a check of a task."""
         if task_id not in self.ends:
             return _reply(status(404))
         if self.ends[task_id] > asyncio.get_running_loop().time():
@@ -223,7 +223,6 @@ class MemoryService(Transport):
 
 
 def completed(task_id: str) -> dict[str, Any]:
-    """Return the status reply of a completed task."""
     picture = {"type": "image", "url": RESULT.format(task_id=task_id)}
     return {"id": task_id, "status": "completed", "output": [{"content": [picture]}], "usage": {"cost": "0.0357"}}
 
@@ -248,7 +247,7 @@ class MemorySession(EditSession):
     """A session on the service in memory.
 
     Attributes:
-        taken: For tests to note ids whose results they got.
+        taken: Ids of the tasks whose results a test has received. Only tests fill it.
     """
 
     def __init__(self, service: MemoryService, **options: Any) -> None:
@@ -259,17 +258,23 @@ class MemorySession(EditSession):
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait on the real clock until a condition holds that another thread or socket fulfils."""
+    """Wait on the real clock until another thread or a socket makes a condition true."""
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.001)
 
 
 class Interrupted:
-    """Awaits a coroutine, and cancels its task at the n-th suspension.
+    """Awaits a coroutine, and cancels its task at a suspension.
+
+    Args:
+        work: The coroutine.
+        at: Number of the suspension, from 1; 0 to cancel at none.
+        as_it_wakes: Cancel when the awaited future is done, not while the coroutine waits for it.
+        on_suspension: Called at each suspension, with the awaited future.
 
     Attributes:
-        suspensions: How often it has suspended.
+        suspensions: Number of suspensions so far.
     """
 
     def __init__(
@@ -280,14 +285,6 @@ class Interrupted:
         as_it_wakes: bool = False,
         on_suspension: Callable[[Any], None] = lambda _: None,
     ) -> None:
-        """Take the work.
-
-        Args:
-            work: The coroutine.
-            at: Which suspension to cancel at, from 1; 0 for none.
-            as_it_wakes: Cancel in the very step in which what it waits for comes, not while it waits.
-            on_suspension: Called at each suspension, with the future that is waited for.
-        """
         self._work = work
         self._at = at
         self._as_it_wakes = as_it_wakes

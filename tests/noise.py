@@ -8,6 +8,5 @@ from PIL import Image
 
 
 def noise(width: int, height: int, mode: str = "L") -> Image.Image:
-    """Return a picture of independent random pixels."""
     bands = len(Image.new(mode, (1, 1)).getbands())
     return Image.frombytes(mode, (width, height), Random(0).randbytes(width * height * bands))

@@ -13,7 +13,7 @@ class QueueError(Exception):
     """A request that failed or was refused.
 
     Attributes:
-        kind: The service's word for it.
+        kind: The error's type or code.
     """
 
     def __init__(self, message: str, kind: str) -> None:
@@ -30,7 +30,7 @@ class Ticket:
 
 
 class QueueClient:
-    """Submits to the queue of one model, and follows the URLs that it answers with."""
+    """Submits to the queue of one model, and calls the URLs in the replies."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, model: str = "qwen_image_edit_plus") -> None:
         self._session = session
@@ -45,7 +45,7 @@ class QueueClient:
         return await self._call("GET", ticket.status_url)
 
     async def response(self, ticket: Ticket) -> dict[str, Any] | None:
-        """Return the response, or ``None`` while there is none."""
+        """Return the response, or ``None`` while the request is unfinished."""
         async with self._session.get(ticket.response_url) as response:
             return None if response.status == 202 else await response.json()
 

@@ -1,4 +1,4 @@
-"""Uses of the async and the synchronous API that mypy accepts or refuses. An unneeded ``ignore`` is an error too."""
+"""Uses of the async and the synchronous API that mypy accepts or rejects. An unneeded ``ignore`` is an error, too."""
 
 from __future__ import annotations
 

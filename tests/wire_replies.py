@@ -1,4 +1,4 @@
-"""Bodies of calls, replies of the service, and the snapshots that the documented protocol reads from them."""
+"""Helpers that read the bodies of calls, make replies, and read snapshots from the replies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TASK = TaskSnapshot(task_id="task-1", status=TaskStatus.UNKNOWN)
 
 
 def sent(call: Call, *images: str) -> Any:
-    """Parse the JSON body of a call, with the images in their gaps."""
+    """Return the JSON of a call's body, with the images between the body's parts."""
     assert len(call.parts) == len(images) + 1
     pieces = [part + image.encode() for part, image in zip(call.parts, (*images, ""), strict=True)]
     return json.loads(b"".join(pieces))

@@ -7,12 +7,10 @@ async with EditEmulator(duration=0.2, slots=4) as emulator:
 assert emulator.statistics().tasks_completed == 16
 ```
 
-The emulator implements the service's published contract independently of the client. The emulator and the client share
-only the contract's constants. The emulator listens on two origins: one for the API, and one for the result pictures.
-The API origin has separate paths for three protocols: `generation`, `queue` and Alibaba Model Studio's `dashscope`. The
-emulator edits real pixels with Pillow (``qwen-edit-async[images]``), but it is not the model. If an instruction names
-effects, such as snow, the default `PillowEngine` applies them. Otherwise it writes the instruction on the picture. The
-setting `engine` selects another engine.
+The emulator implements the service's published contract, and shares only the contract's constants with the client. It
+listens on two origins: one for the API, and one for the result pictures. The API origin has separate paths for three
+protocols: `generation`, `queue` and Alibaba Model Studio's `dashscope`. The default engine edits pixels with Pillow
+(``qwen-edit-async[images]``), but it is not the model. The setting `engine` selects another engine.
 
 ```
  server        EditEmulator: starts and closes the service

@@ -1,4 +1,4 @@
-"""The protocol of Alibaba Model Studio (DashScope). An edit is one call, which is answered when the edit has ended."""
+"""The protocol of Alibaba Model Studio (DashScope). An edit is a single call, answered when the edit ends."""
 
 from __future__ import annotations
 

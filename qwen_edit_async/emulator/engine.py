@@ -94,9 +94,9 @@ class PillowEngine:
     """Applies the effects that an instruction names (grayscale, snow, rotate left, …), in the instruction's order.
 
     If an instruction names no effect, the engine tints the picture and writes the instruction on it. If there are
-    several inputs, the last input fills the picture, and the earlier inputs are pasted on it as small prints. The same
-    seed and inputs give the same picture. Pictures with different seeds differ slightly in crop, light and colour,
-    and so do the `n` pictures of a task.
+    several inputs, the last input fills the picture, and the earlier inputs are pasted on it as small prints. Equal
+    jobs give equal pictures. Pictures with different seeds differ slightly in crop, light and colour, and so do the `n`
+    pictures of a task.
     """
 
     reads_images = True
@@ -241,7 +241,6 @@ def _caption(picture: Image.Image, instruction: str) -> Image.Image:
 
 
 def _watermark(picture: Image.Image) -> Image.Image:
-    """Write the model's watermark in the bottom-right corner."""
     pixels = max(round(min(picture.size) / 28), 10)
     font = ImageFont.load_default(pixels)
     overlay = Image.new("RGBA", picture.size)

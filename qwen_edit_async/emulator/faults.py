@@ -95,7 +95,7 @@ RequestAction: TypeAlias = Answer | Drop | Hang | Redirect | Rewrite | Truncate 
 class Fault:
     """One thing that goes wrong. Class methods make a fault, and other methods restrict it.
 
-    An unrestricted fault happens every time. A fault applies to every kind of request, unless its class method or `on`
+    An unrestricted fault applies every time. It applies to every kind of request, unless its class method or `on`
     says otherwise. The numbers in `nth` and `for_task` start at 1.
 
     Example:
@@ -243,7 +243,7 @@ class Fault:
 
     @classmethod
     def vanished_task(cls, *, after_checks: int = 0) -> Fault:
-        """Create a task that is not found any more after `after_checks` status checks."""
+        """Create a task that the emulator forgets after `after_checks` status checks."""
         return cls(TaskFault("vanished", after_checks=after_checks), ("task",))
 
     # Restrictions.
@@ -278,7 +278,7 @@ class Fault:
         return attrs.evolve(self, tasks=frozenset(tasks))
 
     def when(self, predicate: Callable[[TaskRecord], bool]) -> Fault:
-        """Apply only to tasks that the predicate accepts. Submissions have no task yet, so the fault skips them."""
+        """Apply only to tasks that the predicate accepts. Requests without a task, such as submissions, are skipped."""
         return attrs.evolve(self, predicate=predicate)
 
     @classmethod
@@ -317,7 +317,7 @@ class _Counter:
         if not fault._could_apply(number, task):  # noqa: SLF001 - same module, but not public
             return False
         self._seen += 1
-        # Each fault draws from its own random source whenever it could apply. So other faults don't change its draws.
+        # Each fault draws from its own random source whenever it could apply, so other faults don't change its draws.
         if fault._probability < 1 and self._random.random() >= fault._probability:  # noqa: SLF001 - same module
             return False
         if fault._numbers and self._seen not in fault._numbers:  # noqa: SLF001 - same module
@@ -329,7 +329,7 @@ class _Counter:
 
 
 class FaultRun:
-    """A plan in use, which counts requests and tasks, and draws random numbers."""
+    """A plan in use, with its counters."""
 
     def __init__(self, plan: FaultPlan) -> None:
         self._seed = plan.seed

@@ -1,4 +1,4 @@
-"""Serves the gateway's description of its model. The description names the protocol and the calls to use."""
+"""Serves the gateway's description of its model. The description names the protocol and its endpoints."""
 
 from __future__ import annotations
 

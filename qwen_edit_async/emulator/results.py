@@ -1,4 +1,4 @@
-"""The emulator's server for results: renders pictures, and serves them under signed URLs that expire.
+"""The results server: renders pictures, and serves them under signed URLs that expire.
 
 Pictures that are made from the input images are kept on disk. Other pictures are rendered anew for each download.
 Requests for results need no key.
@@ -57,7 +57,7 @@ class Results:
         self._spool = spool
 
     async def aclose(self) -> None:
-        """Stop rendering."""
+        """Stop rendering and fetching."""
         jobs = list(self._jobs.values())
         for job in jobs:
             job.cancel()

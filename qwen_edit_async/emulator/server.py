@@ -39,8 +39,6 @@ _SHUTDOWN_SECONDS = 0.1  # time for replies in progress; 0 would mean no limit
 
 
 class _Runtime:
-    """The state and the resources of an emulator."""
-
     def __init__(self, settings: EmulatorSettings) -> None:
         self.service = Service(settings)
         self.url = ""

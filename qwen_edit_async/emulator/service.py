@@ -1,7 +1,4 @@
-"""Holds the state, such as tasks, that the emulator's API server and its results server share.
-
-Also checks the rate and the key of API calls.
-"""
+"""The state that the API server and the results server share, and the checks of each API call's rate and key."""
 
 from __future__ import annotations
 

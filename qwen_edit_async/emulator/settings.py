@@ -32,8 +32,8 @@ class EmulatorSettings:
     model_contract: Literal["generation", "queue", "both"] | None = attrs.field(
         default="both", validator=in_(("generation", "queue", "both", None))
     )
-    """The protocols that the emulator lists if a client requests its description of the model. With None, the request
-    gets a 404. With ``both``, the description recommends generation."""
+    """The protocols in the description of the model. With ``both``, the description recommends generation. With None, a
+    request for the description gets a 404."""
     engine: EditEngine = attrs.field(factory=PillowEngine)
     """The engine that makes the pictures."""
     duration: Duration = attrs.field(factory=LogNormal)

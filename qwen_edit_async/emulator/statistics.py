@@ -28,7 +28,7 @@ class EmulatorStatistics:
     checks: int
     """Status checks that arrived."""
     results: int
-    """Calls for the result of a task (queue protocol)."""
+    """Requests for the result of a task (queue protocol)."""
     cancels: int
     """Cancellations that arrived (queue protocol)."""
     downloads: int
@@ -53,7 +53,7 @@ class EmulatorStatistics:
     balance: Decimal | None
     """Money left after the costs of completed and unfinished tasks; None if the account has no limit."""
     keys_at_results: int
-    """Requests to the picture server with an Authorization header. A correct client never sends this header there."""
+    """Requests to the results origin with an Authorization header. A correct client never sends this header there."""
     checks_per_task: tuple[int, ...]
     """Number of answered status checks of each task, in the order of the tasks' creation."""
     lags: tuple[float, ...]

@@ -44,7 +44,7 @@ class Failure:
     code: int | str
     message: str
     shape: Literal["contract", "object", "string"] = "contract"
-    """Form of the ``error`` member. In the generation protocol, the forms are as follows.
+    """Form of the ``error`` member. The generation protocol has these forms.
 
     ``contract``: ``code``, ``error_message``. ``object``: ``code`` as text, ``message``. ``string``: only the message.
     """

@@ -203,7 +203,6 @@ def _content(input_: object, *, decode: bool) -> tuple[tuple[ImageInput, ...], s
 
 
 def _images(values: list[Any], *, decode: bool) -> tuple[tuple[ImageInput, ...], tuple[bytes | None, ...]]:
-    """Check the images of a submission."""
     if not contract.MIN_IMAGES <= len(values) <= contract.MAX_IMAGES:
         raise RejectedError(f"a request must hold 1 to {contract.MAX_IMAGES} images, not {len(values)}")
     pairs = [_image(_string(value, "image"), decode=decode) for value in values]
@@ -211,7 +210,6 @@ def _images(values: list[Any], *, decode: bool) -> tuple[tuple[ImageInput, ...],
 
 
 def _image(text: str, *, decode: bool) -> tuple[ImageInput, bytes | None]:
-    """Check one ``image`` value, a URL or a data URI."""
     if text.lower().startswith(("http://", "https://")):
         return ImageInput(text, None, None, None), None
     if not text.startswith("data:"):

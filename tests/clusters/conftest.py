@@ -1,4 +1,4 @@
-"""Tests on a Ray cluster on this machine. ``nox -s ray`` runs them; they are left out where Ray is not installed."""
+"""Tests on a Ray cluster on this machine. ``nox -s ray`` runs them. Without Ray, they are not collected."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-# Ray reads these when it is imported. The second one, meant for other systems, keeps a cluster on loopback.
+# Set these before Ray and Daft are imported. The second variable keeps a cluster on loopback.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "DAFT_ANALYTICS_ENABLED": "0"}
 
 pytest.register_assert_rewrite("chaos")
@@ -18,7 +18,7 @@ if importlib.util.find_spec("ray") is None:
 
 @pytest.fixture(scope="session")
 def service():
-    """Run an emulator in a process, and return the variables that name it."""
+    """Run an emulator in a process, and return the environment variables for its address and key."""
     import chaos  # noqa: PLC0415  # it needs Ray
 
     with chaos.emulator() as service:
@@ -27,7 +27,7 @@ def service():
 
 @pytest.fixture(scope="session")
 def logs(service):
-    """Run a cluster that knows the service, and return the folder of its logs."""
+    """Run a cluster with the service's environment variables, and return the folder of its logs."""
     import chaos  # noqa: PLC0415  # it needs Ray
 
     with chaos.cluster(service) as folder:

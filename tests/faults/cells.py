@@ -1,4 +1,4 @@
-"""The fault matrix: a fault, three ways of editing under it, and what must hold in every case."""
+"""The cells of the fault matrix: ways of editing under a fault, and checks that hold in every cell."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TIMEOUT = 10.0
 EDITS = 3
 
 LONGEST_EDIT = DEADLINE + 4 * TIMEOUT
-"""Seconds: the deadline, a reply that is awaited beyond it, and the retries of a download with its timeouts."""
+"""The most seconds that an edit may take: the deadline, one more reply, and three attempts at a download."""
 
 PROTOCOL_OF_PHASE = {"result": "queue", "cancel": "queue", "dashscope": "dashscope"}
 
@@ -53,7 +53,7 @@ OPTIONS: dict[str, Any] = {
 
 @attrs.define(eq=False)
 class Service:
-    """An emulator, perhaps behind proxies, the fault, and the protocol that has its phase."""
+    """An emulator, the URL and protocol to use, and the fault of the proxies if the URL is a proxy's."""
 
     emulator: EditEmulator
     url: str
@@ -105,7 +105,7 @@ def narrowed(fault: Fault, phase: str, *, once: bool) -> Fault:
 
 @contextlib.asynccontextmanager
 async def session_on(service: Service, **options: Any) -> AsyncIterator[EditSession]:
-    """Open a session, and check at its end that nothing is left."""
+    """Open a session. Check at its end that no edit waits and no task is in flight or checked."""
     key, timeouts = Secret(service.emulator.api_key), resolve_timeouts(TIMEOUT)
     transport = AiohttpTransport(service.url, key, timeouts, default_headers={}, network=Network())
     envelope = "flat" if service.protocol == "generation" else "auto"
@@ -132,7 +132,7 @@ async def single(service: Service, _: Path) -> str:
 
 
 async def many(service: Service, _: Path) -> str:
-    """Make three edits with ``edit_many``, two at a time, and their downloads."""
+    """Make three edits with ``edit_many``, two at a time, and download the results."""
     async with session_on(service) as session:
         ends = [outcome.error or await _downloaded(outcome.result) async for outcome in session.edit_many(_requests())]
         hold_accounts(service, ends, session.unfinished, edits=EDITS)
@@ -146,7 +146,7 @@ async def given_up(service: Service, _: Path) -> str:
         task.cancel()
     at_service = "cancelled" if service.emulator.tasks[task.id].failure is not None else "runs on"
     in_session = "runs on" if task.id in session.unfinished else "cancelled"
-    return at_service if at_service == in_session else f"{at_service}, but is said to be: {in_session}"
+    return at_service if at_service == in_session else f"{at_service} at the service, but {in_session} in the session"
 
 
 async def estimated(service: Service, _: Path) -> str:
@@ -185,7 +185,7 @@ async def _run_batch(service: Service, folder: Path) -> str:
 
 
 def hold_accounts(service: Service, ends: list[str | Exception], unfinished: tuple[str, ...], *, edits: int) -> None:
-    """Check that each edit has one outcome and at most one task, and that each task is named or uncertain."""
+    """Check that each edit has one outcome and at most one task, and that each task has a known id or is uncertain."""
     assert len(ends) == edits
     named = {end if isinstance(end, str) else getattr(end, "task_id", None) for end in ends} | set(unfinished)
     uncertain = sum(isinstance(end, SubmitUncertainError) for end in ends)

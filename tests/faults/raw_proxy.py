@@ -37,7 +37,7 @@ _UNREAD = {WireFault.RESET_UNREAD, WireFault.CLOSED_WHEN_REUSED, WireFault.HALF_
 
 @attrs.define(eq=False)
 class WireFaults:
-    """A fault, its phase, and whether it strikes once or every request like the first that it struck."""
+    """A fault and its phase. It strikes one request, or also all later requests with the same request line."""
 
     fault: WireFault
     phase: str
@@ -46,7 +46,6 @@ class WireFaults:
     spent: bool = False
 
     def strikes(self, phase: str, request_line: bytes, *, reused: bool) -> bool:
-        """Return whether the fault strikes this request."""
         if phase != self.phase or self.spent or (self.fault is WireFault.CLOSED_WHEN_REUSED and not reused):
             return False
         self.victim = self.victim or request_line
@@ -107,7 +106,6 @@ class RawProxy:
 
 
 def phase_of(request_line: bytes) -> str:
-    """Return the operation of a request."""
     if request_line.startswith(b"POST"):
         return "submit"
     return "check" if _TASK_PATH in request_line else "download"

@@ -1,7 +1,7 @@
 """An event loop with real sockets and threads, whose waits take no time.
 
-Its clock stands still while anything happens. When nothing does, it jumps to the next timer. An hour of retries over
-real connections passes in milliseconds, and takes the same time by this clock on every machine.
+Its clock stands still while there is work, and otherwise jumps to the next timer. An hour of retries passes in
+milliseconds, and takes the same time by this clock on every machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SkippingLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def leap(self, seconds: float) -> None:
-        """Let time pass at once, as if the machine was suspended or the loop blocked."""
+        """Advance the clock, as if the machine was suspended or the loop blocked."""
         self._now += seconds
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:

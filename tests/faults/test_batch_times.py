@@ -1,4 +1,4 @@
-"""Times and counts in flight of a bulk run, on a clock that stands still while anything happens."""
+"""Times and counts in flight of a bulk run, on a clock that skips waits."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ async def test_the_report_has_the_right_times(tmp_path):
     service = MemoryService(duration=3.5, latency=0.0)
     async with MemorySession(service, max_in_flight=1, polling=FixedInterval(1.0)) as session:
         report = await EditBatch(requests(3), tmp_path).run(session)
-    # The fourth check, a second after the third, finds the end. Until the first picture is saved, no more edits than
-    # slots are submitted, so the second edit does not wait for its slot, and the third waits for the second.
+    # The fourth check finds the end. Until the first picture is saved, the run submits only as many edits as slots.
+    # So the second edit does not wait for a slot, but the third waits for the second.
     for queued, row in zip((0.0, 0.0, 4.0), times(tmp_path), strict=True):
         assert row == pytest.approx((queued, 4.0, 1.0, 4), abs=0.1)
     assert (report.queued.p50, report.queued.p95) == pytest.approx((0.0, 4.0), abs=0.1)

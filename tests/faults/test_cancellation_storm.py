@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
 EDITS = 1000
 SHARE_CANCELLED = 0.7
 AWAITS = 5
-"""An edit in this storm has fewer: some are cancelled at none, and finish or are cancelled at some time."""
+"""More awaits than an edit has here. A timer cancels the edits with this number, if they have not finished."""
 
 
 @attrs.define
@@ -56,7 +56,7 @@ class Ends:
 
 @attrs.define(kw_only=True, eq=False)
 class LosingService(MemoryService):
-    """Records the ids that its replies did not contain."""
+    """Records the ids of tasks whose replies were lost."""
 
     untold: set[str] = attrs.field(factory=set, init=False)
 
@@ -92,7 +92,7 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind_and_loses_no_id(se
             at = source.randint(1, AWAITS) if source.random() < SHARE_CANCELLED else 0
             work = Interrupted(session.edit(IMAGE, "snow"), at, as_it_wakes=source.random() < 0.5)
             edits.append(asyncio.create_task(finished(work)))
-            if at == AWAITS:  # at a time of its own, whatever the session does for it then
+            if at == AWAITS:
                 asyncio.get_running_loop().call_later(30 * source.random(), edits[-1].cancel)
             if source.random() < 0.2:
                 await asyncio.sleep(source.random())

@@ -72,7 +72,7 @@ async def test_edits_that_completed_during_a_suspension_succeed(lasting, polling
         leap(EIGHT_HOURS)
         results = await asyncio.gather(*edits)
         assert {result.task_id for result in results} == set(service.ids)
-        # What it was like says nothing of the next edit.
+        # The suspension does not delay the checks of the next edit.
         started_at = asyncio.get_running_loop().time()
         await session.edit(IMAGE, "snow")
         assert asyncio.get_running_loop().time() - started_at < 100 + 30 + 4 * lasting
@@ -92,7 +92,7 @@ async def test_edits_that_still_run_after_a_suspension_end_with_their_ids_after_
 
 
 class BlockedService(MemoryService):
-    """Block the event loop past the edit's deadline when the reply to a submission has been read."""
+    """Blocks the event loop past the edit's deadline after the reply to a submission was read."""
 
     async def send(self, call, body=None):
         loop = asyncio.get_running_loop()
@@ -234,7 +234,7 @@ async def test_a_retry_after_of_an_hour_on_a_submission_is_reported_at_once_and_
             await session.edit(IMAGE, "snow")
         assert caught.value.retry_after == 3600
         assert asyncio.get_running_loop().time() - started_at < 1
-        await session.edit(IMAGE, "snow")  # without a slot, no deadline runs
+        await session.edit(IMAGE, "snow")  # the deadline starts when the edit gets a slot
         assert service.submissions[1].at - started_at >= 3600
     assert len(service.submissions) == 2
 

@@ -1,4 +1,4 @@
-"""Failures before a request is sent: no task was created, for certain."""
+"""Failures before a request is sent, so certainly no task was created."""
 
 from __future__ import annotations
 

@@ -22,11 +22,11 @@ from qwen_edit_async.http.secret import Secret
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the event loop stands still while a thread closes")]
 
 PATIENCE = 5.0
-"""Seconds to wait for anything."""
+"""The most seconds to wait for an event."""
 
 
 class IdleCloser:
-    """A service on a thread that answers one request per connection, and closes it on command."""
+    """A service on a thread. It answers one request per connection, and closes the connection on command."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -52,7 +52,7 @@ class IdleCloser:
                 self.closed.set()
 
     def close(self) -> None:
-        """Close the idle connection, unless it is closed, while the event loop is blocked."""
+        """Close the idle connection, if it is still open, while the event loop is blocked."""
         self.close_now.set()
         assert self.closed.wait(PATIENCE)
 

@@ -26,15 +26,15 @@ WRITING = bool(os.environ.get("QWEN_EDIT_WRITE_MATRIX"))
 HEAD = """\
 # Outcomes of each fault
 
-`test_matrix.py` writes this file from observed outcomes, and fails when they differ from it. Each row is a fault of the
-emulator (`Fault.…`), or of a proxy that breaks connections, in one phase, over real connections. *Once*: the fault
+`test_matrix.py` can write this file from observed outcomes, and fails if the outcomes differ from the file. Each row is
+a fault in one phase, over real connections. The emulator (`Fault.…`) or a proxy makes the fault. *Once*: the fault
 strikes the first request of the phase. *Always*: it strikes every submission, or every other request about the first
-task. Faults of a *task* strike the first task, or all tasks. The phases *result* and *cancel* are those of the queue
-protocol. In the phase *cancel*, one task is given up. In the phase *precharge*, the price of one edit is requested. The
-phase *dashscope* is the submission in DashScope's protocol, whose reply holds the result.
+task. Faults of a *task* strike the first task, or all tasks. The phases *result* and *cancel* belong to the queue
+protocol. The phase *cancel* gives up one task. The phase *precharge* requests the price of one edit. The phase
+*dashscope* is the submission in DashScope's protocol, whose reply holds the result.
 
-One edit: `edit` and a download. Three edits, two at a time: `edit_many` and downloads; `EditBatch`; the same batch
-again without the fault. `max_retries` is 2, `deadline` 60 s, `timeout` 10 s, `resubmit_uncertain` off.
+*One edit* is an `edit` and a download. *Three* edits run two at a time. *The batch again* is a second run without the
+fault. `max_retries` is 2, `deadline` 60 s, `timeout` 10 s, `resubmit_uncertain` off.
 
 The test also checks every cell:
 
