@@ -124,7 +124,7 @@ class Command:
         connection, environment = self.connection, os.environ
         protocol, _ = choose_protocol(connection.protocol, "auto", connection.model, environment.get(PROTOCOL_VARIABLE))
         if key_in_environment(protocol, environment) is None:
-            raise MissingKeyError(MISSING_KEY)
+            raise MissingKeyError(MISSING_KEY.format(variable=protocol.key_variables[0]))
         try:
             resolve_api_key(None, protocol, environment)
         except ConfigurationError as error:

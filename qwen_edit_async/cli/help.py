@@ -31,8 +31,9 @@ Commands
   --install-completion  make the shell complete commands and options
 
 Environment
-  QWEN_EDIT_API_KEY   the API key; there is no option for the key
+  QWEN_EDIT_API_KEY   the API key (for dashscope, DASHSCOPE_API_KEY); there is no option for the key
   QWEN_EDIT_BASE_URL  the service's address
+  QWEN_EDIT_PROTOCOL  the default of --protocol: generation, queue or dashscope
   QWEN_EDIT_HUB_TOKEN the token that a hub's workers send
   QWEN_EDIT_LOG       the log level on the standard error stream, such as info
 

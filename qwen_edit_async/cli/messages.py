@@ -14,7 +14,7 @@ from qwen_edit_async.errors import (
 
 MISSING_KEY = (
     "there is no API key. Set it in the environment:\n"
-    "  export QWEN_EDIT_API_KEY=…\n"
+    "  export {variable}=…\n"
     "With --emulator, the commands edit and batch need no key: the emulator, not the model, makes the pictures."
 )
 

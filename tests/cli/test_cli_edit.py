@@ -76,12 +76,15 @@ def test_the_model_is_an_option(photos, service, capsys):
     assert not service.tasks
 
 
-def test_the_key_of_model_studio_can_be_in_its_own_variable(photos, service, monkeypatch):
+def test_the_key_of_model_studio_can_be_in_its_own_variable(photos, service, monkeypatch, capsys):
     monkeypatch.delenv("QWEN_EDIT_API_KEY")
     monkeypatch.setenv("DASHSCOPE_API_KEY", API_KEY)
     assert run_edit(photos, "--protocol", "queue") != 0
     assert run_edit(photos, "--protocol", "dashscope") == 0
     assert len(service.tasks) == 1
+    monkeypatch.delenv("DASHSCOPE_API_KEY")
+    assert run_edit(photos, "--protocol", "dashscope") == 3
+    assert "export DASHSCOPE_API_KEY=…" in capsys.readouterr().err
 
 
 def test_pictures_are_sent_together_in_their_order(photos, tmp_path, service):
