@@ -14,16 +14,16 @@ from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.tasks import TaskSnapshot
 
 _REPLY_SECONDS = 5.0
-"""The time limit for a request, including the wait until it is sent."""
+"""The time limit for a request, including its wait for a turn."""
 
 _CONCURRENT = 16
 
 
 @attrs.define(eq=False)
 class Cancellations:
-    """Sends the requests to cancel a session's tasks. If a request fails, the task may run on, and a warning is logged.
+    """Asks the service to cancel tasks. If a request fails, the task may run on, and a warning is logged.
 
-    Once the service has cancelled a task, its id is removed from ``given_up``.
+    The id of a task that the service has cancelled is removed from ``given_up``.
     """
 
     _service: Service
@@ -44,7 +44,7 @@ class Cancellations:
             asking.add_done_callback(self._asking.discard)
 
     async def finish(self) -> None:
-        """Wait until each request has a reply or fails. Without a reply, a request fails after five seconds."""
+        """Wait until each request has a reply or has failed."""
         if self._asking:
             await asyncio.wait(self._asking)
 

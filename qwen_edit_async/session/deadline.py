@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """Limits the time between taking a slot and the acceptance of the edit by the service.
+    """Limits the time from taking a slot until the service accepts the edit.
 
-    A turn is the right to send a request. Time spent waiting for a turn does not count. But the deadline passes during
-    the wait if the service has accepted no other edit for ``seconds``. All times are on the event loop's clock.
+    A wait for a turn, the right to send a request, does not count. But the deadline passes during such a wait if the
+    service accepts no edit for ``seconds``. All times are on the event loop's clock.
 
     Args:
         seconds: The time limit.
@@ -24,8 +24,7 @@ class Deadline:
         on_passed: Called when the deadline has passed, unless :meth:`stop` was called.
 
     Attributes:
-        counts_from: The time when the submission last took a slot, moved later by the length of each wait for a turn.
-            It is infinity until the submission has a slot.
+        counts_from: The time when the submission last took a slot, plus its later waits; infinity before that.
     """
 
     def __init__(self, seconds: float, gate: Gate, on_passed: Callable[[], None]) -> None:
@@ -39,7 +38,7 @@ class Deadline:
 
     @property
     def at(self) -> float:
-        """The deadline, if there are no further waits for turns."""
+        """The deadline if the submission does not wait again."""
         return self.counts_from + self._seconds
 
     @property
@@ -48,13 +47,13 @@ class Deadline:
         return max(self._first_slot_at, self._gate.pacer.accepted_at) + self._seconds
 
     def start(self, now: float) -> None:
-        """Start or restart the time limit, after the submission has taken a slot."""
+        """Start or restart the time limit when the submission has taken a slot."""
         self.counts_from = now
         self._first_slot_at = min(self._first_slot_at, now)
         self._set_timer()
 
     async def wait_in_line(self, wait: Awaitable[T]) -> T:
-        """Wait for a turn, or for a slot or lock that is needed before a turn. Time spent waiting does not count."""
+        """Wait for a turn, or for a slot or lock that is needed before a turn."""
         loop = self._gate.loop
         counted = loop.time() - self.counts_from
         self._is_in_line = True

@@ -84,13 +84,12 @@ class WaitQueue(OrderedDict[asyncio.Future[float], int]):
 class Gate:
     """Hands out slots and turns, first come, first served. Edits refused with 429 get slots before all other edits.
 
-    An edit holds its slot from before its submission until its task ends. A turn is the right to send one request.
-    If the gate is closed before or during a wait, the wait raises the error that closed the gate.
+    A slot is held from the start of a submission until its task ends. A turn is the right to send one request.
 
     Attributes:
         pacer: Learns and applies the limits.
         loop: The session's event loop.
-        closed_by: The error that closed the gate and that all waiters get; ``None`` while the gate is open.
+        closed_by: The error that closed the gate, and that all waits raise; ``None`` while the gate is open.
     """
 
     def __init__(self, pacer: Pacer, loop: asyncio.AbstractEventLoop) -> None:
@@ -111,7 +110,7 @@ class Gate:
     async def acquire(self, *, first: bool = False) -> float:
         """Wait for a slot, and take it. Return the event loop's time at that moment.
 
-        ``first`` says whether to wait ahead of all other edits, because the edit was refused with 429.
+        With ``first``, wait ahead of all other edits, because this edit was refused with 429.
         """
         now = self.loop.time()
         if not self._slots and self.closed_by is None and self.pacer.wait(now) == 0:
@@ -148,7 +147,7 @@ class Gate:
         self.pacer.pause(now + seconds, now)
 
     def submit_at_once(self) -> float | None:
-        """Take a turn for a submission, if it may be sent now and nothing else waits. Return the time, or ``None``."""
+        """Take a turn for a submission, if this needs no wait. Return the time of the turn, or ``None``."""
         now, pacer = self.loop.time(), self.pacer
         if self._submissions or self._calls or now < pacer.send_at or now < pacer.submit_at:
             return None
@@ -157,7 +156,7 @@ class Gate:
         return now
 
     async def wait_turn(self, *, submission: bool = False) -> float:
-        """Wait for a turn to send a request, which may be a submission. Return the event loop's time of the turn."""
+        """Wait for a turn to send a request. Return the event loop's time of the turn."""
         return await self._wait_in(self._submissions if submission else self._calls, self.loop.create_future())
 
     async def sleep(self, seconds: float) -> None:
@@ -208,7 +207,7 @@ class Gate:
     def _admit(self, reached: float = -math.inf) -> None:
         """Hand out all slots and turns that are due.
 
-        ``reached`` is the time for which a timer was set. The timer may fire slightly earlier.
+        ``reached`` is the time for which a timer was set, because the timer may fire slightly earlier.
         """
         if self._timer is not None:
             self._timer.cancel()

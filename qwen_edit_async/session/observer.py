@@ -1,4 +1,4 @@
-"""The interface for observers of submissions (such as a journal), and code that passes events and warnings to users."""
+"""The observer of submissions, such as a journal, and the line of the user's code at which warnings point."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ _NOT_THE_USERS = frozenset({__name__.partition(".")[0], "asyncio", "contextlib"}
 class SubmissionObserver(Protocol):
     """Called before and after each attempt to submit one edit.
 
-    An edit can take several attempts, one after the other. If an attempt may have created a task, no other attempt
-    follows: the session ignores ``resubmit_uncertain`` for an edit with an observer. A background task of the session
-    calls the observer.
+    The session ignores ``resubmit_uncertain`` for an edit with an observer, so no attempt follows one that may have
+    created a task. A background task of the session calls the observer.
     """
 
     async def about_to_submit(self, uploads: Sequence[Upload]) -> None:
         """Called before an attempt, with the images and their digests. The attempt is sent when this method returns.
 
-        If this method raises an error, the attempt is not sent, and the edit ends with the error. This method is
-        cancelled if the edit is cancelled, if its deadline passes, or if the session ends.
+        If this method raises an error, the attempt is not sent. The edit then ends with the error, unless it is a
+        :class:`QwenEditError` that allows a retry. This method is cancelled if the edit is cancelled, if the edit's
+        deadline passes, or if the session ends.
         """
         ...
 
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
         """Called with the task that an attempt created, or with the kind of the attempt's failure. Must not raise.
 
-        Each time :meth:`about_to_submit` has returned without an error, this method is called once, even if the edit
-        was cancelled or its deadline passed meanwhile.
+        Called once for each :meth:`about_to_submit` that returned, even if the edit has already ended.
         """
         ...
 
@@ -49,7 +48,7 @@ class SubmissionObserver(Protocol):
 class NotNowError(Exception):
     """Raised by the observer of a bulk run if the run's limits do not allow the attempt now.
 
-    The run may submit the edit again later, so the edit has not ended: it is neither counted nor reported as refused.
+    The run may submit the edit again later, so the session neither counts nor reports the edit as refused.
     """
 
 
@@ -70,7 +69,7 @@ class CallSite:
 
     @classmethod
     def of_caller(cls) -> CallSite:
-        """Return the line of the user's code that is running, or the line that :meth:`kept` has stored."""
+        """Return the line that :meth:`kept` has stored, or else the line of the user's code that is running."""
         if (kept := _kept.get()) is not None:
             return kept
         frame = sys._getframe(1)  # noqa: SLF001  # `inspect` would block, because it reads source files
@@ -85,7 +84,7 @@ class CallSite:
     def kept(cls) -> Iterator[None]:
         """Store the line of the user's code that is running now, until the block ends.
 
-        In another thread that runs in a copy of this context, :meth:`of_caller` returns the stored line.
+        :meth:`of_caller` then returns this line, also on a thread that runs in a copy of this context.
         """
         token = _kept.set(cls.of_caller())
         try:

@@ -1,4 +1,4 @@
-"""The parts of an open session that its submissions, status checks and other calls share."""
+"""The parts of an open session that all its calls share."""
 
 from __future__ import annotations
 
@@ -24,14 +24,10 @@ from qwen_edit_async.threads import Offloader
 
 @attrs.frozen(eq=False)
 class SessionParts:
-    """The parts of an open session that its submissions, status checks and other calls share.
+    """The parts of an open session.
 
     Attributes:
-        service: The service to call.
-        options: The session's options.
-        gate: The gate that decides when submissions start and requests are sent.
         offloader: The threads that read and encode images.
-        counters: The session's counts.
     """
 
     service: Service
@@ -41,7 +37,7 @@ class SessionParts:
     counters: SessionStatistics
 
     def tell(self, kind: type[EditEvent], **facts: Any) -> None:
-        """Call ``on_event``, if there is one, with an event. Log any error that it raises."""
+        """Call ``on_event``, if it is set, with an event. Log any error that ``on_event`` raises."""
         if (on_event := self.options.on_event) is None:
             return
         event = kind(**facts)
@@ -63,12 +59,12 @@ class SessionParts:
         return JSONBody(call.parts, uploads, self.offloader, stall_timeout=self.options.timeouts.send)
 
     def check_answered(self) -> None:
-        """Count the reply to a status check."""
+        """Count the reply to a status check or estimate."""
         self.counters.checks += 1
         self.gate.pacer.rate.let_in(self.gate.loop.time())
 
     def check_failed(self, error: QwenEditError, sent_at: float) -> None:
-        """Count a failed status check, and slow all requests if the error requires it."""
+        """Count a failed status check or estimate, and slow all requests if the service requires that."""
         self.counters.failed_checks += 1
         if isinstance(error, RateLimitError):
             self.counters.throttled += 1

@@ -33,7 +33,7 @@ MAX_CONCURRENT_CHECKS = 64
 """The maximum number of concurrent status checks, not counting slow checks."""
 
 SLOW_AFTER = 5.0
-"""Seconds after which a check without a reply is slow, and no longer counts against ``MAX_CONCURRENT_CHECKS``."""
+"""Seconds after which a check without a reply is slow."""
 
 MAX_OPEN_CHECKS = 512
 """The maximum number of concurrent status checks, including slow checks.
@@ -49,17 +49,10 @@ _SHOWN_CHARACTERS = 80
 
 
 class Poller:
-    """Checks the status of all tasks of a session.
-
-    Args:
-        parts: The parts of the session. The gate's pauses and request rate also limit the checks.
-        store: Downloads result pictures.
+    """Checks the status of all tasks of a session. The gate's pauses and request rate limit the checks too.
 
     Attributes:
-        loop: The session's event loop.
-        active_calls: Counts the session's unfinished calls.
         over: Whether the session's background work has ended. The policy is then no longer called.
-        cancellations: Asks the service to cancel tasks that were given up.
     """
 
     def __init__(self, parts: SessionParts, store: ResultStore) -> None:
@@ -90,7 +83,7 @@ class Poller:
         return (*self._given_up, *self._unfinished)
 
     def attach(self, task_id: str, seconds: float) -> EditTask:
-        """Return the task with an id. Watch it for at most ``seconds``, unless it is already watched."""
+        """Watch a task for at most ``seconds``, and return it. A task that is already watched is unchanged."""
         if (watched := self._unfinished.get(task_id)) is not None:
             return watched
         now, snapshot = self.loop.time(), TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
@@ -144,7 +137,7 @@ class Poller:
         self._remember_id(snapshot.task_id)
         if owned:
             self.cancellations.ask(snapshot)
-        way = self.way_back(snapshot.task_id) if owned else "the observer, such as a journal, has the reply"
+        way = self.way_back(snapshot.task_id) if owned else "the journal or other observer has its id"
         about(snapshot.task_id).warning("a given-up submission created task %s: %s", snapshot.task_id, way)
 
     def remember_unclaimed(self, task_id: str) -> None:
@@ -160,11 +153,11 @@ class Poller:
                 self._end_expired(now)
                 while (due := self._take_due(now)) is not None:
                     checks.create_task(self._check(due, now), context=due.context)
-                # If a timer fires slightly early, use the time for which it was set instead of the clock's.
+                # A timer may fire slightly early. Then use the time for which the timer was set.
                 now = max(await self._sleep(self._next_event()), self.loop.time())
 
     def _end_expired(self, now: float) -> None:
-        """Give up the tasks whose deadline has passed."""
+        """End the tasks that the schedule gives up."""
         while (expired := self._schedule.take_expired(now)) is not None:
             completed = expired.snapshot.lacks_pictures
             self._end(expired, expired.snapshot if completed else self._deadline_error(expired, now))
@@ -183,7 +176,6 @@ class Poller:
         return task
 
     async def _check(self, task: EditTask, sent_at: float) -> None:
-        """Check a task, with the context variables of its submitter."""
         try:
             snapshot = await self._parts.service.check(task.snapshot)
         except QwenEditError as error:
@@ -202,7 +194,7 @@ class Poller:
         if self._schedule.answered(task, snapshot, sent_at, self.loop.time()):
             self._end(task, snapshot)
         elif not task.done() and snapshot != task.snapshot:
-            # Members of `raw` that mean nothing here, such as the time of the reply, may change with each check.
+            # Irrelevant members of `raw`, such as the time of the reply, may change with each check.
             is_change = attrs.evolve(snapshot, raw=task.snapshot.raw) != task.snapshot
             task.update(snapshot)
             if is_change:
@@ -307,7 +299,7 @@ class Poller:
         return self._schedule.next_event(checks_from=self._check_at)
 
     async def _sleep(self, until: float) -> float:
-        """Sleep until the time ``until``, and return it. Return ``-math.inf`` as soon as there is earlier work."""
+        """Sleep until the time ``until``, and return it. If earlier work arrives, return ``-math.inf`` at once."""
         if self._policy_error is not None:
             raise self._policy_error
         self._alarm = self.loop.create_future()

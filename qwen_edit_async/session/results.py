@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class ResultStore(Protocol):
-    """Downloads result pictures. The runtime of an open session implements this protocol."""
+    """Downloads result pictures."""
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download the picture, and return its bytes."""
@@ -62,10 +62,9 @@ class ResultStore(Protocol):
 class OutputImage:
     """One result picture, downloaded on request. Its documented format is PNG.
 
-    Its URL expires, usually after 24 hours. A later download first gets a new URL with a status check. The protocol
-    ``dashscope`` has no status checks, so a later download fails. An output image can be pickled and deep-copied. The
-    copy has no session, so it can't be downloaded. ``session.attach(task_id)`` gets the result again,
-    except with ``dashscope``.
+    Its URL expires, usually after 24 hours. A later download first gets a new URL with a status check. An output image
+    can be pickled and deep-copied, but a copy has no session, so it can't be downloaded: use
+    ``session.attach(task_id)``. The protocol ``dashscope`` supports neither new URLs nor ``attach``.
 
     Attributes:
         url: The URL of the picture. The download needs no key.
@@ -87,10 +86,9 @@ class OutputImage:
     async def read(self) -> bytes:
         """Download the picture, and return its bytes.
 
-        A PNG is downloaded again if a chunk that its pixels need is missing or damaged. Other damage to a PNG is
-        accepted. An intact picture in another format is accepted with a logged warning. A damaged picture in another
-        format is downloaded again. Only the last attempt accepts such a picture, and only if more than half of it
-        seems usable. A damaged picture that is returned causes an :class:`EditWarning`.
+        A PNG is refused, and downloaded again, if a chunk that its pixels need is missing or damaged. A damaged picture
+        in another format is refused too, but the last attempt accepts it if more than half of it seems usable. An
+        accepted picture with damaged pixels causes an :class:`EditWarning`. Other flaws are only logged.
 
         Raises:
             DownloadError: If no usable picture could be downloaded.
@@ -121,7 +119,7 @@ class OutputImage:
             file with the corrected name exists.
 
         Raises:
-            ConfigurationError: If results can't be written to ``path``, for example to an http URL.
+            ConfigurationError: If results can't be written to ``path``, for example because it is an http URL.
             DownloadError: If no usable picture could be downloaded.
             OSError: If the file can't be written.
             SessionClosedError: If the session is closed.
@@ -130,7 +128,6 @@ class OutputImage:
         return saved
 
     async def _save(self, path: FilePath) -> tuple[FilePath, str]:
-        """Save the picture. Return the file's path and a description of the damage, which is empty if there is none."""
         saved, damage = await self._open_store().save(self.url, self.task_id, self.index, path)
         await self._remember(saved)
         return saved, damage
@@ -182,8 +179,8 @@ class EditResult:
         usage: The cost.
         metadata: The service's own metadata, unchanged.
         timings: The duration of each phase.
-        notes: Sentences that say how ``fit=True`` changed the images, which text the service ignored, which images it
-            may have edited badly, and how many pictures are missing.
+        notes: Sentences about changes that ``fit=True`` made, ignored text, images that the service may have edited
+            badly, and missing pictures.
         request: The request; ``None`` for an attached task.
         raw: The service's whole reply, unchanged.
     """
@@ -215,8 +212,8 @@ class EditResult:
                 that are unsafe in file names become ``_``.
 
         Raises:
-            ConfigurationError: If results can't be written to ``directory``, for example to an http URL.
-            DownloadError: If one of the pictures could not be downloaded in a usable form.
+            ConfigurationError: If results can't be written to ``directory``, for example because it is an http URL.
+            DownloadError: If a usable picture could not be downloaded.
             OSError: If a file can't be written.
             SessionClosedError: If the session is closed.
         """
@@ -226,7 +223,7 @@ class EditResult:
         return tuple([await image.save(folder / f"{name}-{image.index}.png") for image in self.images])
 
     def _repr_html_(self) -> str:
-        """Return HTML for a notebook: small pictures of the input, and of the results downloaded so far."""
+        """Return HTML for a notebook: thumbnails of the input and of the results downloaded so far."""
         from qwen_edit_async.display.cards import edit_html  # noqa: PLC0415  # only notebooks need it
 
         return edit_html(self._view())

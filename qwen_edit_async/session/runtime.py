@@ -39,7 +39,7 @@ from qwen_edit_async.threads import Offloader
 T = TypeVar("T")
 
 _THREADS = min(4, max(2, os.cpu_count() or 2))
-"""The number of threads. More threads than cores slow each other down. With one thread, a slow disk delays all work."""
+"""More threads than cores slow each other down, but with a single thread, a slow disk delays all work."""
 
 _running: set[asyncio.Task[None]] = set()
 """The host tasks. Event loops hold tasks weakly, so without this set a host task could be garbage-collected."""
@@ -48,14 +48,10 @@ _running: set[asyncio.Task[None]] = set()
 class Runtime:
     """The state and background work of an open session. It is also the :class:`ResultStore` of the session's results.
 
-    A runtime is created inside the event loop, and its host task runs until :meth:`close` or the loop's end.
+    The constructor starts the host task on the running event loop.
 
     Attributes:
-        loop: The event loop.
         crash: The error that crashed the background work and ended the session; ``None`` without a crash.
-        gate: Decides when submissions may start and when requests may be sent.
-        poller: Watches the tasks.
-        submitter: Submits the edits.
     """
 
     def __init__(self, service: Service, options: Options) -> None:
@@ -227,7 +223,7 @@ class Runtime:
         try:
             await self._service.transport.open()
             await self._fetcher.open()
-            if not self._started.done():  # if `start` was cancelled, the future is done, and `start` stops this task
+            if not self._started.done():  # a cancelled `start` leaves the future done, and stops this task
                 self._started.set_result(None)
             await self.poller.run()
         except asyncio.CancelledError:
@@ -253,7 +249,6 @@ class Runtime:
                 closing.push_async_callback(self.submitter.stop)
 
     def _end(self, error: SessionClosedError, error_of_task: Callable[[str], Exception]) -> None:
-        """Refuse all further work with an error, and stop watching all tasks."""
         self.gate.close(error)
         self.poller.give_up_all(error_of_task)
 
@@ -300,7 +295,7 @@ class SessionState:
         """Open the session on the running event loop.
 
         Raises:
-            SessionClosedError: The session was opened or closed before.
+            SessionClosedError: If the session was opened or closed before.
         """
         if self.runtime is not None or self.closed:
             raise SessionClosedError("a session can be opened only once: create another")
@@ -315,7 +310,7 @@ class SessionState:
         """Return the runtime of the open session.
 
         Raises:
-            SessionClosedError: The session is not open, or belongs to another process or event loop.
+            SessionClosedError: If the session is not open, or belongs to another process or event loop.
         """
         if self.closed:
             raise SessionClosedError("the session is closed: create another")
@@ -340,11 +335,11 @@ class SessionState:
 def _forget(task: asyncio.Task[None]) -> None:
     _running.discard(task)
     if not task.cancelled():
-        task.exception()  # keeps asyncio from logging a KeyboardInterrupt or SystemExit that the event loop raised
+        task.exception()  # marks a KeyboardInterrupt or SystemExit as retrieved, so asyncio does not report it
 
 
 def _sole(error: BaseException) -> BaseException:
-    """Return the first exception inside nested exception groups. If the error is not a group, return the error."""
+    """Return the first exception inside nested exception groups, or else the error itself."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -26,15 +26,15 @@ _LATE_SECONDS = 1.0
 
 @attrs.define(eq=False)
 class Service:
-    """Makes calls over a transport. The protocol can have two forms, which differ in the layout of a request's body.
+    """Makes calls. The protocol can have two forms (envelopes), which differ in the layout of a request's body.
 
-    If there are two forms, submissions go one at a time until the service accepts a form. A submission that the service
-    refuses as malformed is sent again in the other form. Once a form is accepted, only that form is used.
+    With two forms, submissions go one at a time until the service accepts a form. A submission that the service
+    refuses as malformed is sent again in the other form.
 
     Attributes:
         transport: The HTTP client.
         protocol: The protocol in the form to use.
-        alternative: The protocol in the form to try next; ``None`` if none is left to try.
+        alternative: The protocol in the form to try next; ``None`` if no form is left to try.
         trial: The lock that lets one submission at a time try both forms.
     """
 
@@ -54,10 +54,7 @@ class Service:
         self.protocol, self.alternative = protocol, None
 
     async def submit(self, protocol: WireProtocol, call: Call, body: JSONBody, *, deadline: float) -> TaskSnapshot:
-        """Submit an edit, in one attempt.
-
-        If the service replies only once it has the result, stop waiting soon after the deadline.
-        """
+        """Submit an edit, in one attempt. If the reply holds the result, wait only until shortly after the deadline."""
         if not call.holds_result:
             return protocol.read_submission(await self.transport.send(call, body))
         try:

@@ -46,7 +46,7 @@ class EditSession:
             Model Studio, whose key may be in ``DASHSCOPE_API_KEY``). ``QWEN_EDIT_PROTOCOL`` can set another default.
         model: The service's name for the model. The default depends on the protocol.
         envelope: The layout of a ``"generation"`` body: ``"flat"`` (documented), ``"params"`` (nested more deeply),
-            ``"header"`` (flat, with the model only in ``X-Model``), or ``"auto"``: ``"flat"``, or else ``"params"``.
+            ``"header"`` (flat, with the model only in ``X-Model``), or ``"auto"`` (``"flat"``, then ``"params"``).
         max_in_flight: The maximum number of tasks in flight. If the account allows fewer, the session learns the limit.
         submit_rate: The maximum number of submissions per second, including repeated ones; by default no limit.
         poll_rate: The maximum number of status checks per second; by default no limit. Tasks that are most likely done
@@ -54,12 +54,12 @@ class EditSession:
         polling: The policy that decides when to check a task. Each session has its own :class:`Learned` by default.
         timeout: Seconds for each of three phases: connecting (at most 10), sending the next piece of an upload, and
             waiting for a reply. Give :class:`Timeouts` to set the phases separately.
-        deadline: Seconds that an edit may take, from taking its slot to its end. Waiting for a rate limit, a requested
-            pause or another slot after a 429 does not count, unless the service accepts no edit for ``deadline``
-            seconds. A last status check may take 30 s more.
+        deadline: Seconds that an edit may take, from taking its slot to its end. A submission's waits for a
+            rate limit, a Retry-After pause or another slot do not count, unless the service accepts no edit for
+            ``deadline`` seconds. A last status check may take 30 s more.
         max_retries: The maximum number of retries after temporary failures. Retries after 429 do not count.
         resubmit_uncertain: Whether to submit an edit again, and risk a second charge, if a reply was lost or unclear.
-        strict: Whether to raise an error, and not only warn, if the service would silently cut off text.
+        strict: Whether to raise an error instead of a warning if the service would silently cut off text.
         fit: Whether to turn, shrink and re-encode images that the service would refuse.
         inline: Whether to read images in buckets and send their content. By default, the service fetches them from
             presigned URLs, unless ``fit`` is set or the store can't presign URLs.
@@ -151,7 +151,7 @@ class EditSession:
     async def aclose(self) -> None:
         """Wait for the calls that are still awaited, and close the session. A closed session can be closed again.
 
-        Closing does not wait for tasks that nobody awaits. They continue at the service; see :attr:`unfinished`.
+        Tasks that nobody awaits continue at the service; see :attr:`unfinished`.
         """
         await self._state.close(cancel=False)
 
@@ -242,10 +242,10 @@ class EditSession:
         deadline: float | None = None,
         observer: SubmissionObserver | None = None,
     ) -> EditTask:
-        """Wait for a slot, submit an edit, and return its task as soon as the service has accepted it.
+        """Wait for a slot, submit an edit, and return its task as soon as the service has accepted the edit.
 
         Arguments are those of :meth:`edit`. The errors are those of :meth:`edit` that occur before the service accepts
-        the edit. ``observer`` is called for each attempt.
+        the edit. ``observer`` is called before and after each attempt.
         """
         options: EditKeywords = {"n": n, "negative_prompt": negative_prompt, "size": size, "seed": seed}
         options |= {"prompt_extend": prompt_extend, "watermark": watermark, "parameters": parameters, "key": key}
@@ -261,7 +261,7 @@ class EditSession:
     ) -> Estimate:
         """Request the price of an edit. The images are sent, but no task is created or charged.
 
-        Arguments and errors are those of :meth:`edit`, with two more errors:
+        Arguments and errors are those of :meth:`edit`. Two more errors are possible:
 
         Raises:
             ConfigurationError: If the protocol has no prices. Only ``"generation"`` has them.
@@ -274,7 +274,7 @@ class EditSession:
     def attach(self, task_id: str, *, deadline: float | None = None) -> EditTask:
         """Watch a task that was submitted elsewhere or earlier: ``result = await session.attach(task_id)``.
 
-        The task takes no slot. If this session already watches the task, the same :class:`EditTask` is returned.
+        The task does not take a slot. If the session already watches the task, the same :class:`EditTask` is returned.
 
         Args:
             task_id: The id that the service gave to the task.
@@ -320,7 +320,7 @@ class EditSession:
 
         Args:
             requests: :class:`EditRequest` objects, or mappings with its fields and those of :class:`EditParameters`.
-            ordered: Whether outcomes come in the order of the input, not in the order in which edits end.
+            ordered: Whether outcomes come in the order of the input.
             deadline: Seconds for each edit, from taking a slot to its end; by default the session's.
 
         Raises:
@@ -334,7 +334,7 @@ class EditSession:
         """Return a second session with other limits: ``await session.with_options(max_retries=0).edit(…)``.
 
         Both sessions share everything else: connections, slots, the poller, :meth:`statistics`. Opening or closing
-        one of them opens or closes both. Downloads keep the original ``max_retries``. ``None`` keeps the limit.
+        one of them opens or closes both. Downloads keep the original ``max_retries``. ``None`` keeps a limit.
 
         Raises:
             ConfigurationError: If an option is wrong.
@@ -364,7 +364,7 @@ class EditSession:
 
     @property
     def reply_grace(self) -> float:
-        """Seconds that closing the session waits for the replies to submissions that were sent."""
+        """The seconds that closing the session waits for the replies to sent submissions."""
         return self._service.protocol.reply_grace
 
     @property
@@ -385,8 +385,8 @@ class EditSession:
     def unfinished(self) -> tuple[str, ...]:
         """The ids of watched tasks, given-up tasks, and tasks whose results ``edit`` or ``edit_many`` did not deliver.
 
-        The session gives up a task if you cancel it, its deadline passes, the service refuses a check, or the session
-        or the ``edit_many`` loop ends before the task. The newest 10,000 unwatched tasks are kept, even after closing.
+        A task is given up if it is cancelled, its deadline passes, a check is refused, or the session or ``edit_many``
+        loop ends first. The newest 10,000 unwatched tasks are kept, even after closing.
         """
         return self._state.runtime.poller.unfinished if self._state.runtime is not None else ()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 
 async def wait_shielded(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for work to end. Delay a cancellation until then.
+    """Wait until the work ends. Delay a cancellation until then.
 
     A shielded scope of anyio blocks cancellations from outer scopes, but not :meth:`asyncio.Task.cancel`. So the work
     runs in its own task.

@@ -130,12 +130,11 @@ class EditPipeline:
 
     Args:
         requests: The input. At most ``max_in_flight`` requests are held, each until its outcome is fetched.
-        limits: The limits of each edit.
-        call_site: The line of the user's code to which warnings point.
+        call_site: The line of the user's code at which warnings point.
         ordered: Whether outcomes come in the order of the input.
 
     Attributes:
-        edits: The edits that are under way, in the order of the input.
+        edits: The edits that have not ended, in the order of the input.
     """
 
     _requests: Iterable[RequestInput] | AsyncIterable[RequestInput]
@@ -207,7 +206,7 @@ class EditPipeline:
             if asyncio.get_running_loop() is loop:
                 self.stop()
                 return
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is running any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing is running
             loop.call_soon_threadsafe(self.stop)
 
     async def aclose(self) -> None:
@@ -235,7 +234,7 @@ class EditPipeline:
                     self._begin(index, request)
                     del request
                     index += 1
-        except BaseException:  # whatever ends this task, the user's loop must not wait forever
+        except BaseException:  # the user's loop must not wait forever
             if not self._stopped:
                 self._input_error = SessionClosedError("the session was closed in the middle of edit_many")
             raise
@@ -278,7 +277,7 @@ class _Edit:
     change: asyncio.Future[None] | None = None
 
     def advance(self, _: asyncio.Future[Any]) -> None:
-        """Finish the edit if it has ended, or wait for the next change. Called after each change."""
+        """Called after each change. Finishes the edit if it has ended."""
         if self not in self.pipeline.edits:
             return
         if isinstance(self.stage, Submission):
@@ -294,7 +293,6 @@ class _Edit:
             self.change.add_done_callback(self.advance)
 
     def give_up(self) -> None:
-        """Stop the submission, or the wait for the task."""
         if isinstance(self.stage, Submission):
             self.stage.give_up()
         else:

@@ -55,7 +55,7 @@ class Submission:
     """One edit on its way to the service.
 
     Attributes:
-        accepted: A future for the task that the service accepts, or for the error that ends the submission.
+        accepted: A future for the task of the accepted edit, or for the error that ends the submission.
         task: The background task that runs :meth:`run`.
         given_up_at: The time when the submission was given up after its request was sent; infinity otherwise.
     """
@@ -86,7 +86,6 @@ class Submission:
         self._slot = Slot(gate)
         self._deadline = Deadline(self._limits.deadline, gate, self._expire)
         # An observer may belong to a bulk run, whose budget must admit each submission.
-        # So an uncertain edit with an observer is not submitted again here.
         consent = self._parts.options.resubmit_uncertain and self._observer is None
         self._attempts = Attempts(self._limits.max_retries, consent)
 
@@ -100,7 +99,7 @@ class Submission:
         return self._pending is not None and self._pending.cut_reply_short()
 
     def give_up(self) -> str:
-        """Stop the submission. If the service has accepted it, give up the task, unless other callers await the task.
+        """Stop the submission. If the edit was accepted, give up the task unless other callers await it.
 
         Return a sentence about what happens to the edit at the service, or an empty string.
         """
@@ -252,10 +251,7 @@ class Submission:
             self.accepted.set_result(task)
 
     async def _attempt_accepted_form(self) -> TaskSnapshot:
-        """Make an attempt with the form of body that the service accepts.
-
-        While it is unknown which of two forms the service accepts, one submission at a time tries both.
-        """
+        """Make an attempt in the form that the service accepts, or in both forms if that form is unknown."""
         service = self._parts.service
         if service.alternative is not None:
             await self._deadline.wait_in_line(service.trial.acquire())
@@ -284,7 +280,7 @@ class Submission:
             parts.gate.check_open()
             self._pending = body
             fate = snapshot = await self._exchange(protocol, call, body)
-        except BaseException as error:  # whatever ends the attempt, the observer must learn the outcome
+        except BaseException as error:  # the observer must learn the outcome in any case
             if isinstance(error, QwenEditError):
                 fate = judge_submission(error)
             elif body.sent_whole:  # a cancellation, or a bug in this package
@@ -315,13 +311,13 @@ class Submission:
             return TaskSnapshot(task_id=error.task_id, status=TaskStatus.UNKNOWN)
 
     async def _recover(self, error: QwenEditError) -> None:
-        """Wait before the next attempt, or raise the error if there must be no other attempt.
+        """Wait before the next attempt, or raise the error if no attempt may follow.
 
         The failure may slow or close the whole session, even if nobody waits for this submission any more.
         """
         parts, attempts = self._parts, self._attempts
         failure = self._apply_to_session(error)
-        # A submission that was given up has been counted as uncertain already.
+        # A submission that was given up is already counted as uncertain.
         parts.counters.uncertain += (failure is CallFailure.UNCERTAIN) - (self.given_up_at < math.inf)
         again = attempts.failed(
             error,

@@ -22,12 +22,7 @@ from qwen_edit_async.session.task import EditTask
 
 @attrs.define(eq=False)
 class Submitter:
-    """Starts the submissions of a session, and runs its background tasks.
-
-    Attributes:
-        parts: The parts of the session.
-        poller: The poller of the accepted tasks.
-    """
+    """Starts submissions, and runs the session's background tasks."""
 
     parts: SessionParts
     poller: Poller
@@ -36,7 +31,7 @@ class Submitter:
     async def submit(
         self, request: EditRequest, limits: Limits, observer: SubmissionObserver | None = None
     ) -> EditTask:
-        """Submit an edit, and return its task once the edit is accepted. The observer is called for each attempt."""
+        """Submit an edit, and return its task once the edit is accepted."""
         submission = self.begin(request, limits, observer=observer)
         with self.poller.active_calls:
             try:
@@ -54,9 +49,7 @@ class Submitter:
         observer: SubmissionObserver | None = None,
         call_site: CallSite | None = None,
     ) -> Submission:
-        """Start the submission of an edit. The observer is called before and after each attempt.
-
-        Warnings point at ``call_site``, by default the line of the user's code that is running.
+        """Start the submission of an edit. Warnings point at ``call_site``, by default the running line of user code.
 
         Raises:
             InvalidEditError: If the service would ignore the end of a text, and the session is strict.
@@ -92,15 +85,15 @@ class Submitter:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            task.exception()  # keeps asyncio from logging a KeyboardInterrupt or SystemExit that the event loop raised
+            task.exception()  # marks a KeyboardInterrupt or SystemExit as retrieved, so asyncio does not report it
         if (submission := self._tasks.pop(task)) is not None:
             submission.end_wait()
 
     async def finish_sent(self, grace: float) -> None:
         """Wait up to ``grace`` seconds for the replies to sent submissions.
 
-        The time counts from when the last submission was given up, or from now if one was not given up. If only part of
-        a reply arrives in time, use that part, because it may contain the task's id.
+        The time counts from now, or from the last give-up if all submissions were given up. If only part of a reply
+        arrives in time, use that part, because it may contain the task's id.
         """
         sent = {task: each for task, each in self._tasks.items() if each is not None and each.sent_whole}
         if not sent:

@@ -33,7 +33,6 @@ class ActiveCalls:
     """Counts a session's unfinished calls, so that closing the session can wait for them to end.
 
     Attributes:
-        count: The number of unfinished calls.
         none_left: Set whenever the last unfinished call ends.
     """
 
@@ -93,13 +92,12 @@ class EditTask(ScheduledTask):
 
     Attributes:
         request: The edit's request; ``None`` for an attached task.
-        notes: Sentences about changes that ``fit=True`` made, about text that the service ignores, and about images
-            that the service may edit badly.
+        notes: Sentences about changes that ``fit=True`` made, ignored text, and images that the service may edit badly.
         snapshot: The service's newest reply about the task.
         context: The context variables of the caller who submitted or attached the task. The session uses them for the
             task's status checks, events and cancellation.
-        queued: The seconds that the edit waited for its slot and for permission to send requests.
-        submitting: The seconds that the submission took, without ``queued``.
+        queued: See :class:`EditTimings`.
+        submitting: See :class:`EditTimings`.
         outcome: The result that ``await task`` returns, or the error that it raises; ``None`` until there is one.
         owned: Whether :meth:`cancel` also cancels the task at the service, if the protocol allows that. False for an
             attached task, and if a :class:`SubmissionObserver`, such as a journal, keeps the id for a later session.
@@ -119,7 +117,7 @@ class EditTask(ScheduledTask):
 
     @property
     def id(self) -> str:
-        """The task's id, with which ``session.attach(id)`` can get the task's result later."""
+        """The task's id. ``session.attach(id)`` can get the task's result later."""
         return self.task_id
 
     @property
