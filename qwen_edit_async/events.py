@@ -1,4 +1,4 @@
-"""Records of what happens to edits, for ``EditSession(on_event=…)``. Pure: no I/O, no clock."""
+"""The events that ``EditSession(on_event=…)`` reports. Pure."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class EditSubmitted(EditEvent):
 
 @attrs.frozen(kw_only=True)
 class EditThrottled(EditEvent):
-    """The service refused a submission or a status check with "too many requests".
+    """The service refused a submission or a status check with 429 (too many requests).
 
     The session repeats the call as long as the edit's deadline allows.
 
     Attributes:
-        error: The error. Its ``retry_after`` is the requested wait in seconds; ``None`` if no wait was requested.
+        error: The error. Its ``retry_after`` is the requested pause in seconds; ``None`` if no pause was requested.
     """
 
     error: QwenEditError
@@ -76,7 +76,7 @@ class EditChecked(EditEvent):
 
 @attrs.frozen(kw_only=True)
 class EditEnded(EditEvent):
-    """The edit ended, with a result or an error. Each edit and each attached task has exactly one ``EditEnded``.
+    """The edit ended, with a result or an error. Each edit and each attached task gets exactly one such event.
 
     Attributes:
         timings: The durations of the phases that the edit went through.

@@ -1,7 +1,4 @@
-"""Requests to the service, as immutable values. Pure.
-
-Creating a request checks the rules of the documented contract, except rules about the content of files.
-"""
+"""Requests to the service, as immutable values. Pure."""
 
 from __future__ import annotations
 
@@ -83,13 +80,13 @@ class EditParameters:
     """The options of an edit. ``None`` stands for the service's default.
 
     Attributes:
-        n: Number of output images, 1 to 6 (the service's default: 1).
+        n: The number of output images, 1 to 6 (default: 1).
         negative_prompt: Content to avoid. The service ignores everything after 500 characters.
         size: Width and height of the output in pixels, each 512 to 2048, as ``"1024*1536"``, ``"1024x1536"`` or
             ``(1024, 1536)``. The service rounds each side to a multiple of 16. The default has the aspect ratio of the
             last input image and about 1024*1024 pixels.
-        prompt_extend: Whether the service rewrites the instruction (its default: yes).
-        watermark: Whether the service writes "Qwen-Image" into the bottom-right corner (its default: no).
+        prompt_extend: Whether the service rewrites the instruction (default: yes).
+        watermark: Whether the service writes "Qwen-Image" into the bottom-right corner (default: no).
         seed: An integer from 0 to 2147483647. Results with the same seed are similar, but not identical.
 
     Raises:
@@ -119,21 +116,21 @@ class EditParameters:
 
 
 def requested_pictures(parameters: EditParameters) -> int:
-    """Return the number of pictures that an edit makes, and is charged for."""
+    """Return the number of output images that an edit requests."""
     return parameters.n or MIN_N
 
 
 @attrs.frozen
 class EditRequest:
-    """One edit: the pictures and the instruction.
+    """One edit: the input images and the instruction.
 
-    Pickling or deep-copying a request replaces open files with empty bytes. A copy that lacks a file can't be sent.
+    Pickling or deep-copying a request replaces open files with empty bytes. Such a copy can't be sent.
 
     Attributes:
         images: One image, or a sequence of one to three images. In the instruction, "image 2" means the second image.
             By default, the output has the aspect ratio of the last image. An image is a path, an http(s) URL, a data
-            URI, bytes, a binary file object, a PIL image, or a uint8 array (H×W, H×W×3, H×W×4). The extra ``cloud``
-            adds images in buckets: a URL (``s3://``, ``gs://``, ``az://``), or a tuple ``(store, path)`` with an
+            URI, bytes, a binary file, a PIL image, or a uint8 array (H×W, H×W×3, H×W×4). With the extra ``cloud``, an
+            image may be in a bucket: a URL (``s3://``, ``gs://``, ``az://``), or a tuple ``(store, path)`` with an
             obstore store.
         instruction: The change to make, in Chinese or English. The service ignores everything after 800 characters.
         parameters: The options of the edit.
@@ -173,7 +170,7 @@ class EditRequest:
         restore(self, state)
 
     def silently_cut(self) -> tuple[str, ...]:
-        """Describe each text that is too long. The service ignores the excess, and reports no error."""
+        """Describe each text that is too long. The service ignores the excess without an error."""
         texts = (
             ("instruction", self.instruction, MAX_INSTRUCTION_CHARACTERS),
             ("negative prompt", self.parameters.negative_prompt or "", MAX_NEGATIVE_PROMPT_CHARACTERS),
@@ -196,7 +193,7 @@ RequestInput = EditRequest | Mapping[str, Any]
 
 PARAMETER_NAMES = frozenset(field.name for field in attrs.fields(EditParameters))
 IMAGE_NAMES = ("image", *(f"image{position}" for position in range(2, MAX_IMAGES + 1)))
-"""The names of fields, and of table columns, that hold one image each."""
+"""The names of fields and table columns for one image each."""
 
 _REQUEST_NAMES = frozenset(field.name for field in attrs.fields(EditRequest))
 
@@ -267,12 +264,12 @@ def request_from_fields(fields: object) -> EditRequest:
 
 
 def as_fields(row: Any) -> Any:
-    """Convert a row of pandas (``DataFrame.iterrows``) to a mapping without empty cells. Return other values as is."""
+    """Convert a pandas row (``DataFrame.iterrows``) to a mapping without empty cells. Return other values unchanged."""
     return row.dropna().to_dict() if hasattr(row, "dropna") and hasattr(row, "to_dict") else row
 
 
 def named_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the names of parameters, and return the parameters as a dictionary.
+    """Return parameters as a dictionary, if their names are valid.
 
     Raises:
         InvalidEditError: A name is not a field of :class:`EditParameters`.

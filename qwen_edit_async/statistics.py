@@ -1,4 +1,4 @@
-"""The counts of a session: tasks, edits, retries, status checks and downloads."""
+"""The counts of a session."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class SessionStatistics:
         failed: Edits that ended with an error after the service had accepted them.
         refused: Edits that ended with an error before the service accepted them.
         cancelled: Edits that were cancelled, before or after the service accepted them.
-        cancellations: Tasks that the service cancelled after the session had given them up.
-        uncertain: Submissions that the service may or may not have accepted.
-        resubmitted: Submissions repeated with ``resubmit_uncertain``, although the service may have accepted them.
-        retries: Submissions repeated because the service had certainly not accepted them.
+        cancellations: Given-up tasks that the service cancelled.
+        uncertain: Submissions that the service may have accepted.
+        resubmitted: Uncertain submissions that were repeated with ``resubmit_uncertain``.
+        retries: Submissions that were repeated because the service had certainly not accepted them.
         throttled: Replies with 429 (too many requests) to submissions, status checks and estimates.
         checks: Status checks and estimates with a valid reply.
         failed_checks: Status checks and estimates that failed or had an unclear reply.
         downloads: Downloads that ended with a usable picture.
         renewals: Expired result URLs that were renewed.
         cost: The total of the costs that the service stated, in the account's currency.
-        queued: The total seconds that accepted edits waited for slots and for turns to send a request.
-        submitting: The total seconds from taking a slot to the service's acceptance, without the waits for turns.
-        running: The total seconds from the service's acceptance to the end of an edit.
+        queued: The total seconds that accepted edits were queued; see :class:`EditTimings`.
+        submitting: The total seconds that accepted edits were being submitted; see :class:`EditTimings`.
+        running: The total seconds that tasks ran; see :class:`EditTimings`.
     """
 
     in_flight: int = 0

@@ -13,7 +13,7 @@ from qwen_edit_async.text import without_signatures
 
 
 class TaskStatus(enum.Enum):
-    """The state of a task. ``UNKNOWN`` is for status words that this package does not know, and counts as running."""
+    """The state of a task. ``UNKNOWN`` stands for an unknown or missing status word, and counts as running."""
 
     QUEUED = "queued"
     IN_PROGRESS = "in_progress"
@@ -34,7 +34,7 @@ class TaskFailure:
     Attributes:
         code: The service's error code, as an integer if it consists of digits.
         message: The service's message, without the signatures of presigned URLs.
-        error_type: The kind of failure, such as ``CONTENT_BLOCKED``; an empty string if the service does not name it.
+        error_type: The kind of failure, such as ``CONTENT_BLOCKED``; may be empty.
         provider_error: The error text of the provider that ran the model for the service; may be empty.
     """
 
@@ -50,13 +50,12 @@ class EditTimings:
 
     Attributes:
         queued: The time spent waiting for slots and for turns to send a request, and on attempts refused with a 429.
-        submitting: The time from taking the last slot to the service's acceptance, without the waits for turns. It
-            includes reading, uploading and retries. With ``dashscope``, it ends when the session begins to send the
-            accepted request.
+        submitting: The time from taking the last slot to the service's acceptance, including reading, uploading and
+            retries, but not the waits for turns. With ``dashscope``, the time until the accepted request is sent.
         running: The time from the acceptance to the reply that showed the task's end. With ``dashscope``, the duration
             of the accepted call.
-        lag: The time from the last check that found the task running to the reply that showed the task's end. Without
-            such a check, the time from the acceptance to that reply.
+        lag: The time from the last check that found the task running, or else from the acceptance, to the reply that
+            showed the task's end.
         checks: The number of status checks that were answered.
         failed_checks: The number of status checks that failed.
     """
@@ -95,7 +94,7 @@ class Estimate:
 
     Attributes:
         cost: The exact cost of all pictures of the edit.
-        currency: The currency; an empty string if the service does not name it.
+        currency: The currency; empty if the service does not name it.
         raw: The service's whole reply, unchanged.
     """
 
@@ -114,7 +113,7 @@ class TaskSnapshot:
         status_word: The service's own word for the state.
         progress: The finished share of the work, 0.0 to 1.0, if the service reports progress.
         urls: One URL per output image of a completed task; an empty string for an image without a URL.
-        failure: The reason for the failure of a failed task.
+        failure: The reason for the failure, if the task failed.
         usage: The cost of the task, if the service states one.
         metadata: The service's own metadata.
         raw: The unchanged reply.

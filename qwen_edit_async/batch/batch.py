@@ -54,7 +54,7 @@ class EditBatch:
         requests: The input. To resume a batch, give the same input again. One of:
 
             - a folder, a pattern such as ``"photos/*.jpg"``, or a picture; these need an ``instruction``. In a bucket,
-              pictures are recognised by their names' endings;
+              pictures are recognised by their extensions;
             - a table: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` (extra ``parquet``). Its columns are ``image``,
               ``image2``, ``image3``, ``instruction``, ``key`` and one for each parameter. ``image`` is required, and
               ``instruction`` too if the batch has none. If the cell of an instruction or a parameter is empty or

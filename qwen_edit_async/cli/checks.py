@@ -58,7 +58,7 @@ class Finding:
 
     Attributes:
         check: The name of the check.
-        ok: Whether the check passed; ``None`` if the check could not decide.
+        ok: Whether the check passed; ``None`` if it could not decide.
         found: The result in words.
         advice: The action to take, or an empty string.
     """
@@ -147,7 +147,7 @@ def _key(reply: Reply, protocol: WireProtocol) -> Finding:
 
 
 def _unchecked_key(reply: Reply, protocol: WireProtocol) -> Finding:
-    """Judge the key by the reply to an unsupported call. The reply may refuse the key, but can't confirm it."""
+    """Judge the key by the reply to an unsupported call, which may refuse the key, but can't confirm it."""
     finding = _key(reply, protocol)
     if finding.ok is False:
         return finding
@@ -191,7 +191,7 @@ def _contract(reply: Reply, protocol: WireProtocol) -> Finding:
 
 
 async def _price(connection: ConnectionOptions) -> Finding:
-    """Request the price with each envelope until the service states a price. An envelope is a form of request body."""
+    """Request the price with one envelope (form of the request body) after the other, until the service states it."""
     reasons = []
     for envelope in get_args(Envelope):
         try:

@@ -42,7 +42,7 @@ def edit(
     """Edit one to three pictures together.
 
     The results are saved as NAME-TASK_ID-0.png, NAME-TASK_ID-1.png and so on. NAME is the first picture's name
-    without its ending.
+    without its extension.
 
     Args:
         images: Files or http(s) URLs. In the instruction, "image 2" means the second one. The last image sets the

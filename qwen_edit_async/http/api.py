@@ -27,17 +27,15 @@ from qwen_edit_async.version import __version__
 _MAX_REPLY_BYTES = 1024 * 1024
 
 _IDLE_SECONDS = 4.0
-"""Seconds after which an idle connection for calls without a body is closed. Many servers close idle connections
-after 5 s."""
+"""Seconds after which an idle connection for calls without a body is closed. Many servers close theirs after 5 s."""
 
 _IDLE_SECONDS_OF_SUBMISSIONS = 1.5
-"""Seconds after which an idle connection for submissions is closed. Some servers close idle connections after
-2 s. If a server closes the connection during a submission, a task may exist. Status checks can be repeated, so their
-connections may stay idle longer."""
+"""Seconds after which an idle connection for submissions is closed. Some servers close theirs after 2 s. The
+time is short because a task may exist if the server closes the connection during a submission."""
 
 
 class Transport(Protocol):
-    """The HTTP client of a session. Tests can pass the session an implementation without sockets.
+    """The HTTP client of a session. Tests can pass another implementation, which needs no sockets.
 
     This example's ``write`` receives the chunks of a submission's body::
 
@@ -58,14 +56,14 @@ class Transport(Protocol):
     """
 
     async def open(self) -> None:
-        """Prepare for sending. The session calls this method on its event loop."""
+        """Prepare for calls. The session calls this method on its event loop."""
         ...
 
     async def send(self, call: Call, body: JSONBody | None = None) -> Reply:
         """Make one call, without retries.
 
         Raises:
-            APIConnectionError: If no reply came. The error's ``request_sent`` says whether the service may have
+            APIConnectionError: If no reply arrived. The error's ``request_sent`` says whether the service may have
                 received the whole request.
             QwenEditError: If the body could not be sent.
         """
@@ -80,7 +78,7 @@ USER_AGENT = f"qwen-edit-async/{__version__} (aiohttp/{aiohttp.__version__}; Pyt
 
 
 class AiohttpTransport:
-    """The transport over aiohttp. It does not follow redirects, because their targets would receive the key."""
+    """The transport over aiohttp. It does not follow redirects, so no other host receives a call."""
 
     def __init__(
         self,
@@ -101,7 +99,7 @@ class AiohttpTransport:
         self._reply_timeouts = ReplyTimeouts(timeouts.reply)
 
     async def open(self) -> None:
-        """Create the connection pools. The pools have no limits, because the session limits its submissions and checks.
+        """Create the connection pools, without limits, because the session limits its submissions and checks.
 
         Raises:
             ConfigurationError: If the environment names a proxy, or a file with certificates, that can't be used.
@@ -119,7 +117,7 @@ class AiohttpTransport:
                 **self._default_headers,
                 "Authorization": f"Bearer {self._api_key.reveal()}",
             },
-            # No total limit, because aiohttp would set a timer for each call, and a steady upload may take any time.
+            # No total limit, because a steady upload may take any time, and aiohttp would set a timer for each call.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=self._network.proxy,
@@ -138,8 +136,8 @@ class AiohttpTransport:
             failure = asyncio.CancelledError(*error.args)  # anyio recognises its cancel scope by the arguments
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure = self._describe(error, body)
-        # The failure is raised outside of the handlers. Otherwise its context and traceback would hold objects of the
-        # HTTP library, which contain the key.
+        # Raised outside the handlers, because its context and traceback would otherwise hold objects of aiohttp, which
+        # contain the key.
         raise failure
 
     async def _exchange(self, session: aiohttp.ClientSession, call: Call, body: JSONBody | None) -> Reply:
@@ -167,7 +165,7 @@ class AiohttpTransport:
         return self._reply(timeout.response, url, content, complete=complete)
 
     def _reply(self, response: aiohttp.ClientResponse, url: str, content: bytearray, *, complete: bool) -> Reply:
-        """Return the reply without the key. Return even an incomplete reply, because it may contain a task id."""
+        """Return the reply without the key. An incomplete reply is returned too, because it may contain a task id."""
         redact = self._api_key.redact_bytes if complete else self._api_key.redact_torn
         headers = response.headers
         return Reply(
@@ -200,7 +198,7 @@ class AiohttpTransport:
             return APITimeoutError(f"{doing} {peer} took too long{fate}", request_sent=sent)
         if isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError) and self._network.trust_env:
             return APIConnectionError(
-                f"no call to {self._base_url} is possible: if the netrc file has an entry for this host, remove it"
+                f"can't call {self._base_url}: if the netrc file has an entry for this host, remove it"
             )
         return APIConnectionError(f"no reply from {peer}: {reason_of(error)}{fate}", request_sent=sent)
 
@@ -220,7 +218,7 @@ async def _read(response: aiohttp.ClientResponse, content: bytearray) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """Return the reason for a failed call. Leave out the texts of most errors, because such texts can quote headers."""
+    """Return the reason for a failed call. Most errors' texts are left out, because they can quote headers."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         flaw = getattr(error.certificate_error, "verify_message", "") or type(error.certificate_error).__name__
         return f"its certificate is not valid: {flaw.rstrip('.')}"

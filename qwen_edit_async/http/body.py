@@ -1,4 +1,4 @@
-"""The JSON body of a request with images, which are encoded while the body is sent.
+"""The JSON body of a request, whose images are encoded while the body is sent.
 
 The body's exact size is known, so the request has a Content-Length header. Only about one encoded chunk is in memory
 at a time. The body can be sent again from the start.
@@ -20,17 +20,17 @@ from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.threads import Offloader
 
 _GATHERED_BYTES: Final = 64 * 1024
-"""Smaller pieces are joined, so that a short body can be sent in one packet with the request's head."""
+"""Smaller pieces are joined, so that a short body fits into one packet with the request's head."""
 
 _NEVER_STALLS_BYTES: Final = 32 * 1024
 """A smaller body fits into the connection's buffer, so writing it never has to wait."""
 
 
 class ChunkWriter(Protocol):
-    """A connection, or anything else that takes chunks."""
+    """A connection, or another object that accepts chunks."""
 
     async def write(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Take a chunk."""
+        """Accept a chunk."""
         ...
 
 
@@ -40,19 +40,18 @@ class JSONBody(Payload):
     A transport that does not use aiohttp needs only :meth:`write`.
 
     Args:
-        parts: The JSON text, cut where the images belong. There is one more part than there are images.
+        parts: The JSON text, split at the images: image k goes between part k and part k + 1.
         images: The images. The body does not close them.
         offloader: Reads files off the event loop.
-        stall_timeout: The seconds that the connection may take to accept one chunk.
+        stall_timeout: The maximum number of seconds until the connection accepts a chunk.
 
     Attributes:
         sent_whole: Whether the service may have received the whole body. It becomes true just before the connection
             gets the last chunk.
-        on_sent: Called when the connection has taken the last chunk; ``None`` for no call.
-        end_reply: A function that makes the transport stop reading the reply, and return the part that has arrived;
-            ``None`` until the reply begins.
-        failure: The error that stopped the sending of the body, for example because an image file has changed;
-            ``None`` if there was no error.
+        on_sent: Called when the connection has accepted the last chunk.
+        end_reply: Makes the transport stop reading the reply and return the part that has arrived; ``None`` until the
+            reply begins.
+        failure: The error raised while the body was sent, for example because an image file has changed; else ``None``.
     """
 
     _default_content_type = "application/json"
@@ -84,7 +83,7 @@ class JSONBody(Payload):
         self.end_reply: Callable[[], None] | None = None
 
     def withdraw(self) -> None:
-        """Make further writes fail. After a cancellation, the HTTP library may still try to write a chunk."""
+        """Make further writes fail, because aiohttp may still try to write a chunk after a cancellation."""
         self._withdrawn = True
 
     def cut_reply_short(self) -> bool:
@@ -124,7 +123,7 @@ class JSONBody(Payload):
             self.on_sent()
 
     async def _write_short(self, writer: ChunkWriter, text: bytes) -> None:
-        """Send a short body in one piece. Yield to the event loop only if the connection may have been closed."""
+        """Send a short body in one chunk. Yield to the event loop only if the connection may have been closed."""
         if _has_news(writer):
             await _notice_close(writer)
         self._check_wanted()
@@ -152,7 +151,7 @@ class JSONBody(Payload):
             await _notice_close(writer)
         self._check_wanted()
         self.sent_whole = last
-        content = memoryview(chunk)  # so that the connection does not copy the bytes that it can't send yet
+        content = memoryview(chunk)  # keeps the connection from copying bytes that it can't send yet
         await self._write_in_time(writer, content)
 
     def _check_wanted(self) -> None:
@@ -210,10 +209,7 @@ def _has_news(writer: ChunkWriter) -> bool:
 
 
 async def _notice_close(writer: ChunkWriter) -> None:
-    """Raise an error if the service has closed the connection.
-
-    This is checked before the last chunk is sent, while no task can exist.
-    """
+    """Raise an error if the service has closed the connection. Before the last chunk, no task can exist."""
     for _ in range(2):  # the loop notices the close during the first sleep, and tells the transport during the second
         await asyncio.sleep(0)
     if isinstance(writer, StreamWriter) and (writer.transport is None or writer.transport.is_closing()):

@@ -1,8 +1,7 @@
 """Downloads result pictures without sending the API key.
 
-A download is repeated if it fails or if the picture is damaged. A damaged picture from the last attempt is
-kept if more than half of it seems usable, unless it is a PNG. If a result's URL has expired, a status check gets a new
-URL.
+A download is repeated if it fails or if the picture is damaged. The last attempt is judged leniently; see
+:func:`judge`. If a result's URL has expired, a status check gets a new URL.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Renew: TypeAlias = Callable[[str], Awaitable[tuple[str, ...]]]
 _AT_A_TIME = 16
 
 _PIECE_BYTES = 1792 * 1024
-"""Bytes to collect before each write. Most results are smaller, so a thread writes and checks them in a single call."""
+"""Bytes to collect before each write. Most results are smaller, so a single call writes and checks them."""
 
 _Check: TypeAlias = Callable[[IO[bytes], int], Verdict]
 _Receive: TypeAlias = Callable[[AsyncIterator[bytes], _Check], Awaitable[Verdict]]
@@ -49,8 +48,8 @@ class Downloader:
         fetcher: Requests the pictures. The caller opens and closes it.
         offloader: The threads that write and check pictures.
         random: The source of the jitter between attempts.
-        renew: Called with a task's id to get its result URLs again; ``None`` if the service can't give them again.
-        replace: Whether a picture may replace a local file of the same name.
+        renew: Called with a task's id to get new result URLs; ``None`` if the service can't give them.
+        replace: Whether a picture may replace a local file. For a file in a bucket, the path's ``replace`` decides.
     """
 
     _fetcher: Fetcher
@@ -79,19 +78,15 @@ class Downloader:
         return content
 
     async def save(self, url: str, task_id: str, index: int, path: FilePath) -> tuple[FilePath, str]:
-        """Download a picture to ``path``, and create the folder if needed.
-
-        A failed download leaves an existing file unchanged. The downloader's ``replace`` says whether the picture may
-        replace a local file. For a file in a bucket, ``path.replace`` decides.
+        """Download a picture to ``path``. A missing folder is created. A failed download replaces no file.
 
         Returns:
-            The path of the file, and a description of the picture's damage; empty if the picture is not damaged. If
-            the suffix of ``path`` does not suit the picture's format, the suffix is corrected: a JPEG for ``a.png`` is
-            saved as ``a.jpg``. If ``a.jpg`` already exists, the JPEG is saved as ``a.png``.
+            The file's path, and a description of the picture's damage; empty without damage. If ``path`` has the
+            extension of another picture format, the extension is corrected, unless a file with that name exists.
 
         Raises:
             DownloadError: No usable picture could be downloaded.
-            OSError: The picture can't be written, or a file with other content exists and must not be replaced.
+            OSError: The picture can't be written, or a different file exists and must not be replaced.
         """
         part = await self._offloader.run(new_part, path, replace=self._replace)
         saved = path
@@ -116,7 +111,7 @@ class Downloader:
         return saved, verdict.flaw if verdict.damaged else ""
 
     async def _fetch(self, url: str, task_id: str, index: int, receive: _Receive) -> Verdict:
-        """Download a picture, and call ``receive`` with its chunks and a check. Repeat a failed attempt."""
+        """Download a picture, and call ``receive`` with its chunks and a check. Repeat failed attempts."""
         attempt, renew = 0, self._renew
         while True:
             check = functools.partial(judge, lenient=attempt == self._retry.max_retries)
@@ -168,7 +163,7 @@ def _finish(part: Part[Any], offset: int, last: list[bytes], path: FilePath, che
 
 
 def _refusal(verdict: Verdict) -> FetchError | None:
-    """Return the error that refuses a download, or ``None`` if the download is acceptable."""
+    """Return the reason to refuse a download, or ``None``."""
     width, height = verdict.sides
     if width * height > MAX_PIXELS:
         return FetchError(f"it has {width}×{height} pixels, more than any result of an edit", final=True)
@@ -176,7 +171,6 @@ def _refusal(verdict: Verdict) -> FetchError | None:
 
 
 def _report_flaw(verdict: Verdict, task_id: str, index: int) -> None:
-    """Log a picture's flaw, and issue a warning if the picture is damaged."""
     if not verdict.flaw:
         return
     report = f"image {index} of task {task_id} {verdict.flaw}; it is kept as it is"

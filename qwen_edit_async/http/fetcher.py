@@ -1,7 +1,7 @@
-"""Requests for result pictures, over connections that never carry the key.
+"""Requests result pictures over connections that never carry the key.
 
-The service keeps results on other hosts, behind signed URLs. A download's host is checked before the request. The
-size and speed of the download are checked while it streams.
+The service keeps results on other hosts, behind signed URLs. The host of a URL is checked before the request. The size
+and speed of the download are checked while it streams.
 """
 
 from __future__ import annotations
@@ -97,20 +97,20 @@ class Fetcher:
                         async for chunk in chunks:
                             yield chunk
                     return
-            failure = FetchError("its host redirects again and again", final=True)
+            failure = FetchError(f"its host redirects more than {_MAX_REDIRECTS} times", final=True)
         except asyncio.CancelledError as error:
             failure = asyncio.CancelledError(*error.args)
         except (ValueError, RuntimeError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             failure = _failure_of(error, target, self._network)
-        # The failure is raised outside of the handlers. Otherwise its context and traceback would hold frames of
-        # aiohttp, which may contain the password of a proxy.
+        # Raised outside the handlers, because its context and traceback would otherwise hold objects of aiohttp, which
+        # may contain the password of a proxy.
         raise failure
 
     @contextlib.asynccontextmanager
     async def _asked(self, url: URL, came_from: URL | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Request a URL without following redirects, because aiohttp would follow them to any host."""
-        # With a proxy, resolved addresses are not checked, because the proxy resolves the host's name. The session
-        # itself connects only to the proxy, which the user chose.
+        # A proxy resolves the host's name itself, so resolved addresses can't be checked. The pool then connects only
+        # to the proxy, which the user chose.
         proxy = self._network.proxy_of(url)
         session = self._trusting if proxy is not None or self._hosts.trusts(url) else self._guarded
         if session is None:
@@ -129,7 +129,7 @@ class Fetcher:
 
 
 async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGenerator[bytes, None]:
-    """Yield the chunks of a response. Raise an error if the response has no picture, or is too large or too slow."""
+    """Yield the chunks of a response. Raise an error if its status is not 200, or if it is too large or too slow."""
     if response.status != _OK:
         raise FetchError(
             f"its host answered {response.status}",
@@ -137,12 +137,12 @@ async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGener
             final=response.status not in _TEMPORARY_STATUSES,
         )
     if (response.content_length or 0) > MAX_RESULT_BYTES:
-        raise FetchError(f"it has {response.content_length} bytes", final=True)
+        raise FetchError(f"it has {response.content_length} bytes, more than {MAX_RESULT_BYTES}", final=True)
     total = 0
     loop = asyncio.get_running_loop()
     started_at = loop.time()
     while True:
-        # aiohttp's own read timeout is not used: it restarts with each chunk header or trailer.
+        # aiohttp's own read timeout is not used, because each chunk header or trailer restarts it.
         async with asyncio.timeout(patience):
             data = await response.content.readany()
         if not data:
@@ -150,7 +150,7 @@ async def _body(response: aiohttp.ClientResponse, patience: float) -> AsyncGener
         total += len(data)
         seconds = loop.time() - started_at
         if seconds > patience and total < seconds * _LEAST_BYTES_PER_SECOND:
-            raise FetchError(f"it came too slowly ({total} bytes in {seconds:.0f} s)")
+            raise FetchError(f"it arrived too slowly ({total} bytes in {seconds:.0f} s)")
         if total > MAX_RESULT_BYTES:
             raise FetchError(f"it has more than {MAX_RESULT_BYTES} bytes", final=True)
         yield data
@@ -175,18 +175,17 @@ def _public_socket(address: aiohttp.AddrInfoType) -> socket.socket:
 
 
 def _failure_of(error: Exception, target: URL | None, network: Network) -> FetchError:
-    """Return the failure for an exception that a request for ``target`` raised."""
     match error:
         case aiohttp.ClientConnectorError(os_error=_NotPublicError()) if target is not None:
             return FetchError(not_public(target), final=True)
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() if target is not None:
             peer = network.peer(target, f"its host {host_of(target)[:MAX_SHOWN]!r}", error)
-            # Only the text of a certificate error is quoted. Other errors' texts can contain an IP address. Reports
-            # group failures by text, so the same failure would appear once for each address.
+            # Other errors' texts can contain an IP address. Reports group failures by text, so the same failure would
+            # appear once for each address.
             is_flawed = isinstance(error, aiohttp.ClientConnectorCertificateError)
             reason = reason_of(error) if is_flawed else type(error).__name__
             return FetchError(f"{peer} can't be reached ({reason}){network.unused_proxy(target)}")
-        case ValueError():  # raised by aiohttp and yarl; certificate errors are ValueErrors, too, but are handled above
+        case ValueError():  # raised by aiohttp and yarl; the cases above handle certificate errors
             return FetchError("its URL is not valid", final=True)
         case RuntimeError():  # raised by aiohttp
             return FetchError("the session was closed", final=True)

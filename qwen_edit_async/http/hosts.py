@@ -1,7 +1,7 @@
 """Decides which result URLs may be downloaded. Pure: host names are resolved elsewhere.
 
-A forged reply may name any URL. The URL must not make this machine request an address that is closed to outsiders, such
-as loopback, a private network or a cloud's metadata service.
+A forged reply must not make this machine request an address that outsiders can't reach, such as loopback, a private
+network or a cloud's metadata service.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _SPECIAL: Final = (
     ipaddress.ip_network("168.63.129.16/32"),  # Azure's host services, which give out a machine's secrets
-    ipaddress.ip_network("192.0.0.0/24"),  # protocol assignments, clouds' metadata; partly global in older Pythons
+    ipaddress.ip_network("192.0.0.0/24"),  # protocol assignments, clouds' metadata; older Pythons call part global
     ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays, deprecated (RFC 7526)
     ipaddress.ip_network("3fff::/20"),  # documentation (RFC 9637); older Pythons call it global
 )
@@ -41,11 +41,11 @@ class ResultHosts:
     allowed: frozenset[str] = frozenset()
 
     def trusts(self, url: URL) -> bool:
-        """Return whether a URL's host may have any address. All other hosts need public addresses."""
+        """Return whether a URL's host may have any address."""
         return self.anywhere or host_of(url) in self.allowed
 
     def problem(self, url: URL, came_from: URL | None = None) -> str | None:
-        """Return the reason why a URL must not be downloaded, or ``None``. The host's name is not resolved.
+        """Return the reason why a URL must not be downloaded, or ``None``.
 
         ``came_from`` is the URL that redirected to ``url``, if any.
         """
@@ -54,7 +54,7 @@ class ResultHosts:
         if came_from is not None and (came_from.scheme, url.scheme) == ("https", "http"):
             return "its host redirects from https to http"
         if "@" in url.raw_authority:
-            return "its URL holds a user name or password"
+            return "its URL contains a user name or password"
         if not self.trusts(url) and _is_certainly_not_public(host_of(url)):
             return not_public(url)
         return None

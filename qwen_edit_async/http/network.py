@@ -51,17 +51,14 @@ class Network:
         return self if may_be_proxied(base_url) else attrs.evolve(self, proxy=None, trust_env=False)
 
     def proxy_of(self, url: URL) -> URL | None:
-        """Return the proxy for a URL. Like aiohttp, ignore a proxy of the environment whose own URL is https."""
+        """Return the proxy for a URL. An environment proxy with an https URL is ignored, as in aiohttp."""
         if self.proxy is not None:
             return self.proxy if may_be_proxied(str(url)) else None
         proxy = URL(urllib.request.getproxies().get(url.scheme, "") if self.trust_env else "")
         return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
 
     def peer(self, url: URL, name: str, error: Exception) -> str:
-        """Return what an error message calls the peer: ``name``, the proxy, or ``name`` through the proxy.
-
-        The proxy's password is left out.
-        """
+        """Return the peer for an error message: ``name``, an unreachable proxy, or ``name`` through the proxy."""
         if (proxy := self.proxy_of(url)) is None:
             return name
         shown = f"the proxy {proxy.host_subcomponent}:{proxy.port}"
@@ -69,7 +66,7 @@ class Network:
         return shown if unreached == (proxy.raw_host, proxy.port) else f"{name} through {shown}"
 
     def unused_proxy(self, url: URL) -> str:
-        """Return a hint if an environment proxy for this URL is not used; otherwise an empty string."""
+        """Return a hint if the environment has an unused proxy for the URL; otherwise an empty string."""
         if self.proxy is not None or self.trust_env or urllib.request.proxy_bypass(url.host or ""):
             return ""
         return unused_proxy_hint(str(url), urllib.request.getproxies())
@@ -77,10 +74,7 @@ class Network:
 
 @functools.lru_cache(maxsize=1)
 def _context_of_environment(file: str | None, _folder: str | None) -> ssl.SSLContext:
-    """Return TLS settings with the certificates that the environment names now.
-
-    aiohttp reads the environment only when it is imported.
-    """
+    """Return TLS settings for the environment's certificates. aiohttp reads the environment only on import."""
     context = ssl.create_default_context()
     if file:
         try:
@@ -97,7 +91,7 @@ def _reason_of(error: OSError | ValueError) -> str:
 
 
 def resolve_ssl(value: object) -> ssl.SSLContext | None:
-    """Return the TLS settings for the option ``ssl``. Certificates from a file replace the system's.
+    """Return the TLS settings for the option ``ssl``. The certificates in a file replace the system's.
 
     Raises:
         ConfigurationError: The option is neither a context nor a path, or the file can't be used.
@@ -119,7 +113,7 @@ def resolve_ssl(value: object) -> ssl.SSLContext | None:
 
 
 def resolve_proxy(value: object) -> URL | None:
-    """Return the URL for the option ``proxy``. Error messages do not show the URL, because it may hold a password.
+    """Return the URL for the option ``proxy``. Errors do not show the URL, because it may contain a password.
 
     Raises:
         ConfigurationError: The option is not the URL of an HTTP proxy.

@@ -1,4 +1,4 @@
-"""The options of a session, checked before anything is opened. Pure: the environment is an argument."""
+"""The options of a session, checked before a connection is opened. Pure: the environment is an argument."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Timeouts:
 
     Attributes:
         connect: The limit for making the connection.
-        send: The limit for sending the next piece of a request's body. A whole upload may take longer.
+        send: The limit for sending one chunk of a request's body. A whole upload may take longer.
         reply: The limit for a whole status check. For a submission, the limit runs from the end of sending to the end
-            of the reply. With ``dashscope``, whose reply holds the result, the limit starts when the reply starts.
-            Until then, only the edit's deadline limits the wait. For a download, the limit applies to each piece of the
-            picture. A download that takes longer than this limit must average 1 KiB/s or more.
+            of the reply. With ``dashscope``, the limit starts when the reply starts; until then, only the edit's
+            deadline applies. For a download, the limit applies to each chunk. A download that takes longer than this
+            limit must average 1 KiB/s or more.
     """
 
     connect: float = _LONGEST_CONNECT
@@ -75,7 +75,7 @@ def resolve_api_key(api_key: str | None, protocol: WireProtocol, environment: Ma
     elif named := [name for name in protocol.key_variables if key.startswith(f"{name}=")]:
         problem = f"the API key begins with {named[0]}=: leave that part out"
     elif not key.isascii() or not key.isprintable() or " " in key:
-        problem = "the API key holds characters that no key has: copy the key again, without anything around it"
+        problem = "the API key has characters that no key has: copy the key again, without the text around it"
     else:
         return Secret(key)
     del api_key, environment, given, key  # some tools show the local variables of a traceback
@@ -85,14 +85,11 @@ def resolve_api_key(api_key: str | None, protocol: WireProtocol, environment: Ma
 def resolve_base_url(
     base_url: str | None, from_environment: str | None, protocol: WireProtocol, *, allow_insecure: bool
 ) -> str:
-    """Return the service's address from the argument, the environment or the protocol, in this order of precedence.
-
-    The address has no trailing slash.
+    """Return the address from the argument, or else the environment, or else the protocol, without a trailing slash.
 
     Raises:
         ConfigurationError: The address is not a plain http(s) URL, its host does not offer the protocol, or its path
-            ends with the beginning of a call's path. Or the key would be sent unencrypted to another machine, and
-            ``allow_insecure`` is false.
+            repeats part of a call's path. Unencrypted addresses of other machines need ``allow_insecure``.
     """
     url = base_url or from_environment or protocol.default_base_url
     try:
@@ -125,10 +122,7 @@ def resolve_base_url(
 
 
 def _start_at_end_of(path: str, submission_path: str) -> str:
-    """Return the longest beginning of ``submission_path`` that ``path`` ends with; empty if there is none.
-
-    A beginning must have at least two segments.
-    """
+    """Return the longest start of ``submission_path``, of two or more segments, that ``path`` ends with, or ``""``."""
     names = submission_path.split("/")[1:]
     starts = ("/" + "/".join(names[:count]) for count in range(len(names), _SHORTEST_START - 1, -1))
     return next((start for start in starts if path.endswith(start)), "")
@@ -160,7 +154,7 @@ def check_proxies(proxies: Mapping[str, str]) -> None:
     for name in _DEFAULT_PORTS:
         proxy = proxies.get(name, "")
         if proxy and not proxy.startswith(("http://", "https://")):
-            # The message does not show the URL, because the URL may hold a password.
+            # The message does not show the URL, because it may contain a password.
             raise ConfigurationError(f"{name}_proxy in the environment can't be used: write it as http://HOST:PORT")
 
 
@@ -178,8 +172,6 @@ def unused_proxy_hint(base_url: str, proxies: Mapping[str, str]) -> str:
 
 def resolve_result_hosts(base_url: str, allowed: Iterable[str]) -> ResultHosts:
     """Return the hosts that results may come from.
-
-    Results may come from public addresses and the allowed hosts. With a local service, they may come from anywhere.
 
     Raises:
         ConfigurationError: ``allowed`` is not a list of hosts.
@@ -210,7 +202,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Return the headers to send with each call to the service.
 
     Raises:
-        ConfigurationError: A header's name or value is invalid, or each call sets the header itself.
+        ConfigurationError: A header's name or value is not valid, or each call sets this header itself.
     """
     if not isinstance(headers, Mapping | None):
         raise ConfigurationError(f"default_headers is {type(headers).__name__!r}: give a mapping")
@@ -223,7 +215,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
             raise ConfigurationError(f"default_headers has {quoted(name)}: give a valid header name")
         if name.lower() in _OWN_HEADERS:
             raise ConfigurationError(
-                f"default_headers may not hold {name}, because each call sets it: leave it out (pass a key as api_key)"
+                f"default_headers can't contain {name}, because each call sets it: leave it out (pass a key as api_key)"
             )
     return checked
 

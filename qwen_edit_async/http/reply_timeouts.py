@@ -1,4 +1,4 @@
-"""Limits the time that calls wait for their replies. All calls have the same limit, so they share one timer."""
+"""Limits how long calls wait for their replies. All calls have the same limit, so they share one timer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ReplyTimeout:
     """The time limit of one call's wait for its reply.
 
     Attributes:
-        ends_at: The time at which the limit ends, by the event loop's clock; infinity until the limit starts.
+        ends_at: The end of the limit, by the event loop's clock; infinity until the limit starts.
         response: The reply whose body is being read; ``None`` until its head has arrived.
     """
 
@@ -32,7 +32,7 @@ class ReplyTimeout:
         self._timeouts.start(self)
 
     def replied(self, response: aiohttp.ClientResponse) -> None:
-        """Record that the reply has begun. Start the time limit, unless it has started already."""
+        """Record that the reply has begun. Start the time limit, if it has not started."""
         self.response = response
         if self.ends_at == math.inf:
             self.start()
@@ -54,7 +54,7 @@ class ReplyTimeout:
 
 
 class ReplyTimeouts:
-    """The time limits of a transport's calls, in the order in which the limits end."""
+    """The time limits of a transport's calls, the earliest first."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -69,10 +69,10 @@ class ReplyTimeouts:
         return ReplyTimeout(self, task)
 
     def start(self, timeout: ReplyTimeout) -> None:
-        """Start a time limit, or start it again."""
+        """Start or restart a time limit."""
         loop = asyncio.get_running_loop()
         timeout.ends_at = loop.time() + self._seconds
-        self.forget(timeout)  # a limit that starts again moves to the end
+        self.forget(timeout)  # a restarted limit moves to the end
         self._timeouts[timeout] = None
         if self._timer is None:
             self._timer = loop.call_at(timeout.ends_at, self._sweep, timeout.ends_at)
@@ -82,7 +82,7 @@ class ReplyTimeouts:
         self._timeouts.pop(timeout, None)
 
     def close(self) -> None:
-        """Stop reading the replies, which stay incomplete. Closing aiohttp's session alone would let reads continue."""
+        """Stop reading replies. Closing aiohttp's session alone would let the reads continue."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

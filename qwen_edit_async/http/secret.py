@@ -1,4 +1,4 @@
-"""Holds the API key, and removes the key from texts. Pure."""
+"""Holds the API key, and removes it from texts. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHORTEST_TORN = 4
 _SURROGATES = "surrogatepass"
 _BETWEEN = "\0{0,3}"  # UTF-16 and UTF-32 put zeros between ASCII characters
 _TORN = _BETWEEN + r"(?:\\{1,4}(?:[ux][0-9A-Fa-f]{0,3})?|%[0-9A-Fa-f]?|&#?\w*)?\Z"  # an escape may be cut off
-# A lone ampersand does not match. Most URLs contain one, and each match leads to the slow search for the secret.
+# A lone ampersand, as in most URLs, does not match, because each match leads to the slow search for the secret.
 _ENTITY = re.compile(r"&(?:#|\w+;)", re.ASCII)
 _NAMES = [name for name, text in html5.items() if text.isascii() and name.endswith(";")]
 
@@ -43,14 +43,14 @@ class Secret:
         return self._text
 
     def redact(self, text: str) -> str:
-        """Remove the secret from a text, because services are known to quote a key that they refuse."""
+        """Remove the secret from a text, because a service may quote a key that it refuses."""
         data = text.encode("utf-8", _SURROGATES)
         redacted = self.redact_bytes(data)
         return text if redacted is data else redacted.decode("utf-8", _SURROGATES)
 
     def redact_bytes(self, data: bytes) -> bytes:
         """Remove the secret from undecoded text, even if the secret is escaped for JSON, a URL or HTML."""
-        # Most replies need only `_may_be_in`. It searches text, because searching bytes takes several times longer.
+        # Most replies need only `_may_be_in`, which searches text, because searching bytes takes several times longer.
         if not self._whole or not self._may_be_in(data.decode("latin-1")):
             return data
         if self._pattern is None:
@@ -58,7 +58,7 @@ class Secret:
         return self._pattern.sub(b"***", data)
 
     def _may_be_in(self, text: str) -> bool:
-        """Return whether a text contains the secret or an escape. An escape may stand for a character of the secret."""
+        """Return whether a text contains the secret, or an escape that may stand for one of its characters."""
         is_escaped = "\\" in text or "%" in text or "\0" in text or _ENTITY.search(text) is not None
         return is_escaped or self._text in text
 
@@ -70,11 +70,9 @@ class Secret:
 def _spelling(character: str) -> str:
     """Return a pattern for all spellings of an ASCII character.
 
-    Each alternative in the pattern begins with a literal character, so that the search is fast.
-
-    JSON can escape any character, and JSON inside of JSON doubles the backslashes. The pattern matches at most four
-    backslashes, because searching a reply full of backslashes would take too long otherwise. JavaScript has a shorter
-    escape, and HTML has names for most symbols.
+    Each alternative begins with a literal character, so that the search is fast. JSON inside JSON doubles the
+    backslashes of its escapes. The pattern matches at most four, because a reply full of backslashes would otherwise
+    take too long. JavaScript has a shorter escape, and HTML has names for most symbols.
     """
     plain, code = re.escape(character), ord(character)
     digits = "".join(f"[{digit}{digit.upper()}]" for digit in f"{code:02x}")

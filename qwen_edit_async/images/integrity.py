@@ -31,7 +31,7 @@ _ENDINGS: Final = {
     "HEIF": (".heic", ".heif"),
     "JPEG2000": (".jp2", ".j2k"),
 }
-"""The file name endings of formats with several endings, the usual ending first."""
+"""The file extensions of formats that have several, the usual one first."""
 
 
 @attrs.frozen
@@ -53,7 +53,7 @@ class Verdict:
     sides: tuple[int, int] = (0, 0)
 
     def rename(self, path: FilePath) -> FilePath:
-        """Return the path with an ending that suits the format. A path without a picture's ending stays unchanged."""
+        """Return the path with the format's extension. A path without a picture's extension stays unchanged."""
         ending, endings = path.suffix.lower(), _ENDINGS.get(self.kind, (f".{self.kind.lower()}",))
         return path if ending in endings or ending not in PICTURE_ENDINGS else path.with_suffix(endings[0])
 

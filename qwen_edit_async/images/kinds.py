@@ -1,7 +1,7 @@
 """Recognises input images, and refuses other objects, without reading a file.
 
 Formats are recognised by a file's first bytes, which the caller passes. A format without a signature is recognised by
-the ending of the file's name.
+the file's extension.
 """
 
 from __future__ import annotations
@@ -156,15 +156,15 @@ _ENDINGS: Final = {
     ".im": "IM",
     ".xbm": "XBM",
 }
-"""File name endings of formats without a signature at the file's start."""
+"""File extensions of formats without a signature at the file's start."""
 
 ACCEPTED_ENDINGS: Final = frozenset(
     {".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 )
-"""The usual file name endings of pictures in the formats that the service accepts."""
+"""The usual file extensions of pictures in the formats that the service accepts."""
 
 PICTURE_ENDINGS: Final = ACCEPTED_ENDINGS | {".avif", ".heic", ".heif", ".jp2", ".j2k", ".ico"}
-"""The usual file name endings of pictures, including formats that need ``fit``."""
+"""The usual file extensions of pictures, including formats that need ``fit``."""
 
 _DATA_URI = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.ASCII | re.IGNORECASE)
 _BASE64_TEXT = re.compile(r"[A-Za-z0-9+/]*={0,2}", re.ASCII)
@@ -181,7 +181,7 @@ def sniff(head: bytes, path: str = "") -> str | None:
     """Return the name of a picture's format; ``None`` if the file is not a picture.
 
     The name is Pillow's name of the format, or the name of a camera raw format. ``head`` is the first 64 bytes of the
-    file. For the formats that the service accepts, 16 bytes are enough. The ending of ``path`` identifies formats
+    file. For the formats that the service accepts, 16 bytes are enough. The extension of ``path`` identifies formats
     without a signature.
     """
     if head[:1] + head[4:8] == b"\0ftyp":

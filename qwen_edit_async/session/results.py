@@ -115,8 +115,8 @@ class OutputImage:
                 an obstore store.
 
         Returns:
-            The file's path. If ``path`` has the suffix of another picture format, the suffix is corrected, unless a
-            file with the corrected name exists.
+            The file's path. If ``path`` has the extension of another picture format, the extension is corrected,
+            unless a file with that name exists.
 
         Raises:
             ConfigurationError: If results can't be written to ``path``, for example because it is an http URL.
@@ -204,7 +204,7 @@ class EditResult:
     async def save(self, directory: AnyPath, *, stem: str | None = None) -> tuple[FilePath, ...]:
         """Download all pictures into a folder as ``{stem}-{index}.png``. A missing folder is created.
 
-        A picture in another format gets the suffix of that format, as in :meth:`OutputImage.save`.
+        A picture in another format gets the extension of that format, as in :meth:`OutputImage.save`.
 
         Args:
             directory: The folder, which may be in a bucket, as in :meth:`OutputImage.save`.

@@ -372,7 +372,7 @@ def test_headers_do_not_follow_what_they_were_made_of() -> None:
 
 @pytest.mark.parametrize("name", ["Authorization", "authorization", "AUTHORIZATION"])
 def test_headers_may_not_replace_the_key(name: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"may not hold (?i:authorization)") as caught:
+    with pytest.raises(ConfigurationError, match=r"can't contain (?i:authorization)") as caught:
         check_headers({"X-Model": "m", name: "Bearer hush"})
     assert "hush" not in str(caught.value)
 
@@ -391,7 +391,7 @@ def test_headers_that_would_break_the_request_are_refused(headers):
 
 @pytest.mark.parametrize("name", ["Host", "CONNECTION", "content-length", "Content-Type", "Transfer-Encoding"])
 def test_headers_that_each_call_has_already_are_refused(name):
-    with pytest.raises(ConfigurationError, match=f"may not hold {name}"):
+    with pytest.raises(ConfigurationError, match=f"can't contain {name}"):
         check_headers({name: "x"})
 
 

@@ -65,7 +65,7 @@ _TABLES: Final = {".csv": csv_items, ".tsv": csv_items, ".jsonl": jsonl_items, "
 _PARQUET: Final = (".parquet", ".pq")
 _TABLE_ENDINGS: Final = (*_TABLES, *_PARQUET)
 _TABLE_ADVICE: Final = (
-    f"The name of a table ends in {', '.join(_TABLE_ENDINGS[:-1])} or {_TABLE_ENDINGS[-1]}. "
+    f"A table has the extension {', '.join(_TABLE_ENDINGS[:-1])} or {_TABLE_ENDINGS[-1]}. "
     "If the file is a spreadsheet, save it as CSV. If it is JSON, write one object per line to a .jsonl file. "
     "If it is an archive, unpack it"
 )

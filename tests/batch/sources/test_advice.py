@@ -45,7 +45,7 @@ def test_a_file_of_another_kind_says_which_tables_can_be_read(make, refusal, nam
     make(name, content=b"image\na.png\n")
     assert refusal(name, defaults) == (
         f"{name} is neither a JPEG, PNG, BMP, TIFF, WEBP or GIF picture nor a table. "
-        "The name of a table ends in .csv, .tsv, .jsonl, .ndjson, .parquet or .pq. "
+        "A table has the extension .csv, .tsv, .jsonl, .ndjson, .parquet or .pq. "
         "If the file is a spreadsheet, save it as CSV. If it is JSON, write one object per line to a .jsonl file. "
         "If it is an archive, unpack it"
     )
