@@ -27,7 +27,7 @@ _END: Final[Any] = object()
 class LoopThread:
     """An event loop on its own thread. It does not run in a forked process, or in a copy made by pickle.
 
-    anyio's blocking portal is not used, because it still makes a call that Ctrl-C interrupts while the loop is busy.
+    anyio's portal is not used: if Ctrl-C interrupts a call while the loop is busy, the portal makes the call anyway.
     """
 
     def __init__(self) -> None:
@@ -178,7 +178,7 @@ class LoopThread:
                 self._loop = runner.get_loop()  # on Windows, a loop made on the main thread would take over its signals
                 started.set_result(None)
                 runner.run(self._stopped.wait())
-        except BaseException as error:  # noqa: BLE001  # raised in the threads that wait for calls
+        except BaseException as error:  # noqa: BLE001  # raised again in each waiting caller
             self._crash = error
             if not started.done():
                 started.set_exception(error)

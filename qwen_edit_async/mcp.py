@@ -72,7 +72,7 @@ class Allowance:
         """
         if amount > self.left or self.left <= 0:
             advice = f"wait until other edits have ended, or ask the user to raise {MAX_COST_VARIABLE}"
-            if self.left <= 0 and self.price is None:  # an edit with an unknown cost and price uses up any cap
+            if self.left <= 0 and self.price is None:  # an edit with an unknown price and cost uses the whole cap
                 advice += f" and to set {PRICE_VARIABLE} to the price of a picture"
             raise ToolError(f"the spending cap does not allow this edit ({self.left} left, {amount} needed): {advice}")
         self.left -= amount

@@ -193,7 +193,7 @@ RequestInput = EditRequest | Mapping[str, Any]
 
 PARAMETER_NAMES = frozenset(field.name for field in attrs.fields(EditParameters))
 IMAGE_NAMES = ("image", *(f"image{position}" for position in range(2, MAX_IMAGES + 1)))
-"""The names of fields and table columns for one image each."""
+"""The names of the fields or columns that hold one image each."""
 
 _REQUEST_NAMES = frozenset(field.name for field in attrs.fields(EditRequest))
 

@@ -96,7 +96,7 @@ async def _work(run: Run, given: BatchInput) -> None:
 
     Raises:
         JournalError: If the journal fails.
-        Exception: Any exception that the input raises, after the edits already begun have ended.
+        Exception: The exception of the input, once the edits already begun have ended.
     """
     feeding = asyncio.create_task(_feed_all(run, given))
     feeding.add_done_callback(lambda _: run.notify())
@@ -177,7 +177,7 @@ async def take(
     if action in SENDS:
         try:
             entry = await _redrafted(run, action, entry, request, fingerprint)
-            await run.disk.call(run.output.existing, request, entry.name)  # raises if a file must be kept
+            await run.disk.call(run.output.existing, request, entry.name)  # may refuse to replace a file
             if load_images is not None:
                 request = await _loaded(request, load_images, entry.name)
         except InvalidEditError as error:

@@ -50,8 +50,8 @@ def publish(
 ) -> BatchReport:
     """Write ``report.html`` and ``report.json``. Return the report with the page's path or problem.
 
-    The page shows at most ``limit`` edits, those with errors first; with 0, no page is written. Missing thumbnails are
-    made for ``preview_seconds`` at most. A picture without a thumbnail is shown from its file. ``given_up`` is set
+    The page shows at most ``limit`` edits, those with errors first; with 0, no page is written. After
+    ``preview_seconds``, no missing thumbnail is begun. A picture without a thumbnail is shown from its file. ``given_up`` is set
     when nobody waits for the files any more.
     """
     thumbnails.finish()
@@ -99,7 +99,7 @@ def _gallery_edits(
 
 
 def _gallery_edit(outcome: BatchOutcome, pictures: Mapping[Any, Picture]) -> GalleryEdit:
-    """Return an edit for the page, without pictures for images in memory, URLs and missing files."""
+    """Return an edit for the page. Images in memory, URLs and missing files are left out."""
     facts = {"status": _UNFINISHED.get(outcome.status), "damaged": outcome.damage, **outcome.parameters}
     return GalleryEdit(
         key=outcome.key,

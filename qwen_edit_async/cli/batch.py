@@ -51,7 +51,7 @@ def batch(
 
     After Ctrl-C, tasks in flight continue at the service and are charged. The exception is --protocol queue: the
     service is asked to cancel the tasks that have not begun. The next run gets the results of all other tasks.
-    With --protocol dashscope, edits without a reply become uncertain instead.
+    With --protocol dashscope, edits that still await a reply become uncertain.
 
     Args:
         source: A folder, a quoted pattern ("photos/*.jpg"), or a table (.csv, .tsv, .jsonl or .parquet, or a folder

@@ -20,9 +20,9 @@ _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _SPECIAL: Final = (
     ipaddress.ip_network("168.63.129.16/32"),  # Azure's host services, which give out a machine's secrets
-    ipaddress.ip_network("192.0.0.0/24"),  # protocol assignments, clouds' metadata; older Pythons call part global
+    ipaddress.ip_network("192.0.0.0/24"),  # protocol assignments, clouds' metadata; partly global in older Pythons
     ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays, deprecated (RFC 7526)
-    ipaddress.ip_network("3fff::/20"),  # documentation (RFC 9637); older Pythons call it global
+    ipaddress.ip_network("3fff::/20"),  # documentation (RFC 9637); global in older Pythons
 )
 """Addresses that the standard library may call global, although no service should serve results from them."""
 _NUMERIC_LABEL: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")

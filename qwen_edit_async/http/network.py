@@ -58,7 +58,7 @@ class Network:
         return proxy if proxy.scheme == "http" and not urllib.request.proxy_bypass(host_of(url)) else None
 
     def peer(self, url: URL, name: str, error: Exception) -> str:
-        """Return the peer for an error message: ``name``, an unreachable proxy, or ``name`` through the proxy."""
+        """Name the peer of a failed call: ``name``, ``name`` through the proxy, or the proxy if it is unreachable."""
         if (proxy := self.proxy_of(url)) is None:
             return name
         shown = f"the proxy {proxy.host_subcomponent}:{proxy.port}"

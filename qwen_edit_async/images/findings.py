@@ -17,11 +17,11 @@ SAVE_ANEW: Final = "Save it as a new PNG file, or let the session do so with fit
 
 
 class ImageError(ValueError):
-    """An image can't be used. The message is the predicate of a sentence about the image.
+    """An image can't be used. The message lacks its subject, the image, as in "is cut short".
 
     Args:
-        message: The predicate.
-        summary: The predicate without content of the image; by default ``message``.
+        message: The message.
+        summary: The message without content of the image; by default ``message``.
     """
 
     def __init__(self, message: str, *, summary: str = "") -> None:
@@ -43,8 +43,8 @@ class Findings:
 
     Attributes:
         damage: A clause that describes the damage.
-        unsupported: The reason why an undamaged file is refused, as the predicate of a sentence.
-        conversion_reason: The reason why a file with intact pixels must be converted, as the predicate of a sentence.
+        unsupported: The reason why an undamaged file is refused, without a subject.
+        conversion_reason: The reason why a file with intact pixels must be converted, without a subject.
         sides: Width and height in pixels; zeros if the check did not read them.
         trailing: The number of bytes after the end of a PNG.
         exif: The Exif data of a PNG.
@@ -62,7 +62,7 @@ class Findings:
     doubtful_end: int | None = None
 
     def problem(self, kind: str, *, fit: bool) -> str:
-        """Return the reason why the file is refused, as the predicate of a sentence; empty if it is not refused."""
+        """Return the reason why the file is refused, without a subject; empty if it is not refused."""
         if self.damage:
             return f"is a damaged {kind} file: {self.damage}"
         if self.conversion_reason and not fit:

@@ -41,7 +41,7 @@ class Verdict:
     Attributes:
         kind: The name of the picture's format.
         problem: A clause that says why the file is refused.
-        flaw: An unexpected property of an accepted picture, as the predicate of a sentence.
+        flaw: An unexpected property of an accepted picture, without a subject, as in "is cut short".
         damaged: Whether the flaw is damage. Damaged metadata does not count.
         sides: Width and height in pixels; zeros if the check did not read them.
     """

@@ -318,7 +318,7 @@ def check_format(head: bytes, path: str = "", *, fit: bool = False) -> str:
 
 
 def format_problem(kind: str, *, fit: bool) -> str:
-    """Return the reason why a format is refused, as the predicate of a sentence; empty if it is not refused.
+    """Return the reason why a format is refused, without a subject; empty if it is not refused.
 
     With ``fit``, only formats that can't be converted are refused.
     """

@@ -50,7 +50,7 @@ class Facts:
     Attributes:
         sides: Width and height in pixels, as stored.
         orientation: The Exif orientation; 1 is upright.
-        notes: Predicates of sentences about parts of the file that the service ignores.
+        notes: Remarks on parts that the service ignores, without a subject, as in "has several pages".
     """
 
     sides: tuple[int, int]
@@ -65,7 +65,7 @@ class Encoded:
     Attributes:
         file: A temporary file, which the caller closes.
         kind: The format: ``PNG``, ``JPEG`` or ``WEBP``.
-        notes: Predicates of sentences about changes to the image and about omitted parts.
+        notes: Remarks on changes and omitted parts, without a subject, as in "was turned upright".
     """
 
     file: IO[bytes]
