@@ -51,8 +51,8 @@ def publish(
     """Write ``report.html`` and ``report.json``. Return the report with the page's path or problem.
 
     The page shows at most ``limit`` edits, those with errors first; with 0, no page is written. After
-    ``preview_seconds``, no missing thumbnail is begun. A picture without a thumbnail is shown from its file. ``given_up`` is set
-    when nobody waits for the files any more.
+    ``preview_seconds``, no missing thumbnail is begun. A picture without a thumbnail is shown from its file.
+    ``given_up`` is set when nobody waits for the files any more.
     """
     thumbnails.finish()
     previews_until = time.monotonic() + preview_seconds

@@ -42,7 +42,7 @@ from qwen_edit_async.tasks import TaskSnapshot, TaskStatus, Usage
 
 
 class Row:
-    """One edit of a run, and the observer of its submission. Only a row to be submitted needs its request."""
+    """One edit of a run, and the observer of its submission. ``request`` is needed only to submit the edit."""
 
     def __init__(self, entry: Entry, run: Run, request: EditRequest | None = None) -> None:
         self._entry = entry

@@ -109,7 +109,7 @@ class Fetcher:
     @contextlib.asynccontextmanager
     async def _asked(self, url: URL, came_from: URL | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """Request a URL without following redirects, because aiohttp would follow them to any host."""
-        # A proxy resolves the host's name itself, so resolved addresses can't be checked. The pool then connects only
+        # A proxy resolves the host's name itself, so the address can't be checked. The trusting pool then connects only
         # to the proxy, which the user chose.
         proxy = self._network.proxy_of(url)
         session = self._trusting if proxy is not None or self._hosts.trusts(url) else self._guarded
@@ -180,12 +180,12 @@ def _failure_of(error: Exception, target: URL | None, network: Network) -> Fetch
             return FetchError(not_public(target), final=True)
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() if target is not None:
             peer = network.peer(target, f"its host {host_of(target)[:MAX_SHOWN]!r}", error)
-            # Other errors' texts can contain an IP address. Reports group failures by text, so the same failure would
-            # appear once for each address.
+            # Except for certificate errors, the text can contain an IP address. Reports group failures by text, so the
+            # same failure would appear once for each address.
             is_flawed = isinstance(error, aiohttp.ClientConnectorCertificateError)
             reason = reason_of(error) if is_flawed else type(error).__name__
             return FetchError(f"{peer} can't be reached ({reason}){network.unused_proxy(target)}")
-        case ValueError():  # raised by aiohttp and yarl; the cases above handle certificate errors
+        case ValueError():  # raised by aiohttp and yarl; certificate errors are ValueErrors too, but are caught above
             return FetchError("its URL is not valid", final=True)
         case RuntimeError():  # raised by aiohttp
             return FetchError("the session was closed", final=True)

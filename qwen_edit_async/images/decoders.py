@@ -23,7 +23,7 @@ from qwen_edit_async.images.png import essentials
 from qwen_edit_async.log import log
 
 _MAX_COEFFICIENT_BYTES: Final = 512 * 1024 * 1024
-"""The memory limit for the coefficients of a JPEG with several scans, which take 2 bytes each."""
+"""The memory limit for a multi-scan JPEG's coefficients, which take 2 bytes each."""
 
 _GREEDY: Final = frozenset({"WEBP", "JPEG2000"})
 """Formats whose decoders need 16 bytes per pixel, so their limit on pixels is halved. Other decoders need 4 to 10."""
@@ -256,7 +256,7 @@ def _open_essentials(file: IO[bytes]) -> PngEssentials:
             intact, lost = essentials(data, broken)
             image = PngEssentials(io.BytesIO(intact))
         except Exception as error:  # noqa: BLE001  # decoders raise any kind of error
-            log.debug("a PNG file can't be opened without its chunks %s: %r", broken, error)
+            log.debug("a PNG file can't be opened even without its chunks %s: %r", broken, error)
         else:
             image.lost = lost
             return image

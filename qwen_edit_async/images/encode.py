@@ -142,7 +142,7 @@ def path_upload(path: str, status: os.stat_result) -> Upload:
 
 
 def _read_unchanged(file: io.BufferedReader[Any], status: os.stat_result, start: int, size: int) -> bytes:
-    """Read part of a file, and check the file's size and time. A lock lets another thread close the reader."""
+    """Read part of a file, and check the file's size and time. The reader's own lock lets any thread close it."""
     try:
         file.seek(start)
         chunk = file.read(size)

@@ -36,7 +36,7 @@ class Call:
         parts: The text of the JSON body, split at the images: image k goes between part k and part k + 1.
             Empty for a call without a body.
         headers: Headers to send in addition to those that every call has.
-        holds_result: Whether the reply holds the result. The service then replies only when the edit has ended.
+        holds_result: Whether the reply holds the result. If so, the service replies when the edit has ended.
     """
 
     method: str
@@ -95,7 +95,7 @@ class WireProtocol(abc.ABC):
         has_tasks: Whether a task's status can be checked after its submission.
         has_prices: Whether the protocol has a call for the cost of an edit; see :meth:`estimation`.
         reply_grace: Seconds that an ending session or run waits for the replies to its submissions. A protocol
-            whose replies hold results sets a shorter wait, because its edits rarely end within a few seconds.
+            whose replies hold results waits less, because even a few seconds would rarely bring a reply.
         model: The name of the model.
     """
 

@@ -36,8 +36,8 @@ class Budget:
 
     The cost of an edit is known only when its task ends. Until then, each picture of the edit counts against
     ``max_cost`` at the highest known price of a picture. Prices are known from completed edits or from the batch's
-    ``price``. With ``max_cost``, edits run one at a time until a price above 0 is known. Each of these edits is assumed
-    to cost as much as the most expensive edit so far, even a failed one.
+    ``price``. With ``max_cost``, edits run one at a time until a price above 0 is known. Each is assumed to cost
+    as much as the most expensive edit so far, failed edits included.
 
     Prices can rise while an admitted edit waits for a slot, so :meth:`confirm` judges the edit again just before it is
     sent. Edits sent before a higher price is known can still exceed ``max_cost``.
@@ -237,7 +237,7 @@ class Budget:
         if self._live and (self._price is None or unstated):
             return Verdict.WAIT
         if unstated:
-            # `limit` stays empty, because a higher max_cost would not help.
+            # `self.limit` stays empty, because a higher max_cost would not help.
             return self._exhaust("", "the service does not say what edits cost: use max_tasks instead of max_cost")
         if self._price is None:
             over = self.spent >= limit or self.spent + self._highest > limit
