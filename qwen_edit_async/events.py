@@ -78,6 +78,8 @@ class EditChecked(EditEvent):
 class EditEnded(EditEvent):
     """The edit ended, with a result or an error. Each edit and each attached task gets exactly one such event.
 
+    An edit that the limits of a bulk run hold back has not ended.
+
     Attributes:
         timings: The durations of the phases that the edit went through.
         cost: The cost that the service stated, in the account's currency; ``None`` if no cost was stated.
