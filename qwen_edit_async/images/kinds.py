@@ -7,6 +7,7 @@ the ending of the file's name.
 from __future__ import annotations
 
 import base64
+import contextlib
 import inspect
 import os
 import re
@@ -256,9 +257,12 @@ def copyable(images: Any) -> Any:
 
 def image_name(image: object, position: int) -> str:
     """Return the name of an image in messages: its position, counted from 1, and its path if it has one."""
-    source = image if isinstance(image, str | os.PathLike) else getattr(image, "name", getattr(image, "filename", ""))
+    source: object = None
+    with contextlib.suppress(Exception):  # an object of another library can raise anything
+        is_path = isinstance(image, str | os.PathLike)
+        source = image if is_path else getattr(image, "name", None) or getattr(image, "filename", None)
     is_content = is_url(image) or is_data_uri(image) or is_bare_base64(image)
-    if is_content or not source or not isinstance(source, str | os.PathLike):
+    if is_content or not isinstance(source, str | os.PathLike) or not source:
         return f"image {position}"
     return f"image {position} ({str(source)[:200]})"
 

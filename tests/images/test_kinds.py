@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import pathlib
+import zipfile
 
 import numpy as np
 import pytest
@@ -355,6 +356,17 @@ def test_a_pil_image_is_called_by_its_file(tmp_path) -> None:
 )
 def test_an_image_is_called_by_its_position_and_its_file(image: object, name: str) -> None:
     assert image_name(image, 2) == name
+
+
+def test_a_member_of_an_archive_in_memory_can_be_sent_though_its_path_has_no_file_name() -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file, file.open("cat.gif", "w") as picture:
+        Image.new("RGB", (400, 400)).save(picture, "GIF")
+    member = zipfile.Path(zipfile.ZipFile(archive), "cat.gif")
+    with pytest.raises(TypeError):
+        _ = member.filename
+    (upload,) = prepare([member])
+    assert upload.name == "image 1 (cat.gif)"
 
 
 def test_a_file_object_of_a_descriptor_is_called_by_its_position(tmp_path) -> None:
