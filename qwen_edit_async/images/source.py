@@ -259,7 +259,9 @@ def _put_back(reader: Any) -> Iterator[None]:
         position = reader.tell()
     if inspect.iscoroutine(position):
         position.close()
-    yield
-    if isinstance(position, int):
-        with contextlib.suppress(Exception):
-            reader.seek(position)
+    try:
+        yield
+    finally:
+        if isinstance(position, int):
+            with contextlib.suppress(Exception):
+                reader.seek(position)
