@@ -112,8 +112,8 @@ def _status_and_failure(
         if has_pictures:
             status = TaskStatus.COMPLETED
         elif word is not None and (
-            failure is not None or has_error({**document, "message": None})
-        ):  # a message alone is not an error: it may say "please wait"
+            failure is not None or has_error({**document, "message": None, "detail": None})
+        ):  # a message or a detail alone is not an error: it may say "please wait"
             status = TaskStatus.FAILED
     if status is TaskStatus.FAILED and failure is None and has_error(document):
         failure = TaskFailure(code=error_code_of(document), message=first_text(document, MESSAGE_NAMES) or "")

@@ -132,7 +132,10 @@ def test_an_unknown_word_with_an_error_means_failed(word: str, members: Any, fai
 @pytest.mark.parametrize("word", END_WORDS)
 @pytest.mark.parametrize(
     "members",
-    [{}, {"error": None}, {"error": {}}, {"code": 0, "message": "success"}, {"message": "please wait"}, {"output": []}],
+    [
+        *({}, {"error": None}, {"error": {}}, {"code": 0, "message": "success"}, {"output": []}),
+        *({"message": "please wait"}, {"detail": "please wait"}),
+    ],
     ids=repr,
 )
 def test_an_unknown_word_with_neither_means_in_progress(word: str, members: Any) -> None:
