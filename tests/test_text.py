@@ -12,7 +12,9 @@ from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession,
 from qwen_edit_async.batch.rules.item import EditDefaults, Reading
 from qwen_edit_async.batch.sources import read_source
 from qwen_edit_async.cli import main
+from qwen_edit_async.errors import BadRequestError
 from qwen_edit_async.protocol.base import Reply
+from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.protocol.replies import error_from_reply
 from qwen_edit_async.text import without_signatures
 
@@ -116,3 +118,11 @@ def test_what_the_service_says_holds_no_signature():
     reply = Reply(status=400, body=json.dumps({"error": {"code": 1, "message": told}}).encode())
     for text in (failure.message, failure.provider_error, str(error_from_reply(reply))):
         assert "https://b.example/a.png?… can't be read" in text
+
+
+def test_the_reason_for_a_missing_price_holds_no_signature():
+    told = "https://b.example/a.png?X-Amz-Signature=abc can't be read"
+    body = json.dumps({"status": "failed", "data": {"cost": None, "reason": told}}).encode()
+    with pytest.raises(BadRequestError) as caught:
+        GenerationProtocol().read_estimate(Reply(status=200, body=body))
+    assert "https://b.example/a.png?… can't be read" in str(caught.value)
