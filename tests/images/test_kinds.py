@@ -28,8 +28,16 @@ from qwen_edit_async.images.kinds import (
 )
 from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.images.source import check_size
+from qwen_edit_async.models import EditRequest
 
 GIF = b"GIF89a" + bytes(20)
+
+
+def test_the_error_for_a_bad_presigned_url_holds_no_signature() -> None:
+    with pytest.raises(InvalidEditError) as caught:
+        EditRequest("https://b.example/a b.png?X-Amz-Signature=abc", "make it snow")
+    assert "https://b.example/a b.png?…" in str(caught.value)
+    assert "abc" not in str(caught.value)
 
 
 @pytest.mark.parametrize("image", [None, {"bytes": None, "path": None}])
@@ -327,6 +335,10 @@ class Named(io.BytesIO):
     name = "remote/b.png"
 
 
+class Presigned(io.BytesIO):
+    name = "https://b.example/a.png?X-Amz-Signature=abc"
+
+
 def picture_of_a_file(path: pathlib.Path) -> Image.Image:
     Image.new("RGB", (1, 1)).save(path)
     with Image.open(path) as picture:
@@ -348,6 +360,7 @@ def test_a_pil_image_is_called_by_its_file(tmp_path) -> None:
         ("https://example.com/secret", "image 2"),
         ("data:image/png;base64,AAAA", "image 2"),
         (Named(), "image 2 (remote/b.png)"),
+        (Presigned(), "image 2"),
         (io.BytesIO(), "image 2"),
         (b"abc", "image 2"),
         (Image.new("RGB", (1, 1)), "image 2"),
