@@ -106,10 +106,18 @@ def test_a_short_value_is_quoted_whole(tmp_path):
         ('{"url": "https://c.example/a?sv=1&sig=x%3D"}', '{"url": "https://c.example/a?…"}'),
         ("see https://docs.example/errors?code=7", "see https://docs.example/errors?code=7"),
         ("what is the signature=?", "what is the signature=?"),
+        ("see https://b.example/a?b=1?c&Signature=abc", "see https://b.example/a?…"),
+        ("https://b.example/a?b=1 https://b.example/a?sig=2", "https://b.example/a?b=1 https://b.example/a?…"),
     ],
 )
 def test_the_signature_of_a_url_is_cut_off(text, shown):
     assert without_signatures(text).endswith(shown)
+
+
+@pytest.mark.timeout(60)  # quadratic time would be hours
+def test_a_reply_full_of_question_marks_is_read_in_linear_time():
+    reply = Reply(status=400, body=json.dumps({"error": "?" * 1024 * 1024}).encode())
+    assert set(error_from_reply(reply).message) == {"?"}
 
 
 def test_what_the_service_says_holds_no_signature():
