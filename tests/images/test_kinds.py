@@ -382,6 +382,14 @@ def test_a_member_of_an_archive_in_memory_can_be_sent_though_its_path_has_no_fil
     assert upload.name == "image 1 (cat.gif)"
 
 
+def test_a_directory_of_an_archive_in_memory_is_refused() -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("cats/a.gif", GIF)
+    with pytest.raises(InvalidEditError, match=r"image 1 \(cats\) is a directory: give the files in it"):
+        prepare([zipfile.Path(zipfile.ZipFile(archive), "cats/")])
+
+
 def test_a_file_object_of_a_descriptor_is_called_by_its_position(tmp_path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     with (tmp_path / "x").open("rb") as file, open(file.fileno(), "rb", closefd=False) as unnamed:
