@@ -12,7 +12,9 @@ from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession,
 from qwen_edit_async.batch.rules.item import EditDefaults, Reading
 from qwen_edit_async.batch.sources import read_source
 from qwen_edit_async.cli import main
+from qwen_edit_async.errors import BadRequestError
 from qwen_edit_async.protocol.base import Reply
+from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.protocol.replies import error_from_reply
 from qwen_edit_async.text import without_signatures
 
@@ -104,10 +106,18 @@ def test_a_short_value_is_quoted_whole(tmp_path):
         ('{"url": "https://c.example/a?sv=1&sig=x%3D"}', '{"url": "https://c.example/a?…"}'),
         ("see https://docs.example/errors?code=7", "see https://docs.example/errors?code=7"),
         ("what is the signature=?", "what is the signature=?"),
+        ("see https://b.example/a?b=1?c&Signature=abc", "see https://b.example/a?…"),
+        ("https://b.example/a?b=1 https://b.example/a?sig=2", "https://b.example/a?b=1 https://b.example/a?…"),
     ],
 )
 def test_the_signature_of_a_url_is_cut_off(text, shown):
     assert without_signatures(text).endswith(shown)
+
+
+@pytest.mark.timeout(60)  # quadratic time would be hours
+def test_a_reply_full_of_question_marks_is_read_in_linear_time():
+    reply = Reply(status=400, body=json.dumps({"error": "?" * 1024 * 1024}).encode())
+    assert set(error_from_reply(reply).message) == {"?"}
 
 
 def test_what_the_service_says_holds_no_signature():
@@ -116,3 +126,11 @@ def test_what_the_service_says_holds_no_signature():
     reply = Reply(status=400, body=json.dumps({"error": {"code": 1, "message": told}}).encode())
     for text in (failure.message, failure.provider_error, str(error_from_reply(reply))):
         assert "https://b.example/a.png?… can't be read" in text
+
+
+def test_the_reason_for_a_missing_price_holds_no_signature():
+    told = "https://b.example/a.png?X-Amz-Signature=abc can't be read"
+    body = json.dumps({"status": "failed", "data": {"cost": None, "reason": told}}).encode()
+    with pytest.raises(BadRequestError) as caught:
+        GenerationProtocol().read_estimate(Reply(status=200, body=body))
+    assert "https://b.example/a.png?… can't be read" in str(caught.value)

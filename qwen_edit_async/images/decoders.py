@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from qwen_edit_async.images.findings import SAVE_ANEW, ImageError
 from qwen_edit_async.images.jpeg import coefficient_bytes
-from qwen_edit_async.images.kinds import HEAD_BYTES, MAX_PIXELS, sniff
+from qwen_edit_async.images.kinds import HEAD_BYTES, MAX_PIXELS, format_problem, sniff
 from qwen_edit_async.images.png import essentials
 from qwen_edit_async.log import log
 
@@ -233,6 +233,8 @@ def _read(file: IO[bytes], size: int) -> bytes:
 def _plugin(head: bytes, path: str) -> str:
     """Load the plugin for a file, and return its name."""
     plugin = sniff(head, path)
+    if problem := format_problem(plugin or "", fit=True):  # Pillow would run Ghostscript, even for a downloaded file
+        raise ImageError(problem)
     for load_plugins in (Image.preinit, Image.init):  # preinit loads the common plugins in a quarter of the time
         if plugin not in Image.OPEN:
             load_plugins()

@@ -114,7 +114,7 @@ def judge(file: IO[bytes], size: int, *, lenient: bool = False) -> Verdict:
         return _judge_png(file, size)
     if kind is None:
         return Verdict(problem=_describe(head))
-    article = "an" if kind[0] in "AI" else "a"
+    article = "an" if kind[0] in "AEI" else "a"
     damage = _damage(file, size, kind)
     share = _share(file, size, kind, damage) if damage in {CUT_SHORT, _UNDECODABLE} else 1.0
     if damage and (not lenient or share <= _HALF):

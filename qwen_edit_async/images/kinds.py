@@ -7,6 +7,7 @@ the file's extension.
 from __future__ import annotations
 
 import base64
+import contextlib
 import inspect
 import os
 import re
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 from qwen_edit_async.contract import MEDIA_TYPES
 from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.storage.bucket import BucketPath, is_pair
+from qwen_edit_async.text import without_signatures
 
 T = TypeVar("T")
 
@@ -256,9 +258,12 @@ def copyable(images: Any) -> Any:
 
 def image_name(image: object, position: int) -> str:
     """Return the name of an image in messages: its position, counted from 1, and its path if it has one."""
-    source = image if isinstance(image, str | os.PathLike) else getattr(image, "name", getattr(image, "filename", ""))
-    is_content = is_url(image) or is_data_uri(image) or is_bare_base64(image)
-    if is_content or not source or not isinstance(source, str | os.PathLike):
+    source: object = None
+    with contextlib.suppress(Exception):  # an object of another library can raise anything
+        is_path = isinstance(image, str | os.PathLike)
+        source = image if is_path else getattr(image, "name", None) or getattr(image, "filename", None)
+    is_content = is_url(source) or is_data_uri(source) or is_bare_base64(source)
+    if is_content or not isinstance(source, str | os.PathLike) or not source:
         return f"image {position}"
     return f"image {position} ({str(source)[:200]})"
 
@@ -362,7 +367,7 @@ def _check_text(image: str) -> None:
 
 
 def _text_error(kind: str, image: str, advice: str = "") -> ImageError:
-    return ImageError(f"{kind}: {image[:200]!r}{advice}", summary=f"{kind}{advice}")
+    return ImageError(f"{kind}: {without_signatures(image)[:200]!r}{advice}", summary=f"{kind}{advice}")
 
 
 def _check_array(image: ArrayLike) -> None:

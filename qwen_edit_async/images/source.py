@@ -112,6 +112,8 @@ def reading(errors: type[Exception] = OSError) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise ImageError("does not exist") from None
+    except IsADirectoryError:  # its text can fail: the name of an archive in memory is None
+        raise ImageError("is a directory: give the files in it") from None
     except errors as error:
         raise ImageError(f"can't be read: {getattr(error, 'strerror', None) or error}") from None
 
@@ -259,7 +261,9 @@ def _put_back(reader: Any) -> Iterator[None]:
         position = reader.tell()
     if inspect.iscoroutine(position):
         position.close()
-    yield
-    if isinstance(position, int):
-        with contextlib.suppress(Exception):
-            reader.seek(position)
+    try:
+        yield
+    finally:
+        if isinstance(position, int):
+            with contextlib.suppress(Exception):
+                reader.seek(position)

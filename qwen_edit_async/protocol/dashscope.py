@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, ClassVar
 
 import attrs
@@ -17,14 +18,14 @@ from qwen_edit_async.protocol.tasks import snapshot_of
 from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus, Usage
 
 _MODERATION_CODES = frozenset({"DataInspectionFailed", "data_inspection_failed"})
-_NAMELESS = "unnamed"
 
 
 @attrs.frozen
 class DashScopeProtocol(WireProtocol):
     """The protocol of Alibaba Model Studio.
 
-    The service has no tasks and no status checks. The id of the request serves as the task id.
+    The service has no tasks and no status checks. The id of the request serves as the task id. If the reply has no such
+    id, a hash of the reply takes its place.
     """
 
     name: ClassVar[str] = "dashscope"
@@ -49,7 +50,9 @@ class DashScopeProtocol(WireProtocol):
             APIResponseError: The reply can't be understood. The edit may have run, and may be charged.
         """
         error = error_from_reply(reply)
-        task_id = error.request_id if error.request_id is not None and is_task_id(error.request_id) else _NAMELESS
+        task_id = error.request_id or ""
+        if not is_task_id(task_id):  # results are saved under their ids, so each needs its own
+            task_id = f"unnamed-{hashlib.blake2s(reply.body, digest_size=4).hexdigest()}"
         if str(error.code).partition(".")[0] in _MODERATION_CODES:
             failure = TaskFailure(code=error.code, message=error.message)
             return TaskSnapshot(task_id=task_id, status=TaskStatus.FAILED, failure=failure)

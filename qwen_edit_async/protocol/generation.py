@@ -16,6 +16,7 @@ from qwen_edit_async.protocol.replies import cost_of, error_from_reply, first_te
 from qwen_edit_async.protocol.submissions import is_refusal, read_submission
 from qwen_edit_async.protocol.tasks import snapshot_of, status_word
 from qwen_edit_async.tasks import Estimate, TaskSnapshot
+from qwen_edit_async.text import without_signatures
 
 _NO_SUCH_CALL = frozenset({404, 405, 501})
 
@@ -91,7 +92,8 @@ class GenerationProtocol(WireProtocol):
         if not refused and (cost := cost_of(data.get("cost"))) is not None:
             return Estimate(cost=cost, currency=first_text(data, ("currency",)) or "", raw=document)
         if reason := first_text(data, ("reason",)):
-            raise BadRequestError(f"the service gives no price: {reason}", status_code=reply.status)
+            message = f"the service gives no price: {without_signatures(reason)}"
+            raise BadRequestError(message, status_code=reply.status)
         if refused or has_error(document):
             raise error_from_reply(reply)
         return super().read_estimate(reply)

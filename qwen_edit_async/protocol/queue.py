@@ -13,7 +13,14 @@ from qwen_edit_async.errors import APIResponseError, APIStatusError, BadRequestE
 from qwen_edit_async.models import EditParameters
 from qwen_edit_async.protocol.base import Call, Reply, WireProtocol
 from qwen_edit_async.protocol.bodies import IMAGE, TEXT, given_parameters
-from qwen_edit_async.protocol.replies import as_text, error_from_reply, first_text, has_error, load_object
+from qwen_edit_async.protocol.replies import (
+    as_text,
+    error_from_reply,
+    first_text,
+    has_error,
+    has_plain_error,
+    load_object,
+)
 from qwen_edit_async.protocol.submissions import read_submission
 from qwen_edit_async.protocol.tasks import snapshot_of, status_of, status_word
 from qwen_edit_async.protocol.urls import path_below
@@ -78,7 +85,7 @@ class QueueProtocol(WireProtocol):
         status, failure = snapshot.status, snapshot.failure
         if not snapshot.status_word:
             status = _status_without_word(document, reply, task)
-        if status is TaskStatus.COMPLETED and (failure is not None or has_error({**document, "message": None})):
+        if status is TaskStatus.COMPLETED and (failure is not None or has_plain_error(document)):
             status = TaskStatus.FAILED
         if status is TaskStatus.FAILED:
             failure = _explained(document, failure or TaskFailure())

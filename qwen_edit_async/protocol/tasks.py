@@ -112,8 +112,8 @@ def _status_and_failure(
         if has_pictures:
             status = TaskStatus.COMPLETED
         elif word is not None and (
-            failure is not None or has_error({**document, "message": None})
-        ):  # a message alone is not an error: it may say "please wait"
+            failure is not None or has_error({**document, "message": None, "detail": None})
+        ):  # a message or a detail alone is not an error: it may say "please wait"
             status = TaskStatus.FAILED
     if status is TaskStatus.FAILED and failure is None and has_error(document):
         failure = TaskFailure(code=error_code_of(document), message=first_text(document, MESSAGE_NAMES) or "")
@@ -187,7 +187,7 @@ def _urls_in(output: Any, depth: int = _MAX_DEPTH) -> Iterator[str]:
         case dict() if pictures := [output[name] for name in _PICTURE_NAMES if name in output]:
             url = next((url for url in pictures if isinstance(url, str) and url), None)
             nested = next((inner for inner in pictures if isinstance(inner, list | dict)), None)
-            yield from (url or "",) if url or nested is None else _urls_in(nested, depth and depth - 1)
+            yield from (url or "",) if url or nested is None or not depth else _urls_in(nested, depth - 1)
         case dict() if depth:
             found = [tuple(_urls_in(output[name], depth - 1)) for name in _NESTED_NAMES if name in output]
             yield from max(found, key=any, default=())  # the first member with a URL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import pathlib
+import zipfile
 
 import numpy as np
 import pytest
@@ -27,8 +28,16 @@ from qwen_edit_async.images.kinds import (
 )
 from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.images.source import check_size
+from qwen_edit_async.models import EditRequest
 
 GIF = b"GIF89a" + bytes(20)
+
+
+def test_the_error_for_a_bad_presigned_url_holds_no_signature() -> None:
+    with pytest.raises(InvalidEditError) as caught:
+        EditRequest("https://b.example/a b.png?X-Amz-Signature=abc", "make it snow")
+    assert "https://b.example/a b.png?…" in str(caught.value)
+    assert "abc" not in str(caught.value)
 
 
 @pytest.mark.parametrize("image", [None, {"bytes": None, "path": None}])
@@ -326,6 +335,10 @@ class Named(io.BytesIO):
     name = "remote/b.png"
 
 
+class Presigned(io.BytesIO):
+    name = "https://b.example/a.png?X-Amz-Signature=abc"
+
+
 def picture_of_a_file(path: pathlib.Path) -> Image.Image:
     Image.new("RGB", (1, 1)).save(path)
     with Image.open(path) as picture:
@@ -347,6 +360,7 @@ def test_a_pil_image_is_called_by_its_file(tmp_path) -> None:
         ("https://example.com/secret", "image 2"),
         ("data:image/png;base64,AAAA", "image 2"),
         (Named(), "image 2 (remote/b.png)"),
+        (Presigned(), "image 2"),
         (io.BytesIO(), "image 2"),
         (b"abc", "image 2"),
         (Image.new("RGB", (1, 1)), "image 2"),
@@ -355,6 +369,25 @@ def test_a_pil_image_is_called_by_its_file(tmp_path) -> None:
 )
 def test_an_image_is_called_by_its_position_and_its_file(image: object, name: str) -> None:
     assert image_name(image, 2) == name
+
+
+def test_a_member_of_an_archive_in_memory_can_be_sent_though_its_path_has_no_file_name() -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file, file.open("cat.gif", "w") as picture:
+        Image.new("RGB", (400, 400)).save(picture, "GIF")
+    member = zipfile.Path(zipfile.ZipFile(archive), "cat.gif")
+    with pytest.raises(TypeError):
+        _ = member.filename
+    (upload,) = prepare([member])
+    assert upload.name == "image 1 (cat.gif)"
+
+
+def test_a_directory_of_an_archive_in_memory_is_refused() -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("cats/a.gif", GIF)
+    with pytest.raises(InvalidEditError, match=r"image 1 \(cats\) is a directory: give the files in it"):
+        prepare([zipfile.Path(zipfile.ZipFile(archive), "cats/")])
 
 
 def test_a_file_object_of_a_descriptor_is_called_by_its_position(tmp_path) -> None:

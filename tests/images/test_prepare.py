@@ -287,6 +287,22 @@ def test_a_file_object_is_put_back_for_the_next_edit(large_jpeg) -> None:
     assert content(file, file) == content(file) == large_jpeg
 
 
+def test_a_file_object_is_put_back_even_if_reading_it_fails(large_jpeg) -> None:
+    class Flaky(io.BytesIO):
+        faults = 1
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() and self.faults:
+                self.faults -= 1
+                raise OSError("the network is down")
+            return super().read(size)
+
+    file = Flaky(large_jpeg)
+    with pytest.raises(InvalidEditError, match="the network is down"):
+        prepare([file])
+    assert content(file) == large_jpeg
+
+
 def test_a_stream_gives_its_image_to_one_edit(large_jpeg) -> None:
     class Stream(io.BytesIO):
         def seek(self, offset: int, whence: int = 0, /) -> int:

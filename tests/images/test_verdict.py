@@ -9,9 +9,11 @@ import struct
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
+from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.images.integrity import Verdict, judge
+from qwen_edit_async.images.pillow import decode, thumbnail
 
 
 def picture(kind: str, **options: object) -> bytes:
@@ -233,3 +235,16 @@ def test_the_boxes_of_an_avif_are_followed(boxes, complete) -> None:
 )
 def test_a_file_gets_the_ending_of_its_format(asked, given) -> None:
     assert verdict(picture("JPEG")).rename(Path("folder") / asked) == Path("folder") / given
+
+
+def test_ghostscript_never_runs_a_downloaded_file(monkeypatch) -> None:
+    content = picture("EPS")
+    runs: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *drawing: runs.append(drawing))
+    assert verdict(content).problem == "it is an EPS file that is damaged"
+    assert verdict(content, lenient=True).kind == "EPS"  # paid for, so kept
+    with pytest.raises(ImageError, match="a drawing without pixels"):
+        decode(content)
+    with pytest.raises(ImageError, match="a drawing without pixels"):
+        thumbnail(io.BytesIO(content), 64)
+    assert not runs

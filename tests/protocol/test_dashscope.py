@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -86,13 +87,18 @@ def test_pictures_are_kept_whatever_stands_beside_them() -> None:
     [
         ({}, {"x_request_id": "h"}, "h"),
         ({"request_id": "b"}, {}, "b"),
-        ({}, {}, "unnamed"),
-        ({"request_id": "a b"}, {}, "unnamed"),
+        ({}, {}, r"unnamed-\w+"),
+        ({"request_id": "a b"}, {}, r"unnamed-\w+"),
     ],
     ids=repr,
 )
 def test_a_result_without_an_id_is_kept(members: Any, headers: dict[str, str], task_id: str) -> None:
-    assert answered({"output": choices("https://r/1"), **members}, **headers).task_id == task_id
+    assert re.fullmatch(task_id, answered({"output": choices("https://r/1"), **members}, **headers).task_id)
+
+
+def test_results_without_ids_have_different_names_so_that_no_saved_picture_replaces_another() -> None:
+    results = [answered({"output": choices(f"https://r/{number}")}) for number in range(10)]
+    assert len({result.task_id for result in results}) == 10
 
 
 @pytest.mark.parametrize("status", [200, 400])

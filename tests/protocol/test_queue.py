@@ -186,8 +186,12 @@ def test_a_completed_request_that_has_an_error_failed(members: Any, failure: Tas
     assert QUEUE.result_call(snapshot) is None
 
 
-@pytest.mark.parametrize("members", [{"error": None}, {"error": {}}, {"error": ""}, {"message": "done"}], ids=repr)
-def test_an_empty_error_is_none(members: Any) -> None:
+@pytest.mark.parametrize(
+    "members",
+    [{"error": None}, {"error": {}}, {"error": ""}, {"message": "done"}, {"detail": "done in 9 s"}, {"code": 7}],
+    ids=repr,
+)
+def test_a_completed_request_without_a_plain_error_is_completed(members: Any) -> None:
     assert asked({"status": "COMPLETED", **members}).status is TaskStatus.COMPLETED
 
 

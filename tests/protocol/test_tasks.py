@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wire_replies import FLAT, TASK, asked, reply
 
 from qwen_edit_async.protocol.base import Reply
-from qwen_edit_async.protocol.tasks import STATUS_WORDS
+from qwen_edit_async.protocol.tasks import STATUS_WORDS, snapshot_of
 from qwen_edit_async.tasks import TaskFailure, TaskSnapshot, TaskStatus, Usage
 
 
@@ -132,7 +132,10 @@ def test_an_unknown_word_with_an_error_means_failed(word: str, members: Any, fai
 @pytest.mark.parametrize("word", END_WORDS)
 @pytest.mark.parametrize(
     "members",
-    [{}, {"error": None}, {"error": {}}, {"code": 0, "message": "success"}, {"message": "please wait"}, {"output": []}],
+    [
+        *({}, {"error": None}, {"error": {}}, {"code": 0, "message": "success"}, {"output": []}),
+        *({"message": "please wait"}, {"detail": "please wait"}),
+    ],
     ids=repr,
 )
 def test_an_unknown_word_with_neither_means_in_progress(word: str, members: Any) -> None:
@@ -329,3 +332,11 @@ def test_progress_is_a_share_or_unknown(progress: object, expected: float | None
 @pytest.mark.parametrize("metadata", [None, [], "x", 5], ids=repr)
 def test_metadata_that_is_no_object_is_empty(metadata: object) -> None:
     assert asked(metadata=metadata).metadata == {}
+
+
+def test_pictures_nested_deeper_than_the_interpreter_can_follow_are_none() -> None:
+    nested: dict[str, Any] = {"url": 1}
+    for _ in range(5_000):
+        nested = {"url": nested}
+    snapshot = snapshot_of({"status": "completed", "output": nested}, "task-1")
+    assert (snapshot.status, snapshot.urls) == (TaskStatus.COMPLETED, ())
