@@ -168,17 +168,27 @@ def _pattern_items(search: Search, pattern: str, base: str) -> Iterator[SourceIt
 
     if not glob.has_magic(pattern):
         raise ConfigurationError(f"there is no file or folder {quoted(pattern)}{advice()}")
-    folder = pattern
-    while glob.has_magic(folder):  # the folder before the first wildcard
-        folder = os.path.dirname(folder)
     where = f"the files that match {quoted(pattern)}"
-    return search.items(search.matches_of(pattern, base), where, os.path.join(base, folder), advice)
+    return search.items(search.matches_of(pattern, base), where, os.path.join(base, _folder_of(pattern)), advice)
+
+
+def _folder_of(pattern: str) -> str:
+    """Return the folder before the first wildcard of a pattern."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)
+    return pattern
 
 
 def table_folder(source: Source, base: str = "") -> str:
-    """Return the folder from which relative paths in a table file start; empty for any other source."""
-    tables = _tables_of(source, base) if isinstance(source, str | os.PathLike) else ()
-    return str(tables[0].parent) if tables else ""
+    """Return the folder that the identities of a table file's rows are relative to; empty for any other source.
+
+    It does not depend on which files match a pattern, because a new file must not change the rows of other files.
+    """
+    if not isinstance(source, str | os.PathLike) or not (tables := _tables_of(source, base)):
+        return ""
+    if isinstance(tables[0], BucketPath) or os.path.exists(Path(base, source)):
+        return str(tables[0].parent)
+    return str(Path(base, _folder_of(str(source))))
 
 
 def _folder_advice(folder: Path, *, recursive: bool) -> str:
