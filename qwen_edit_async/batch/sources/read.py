@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import attrs
 
-from qwen_edit_async.batch.rules.item import Reading, SourceItem
+from qwen_edit_async.batch.rules.item import EditDefaults, Reading, SourceItem
 from qwen_edit_async.batch.sources.buckets import bucket_items, files_of
 from qwen_edit_async.batch.sources.folders import PICTURE, Search, is_picture
 from qwen_edit_async.batch.sources.frames import dataset_items, frame_items, parquet_items
@@ -92,7 +92,7 @@ def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
     if has_ending and os.path.isfile(path):
         return [path]
     if not os.path.isdir(path):
-        return _parts(Path(base), glob.iglob(str(source), root_dir=base or None))
+        return _parts(Path(base), Search(Reading(EditDefaults())).matches_of(str(source), base))
     try:
         return _parts(path, os.listdir(path))
     except OSError:  # the search for pictures reports the error later

@@ -63,6 +63,14 @@ def test_a_new_part_in_another_folder_does_not_change_the_identities_of_other_ro
     assert identities()[1:] == before
 
 
+def test_two_stars_match_parts_in_any_folder(parts, tmp_path):
+    deep = parts / "x" / "y"
+    deep.mkdir(parents=True)
+    (parts / "part-2.parquet").rename(deep / "part-2.parquet")
+    items = read_source("parts/**/*.parquet", Reading(SNOW, base=str(tmp_path)))
+    assert [item.request.key for item in items if item.request] == ["a", "b", "c"]
+
+
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(parts):
     path = (parts / "part-0.parquet").rename(parts / "part[0].parquet")
     assert len(list(read_source(path, Reading(SNOW)))) == 2
