@@ -69,6 +69,8 @@ def dataset_items(dataset: Any, reading: Reading) -> Iterator[SourceItem]:
 
     Image files in the dataset are not decoded. Image paths are relative to the working directory.
     """
+    if dataset.column_names is None:
+        raise ConfigurationError("the dataset's columns are not known: name them with features= or cast()")
     rows = Rows("", reading)
     names = rows.check_columns("the dataset", dataset.column_names)
     for name, feature in dataset.features.items():
