@@ -87,7 +87,8 @@ def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
     has_ending = path.suffix.lower() in _TABLE_ENDINGS
     if isinstance(path, BucketPath):
         is_pattern = glob.has_magic(path.name)
-        parts = _parts(path.parent if is_pattern else path, (name for name, _ in files_of(path)))
+        names = (name.partition("/")[0] for name, _ in files_of(path, recursive=not is_pattern))
+        parts = _parts(path.parent if is_pattern else path, names)
         return [path] if has_ending and not is_pattern and not parts else parts
     if has_ending and os.path.isfile(path):
         return [path]
