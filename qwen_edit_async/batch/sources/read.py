@@ -129,6 +129,8 @@ def read_source(source: Source, reading: Reading) -> Iterator[SourceItem]:
         return _with_rows(dataset_items(source, reading), "the dataset")
     if not isinstance(source, str | os.PathLike):
         return _with_rows(frame_items(source, reading), "the data frame")
+    if not str(source):
+        raise ConfigurationError('the source is empty text: give a folder, such as "." for the working directory')
     if tables := _tables_of(source, reading.base):
         items_of = _TABLES.get(tables[0].suffix.lower())
         items = parquet_items(tables, reading) if items_of is None else items_of(tables[0], reading)
