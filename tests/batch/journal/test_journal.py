@@ -526,6 +526,26 @@ def test_the_lock_of_another_process_ends_with_it_however_it_dies(tmp_path):
         pass
 
 
+FORKER = """
+import os, pathlib, sys
+from qwen_edit_async.batch.journal.lock import run_lock
+path = pathlib.Path(sys.argv[1])
+reader, writer = os.pipe()
+with run_lock(path):
+    if not os.fork():
+        os.close(writer)
+        os.read(reader, 1)  # until the parent has ended
+        os._exit(0)
+with run_lock(path):
+    pass
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+def test_the_lock_ends_with_the_run_although_a_process_that_was_forked_meanwhile_lives_on(tmp_path):
+    subprocess.run([sys.executable, "-c", FORKER, str(tmp_path / LOCK_NAME)], check=True)
+
+
 async def test_errors_of_the_lock_itself_are_not_taken_for_an_answer(tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "the disk failed")
