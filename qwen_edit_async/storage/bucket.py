@@ -219,17 +219,20 @@ class BucketPart(Part[BucketPath]):
         """Write the file to the bucket; see :meth:`Part.commit`. An existing file with the same content is accepted."""
         with self._lock, self._file:
             size = self._file.seek(0, os.SEEK_END)
-            if target != self._target and target.exists():
+            if target != self._target and target.exists() and not self._is_in(target):
                 target = self._target
             try:
                 target.put(self._file)
             except FileExistsError:
-                # An earlier run may have been killed just after it wrote the file.
-                self._file.seek(0)
-                with target.open() as known:
-                    if known.read() != self._file.read():
-                        raise
+                if not self._is_in(target):
+                    raise
             return attrs.evolve(target, size=size)
+
+    def _is_in(self, target: BucketPath) -> bool:
+        # An earlier run may have been killed just after it wrote the file.
+        self._file.seek(0)
+        with target.open() as known:
+            return known.read() == self._file.read()
 
 
 class _Reader(io.RawIOBase):

@@ -218,6 +218,9 @@ def test_another_name_than_the_planned_one_replaces_no_file(memory):
     part = new_part(memory / "a.png")
     part.finish(0, [b"new"], lambda _, size: size)
     assert part.commit(memory / "a.webp") == memory / "a.png"
+    part = new_part(memory / "a.png")
+    part.finish(0, [b"before"], lambda _, size: size)
+    assert part.commit(memory / "a.webp") == memory / "a.webp"  # an earlier run was killed just after it wrote the file
 
 
 def test_a_store_that_cannot_sign_has_no_signed_urls(bucket, memory):
