@@ -70,6 +70,13 @@ def test_a_dataset_whose_columns_are_not_known_is_refused():
     assert str(item.request.images[0]) == "a.png"
 
 
+def test_the_cells_of_a_streamed_row_may_be_in_any_order():
+    features = datasets.Features({name: datasets.Value("string") for name in ("image", "instruction", "key")})
+    streamed = datasets.IterableDataset.from_generator(lambda: iter([{"image": "a.png", "key": "a"}]))
+    (item,) = read_source(streamed.map(lambda _: {"instruction": "snow"}, features=features), Reading(SNOW))
+    assert (str(item.request.images[0]), item.request.instruction, item.request.key) == ("a.png", "snow", "a")
+
+
 @pytest.mark.anyio
 async def test_a_dataset_is_edited_once(photos, tmp_path):
     pictures = [Image.new("RGB", (400, 400), color) for color in ("#112233", "#445566")]
