@@ -232,6 +232,16 @@ def test_images_are_not_waited_for_forever():
         assert runner.run(receive()) == 60
 
 
+async def test_images_that_come_just_after_the_wait_for_them_has_ended_are_dropped():
+    delivery = Delivery()
+    waiting = asyncio.create_task(delivery.receive("a"))
+    await delivery.wanted.wait()
+    waiting.cancel()
+    delivery.send([PHOTO])
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
 async def test_a_hub_that_does_not_answer_fails_no_row(photo, tmp_path):
     class WrappedError(Exception):
         cause = ConfigurationError("no API key")

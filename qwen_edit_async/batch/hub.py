@@ -202,7 +202,10 @@ class EditHub:
             SessionClosedError: If the hub is not open.
         """
         run = self._require_open()
-        if not await run.journal.do(Store.save_elsewhere, name, files, error):
+        # Other types, such as NumPy's, would break the journal, and with it all other edits.
+        files = [(str(file), int(size)) for file, size in files]
+        error = None if error is None else str(error)
+        if not await run.journal.do(Store.save_elsewhere, str(name), files, error):
             return
         if error is not None:
             run.count_unsaved(error, earlier=name in self._unsaved)

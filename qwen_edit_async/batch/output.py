@@ -13,7 +13,7 @@ import attrs
 
 from qwen_edit_async.batch.rules.identity import folded, image_locator
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
-from qwen_edit_async.images.kinds import is_url
+from qwen_edit_async.images.kinds import HEAD_BYTES, is_url, sniff
 from qwen_edit_async.models import EditRequest, requested_pictures
 from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.part import PART_NAME_CHARACTERS
@@ -168,5 +168,8 @@ def _ends_well(path: str, size: int) -> bool:
     with open(path, "rb", buffering=0) as file:
         if file.seek(0, os.SEEK_END) != size:
             return False
+        file.seek(0)
+        if not path.endswith(".png") or sniff(file.read(HEAD_BYTES)) not in {"PNG", None}:
+            return True  # a picture in another format, which keeps the ending .png if its own name is taken
         file.seek(max(0, size - _TAIL_BYTES))
-        return not path.endswith(".png") or _PNG_END in file.read()
+        return _PNG_END in file.read()

@@ -147,7 +147,7 @@ def report_html(facts: Mapping[str, object], failures: Iterable[str], page: str)
 
 
 def _page_link(page: str) -> str:
-    path = relative_path(page, os.curdir)
+    path = None if "://" in page else relative_path(page, os.curdir)  # a page in a bucket has no relative path
     if path is None:
         return escape(page)
     return f'<a href="{href(path)}" target="_blank" rel="noopener">{escape(path)}</a>'

@@ -50,7 +50,7 @@ class Delivery:
 
     def send(self, images: Images) -> None:
         """Deliver the images, or the reason why they can't be sent. Drop them unless the edit waits for images."""
-        if self.wanted.is_set():
+        if self.wanted.is_set() and not self._images.done():  # done: the wait has timed out or was cancelled
             self.wanted.clear()
             self._images.set_result(images)
 

@@ -23,13 +23,14 @@ import attrs
 
 from qwen_edit_async.errors import ConfigurationError
 from qwen_edit_async.storage.part import Part
-from qwen_edit_async.text import without_signatures
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, ReadableFile
     from obstore.store import ObjectStore
 
 _URL: Final = re.compile("(s3|gs|az)://([^/]+)/*(.*)", re.DOTALL | re.IGNORECASE)
+_USER: Final = re.compile(r"(?<=://)[^\s\"'/?#]*@")
+_QUERY: Final = re.compile(r"\?[^\s\"'<>]*")
 _SCHEMES: Final = {"S3Store": "s3", "GCSStore": "gs", "AzureStore": "az", "LocalStore": "file"}
 
 _SIGNED_FOR: Final = timedelta(hours=12)
@@ -218,17 +219,20 @@ class BucketPart(Part[BucketPath]):
         """Write the file to the bucket; see :meth:`Part.commit`. An existing file with the same content is accepted."""
         with self._lock, self._file:
             size = self._file.seek(0, os.SEEK_END)
-            if target != self._target and target.exists():
+            if target != self._target and target.exists() and not self._is_in(target):
                 target = self._target
             try:
                 target.put(self._file)
             except FileExistsError:
-                # An earlier run may have been killed just after it wrote the file.
-                self._file.seek(0)
-                with target.open() as known:
-                    if known.read() != self._file.read():
-                        raise
+                if not self._is_in(target):
+                    raise
             return attrs.evolve(target, size=size)
+
+    def _is_in(self, target: BucketPath) -> bool:
+        # An earlier run may have been killed just after it wrote the file.
+        self._file.seek(0)
+        with target.open() as known:
+            return known.read() == self._file.read()
 
 
 class _Reader(io.RawIOBase):
@@ -293,7 +297,8 @@ def _root_of(store: Any) -> str:
     """Return the URL of a store, which identifies the store in a journal."""
     kind, config = type(store).__name__, getattr(store, "config", {})
     if kind == "HTTPStore":
-        return str(store.url).rstrip("/")
+        url = urlsplit(str(store.url))
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}".rstrip("/")  # the rest may be secret
     if kind == "MemoryStore":
         return f"memory://{id(store):x}"
     host = urlsplit(config.get("endpoint", "")).netloc
@@ -302,9 +307,9 @@ def _root_of(store: Any) -> str:
 
 
 def _reason_of(error: Exception) -> str:
-    """Return the first line of an error's text. Omit the XML of a reply, which may name the account."""
+    """Return the first line of an error's text. Omit the secrets of URLs, and XML, which may name the account."""
     line, *_ = str(error).partition("\n")
-    return without_signatures(line).partition("<")[0].rstrip(": ")[:200]
+    return _QUERY.sub("?…", _USER.sub("", line)).partition("<")[0].rstrip(": ")[:200]
 
 
 @functools.lru_cache(maxsize=64)

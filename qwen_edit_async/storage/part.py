@@ -55,7 +55,8 @@ class Part(abc.ABC, Generic[P]):
     def commit(self, target: P) -> P:
         """Move the file to ``target``, and return the final path.
 
-        If ``target`` differs from the planned name and already exists, the file gets the planned name instead.
+        If ``target`` differs from the planned name, and a file with other content has it, the file gets the planned
+        name instead.
 
         Raises:
             OSError: The file can't be written, or another file has its final name.
@@ -89,11 +90,15 @@ class PartFile(Part[Path]):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            if target != self._target and target.exists():
+            if target != self._target and self._is_taken(target):
                 target = self._target
-            if not self._replace and target.exists() and not filecmp.cmp(self._path, target, shallow=False):
+            if not self._replace and self._is_taken(target):
                 raise FileExistsError(errno.EEXIST, "another file has this name", str(target))
             return self._path.replace(target)
+
+    def _is_taken(self, target: Path) -> bool:
+        # An earlier run may have been killed just after it wrote the file.
+        return target.exists() and not filecmp.cmp(self._path, target, shallow=False)
 
     def close(self) -> None:
         """Close the file, and remove it unless it has its final name."""

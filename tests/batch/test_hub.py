@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import attrs
+import numpy as np
 import pytest
 from bulk_runs import LOSES_SIGHT, PHOTO, pictures, service, states, until
 
@@ -350,6 +351,18 @@ async def test_a_hub_in_a_task_that_is_cancelled_ends_in_order(job, request_of):
         outcome = await calls[0]
     assert (outcome.status, outcome.task_id) == ("submitted", next(iter(emulator.tasks)))
     assert attrs.asdict(outcome)["error"] == "the hub was closed"
+
+
+async def test_what_a_caller_records_does_not_break_the_hub_whatever_its_types(job, request_of):
+    async with service() as (_, session), EditHub(job, session, save=False) as hub:
+        assert (await hub.edit(request_of())).name == "a"
+        with pytest.raises(JournalError, match=r"has no edit with the name '\\ud800'"):
+            await hub.record("\ud800")
+        await hub.record("a", error=OSError("the disk is full"))
+        assert (await hub.edit(request_of())).error == "the disk is full"
+        await hub.record("a", [(Path("a-0.png"), np.int64(10))])
+        (saved,) = (await hub.edit(request_of())).files
+        assert saved == job / "a-0.png"
 
 
 async def test_a_hub_that_does_not_save_answers_with_urls_and_records_what_its_callers_say(job, request_of):

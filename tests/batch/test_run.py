@@ -1569,3 +1569,17 @@ async def test_a_key_of_two_requests_is_the_first_ones_even_if_that_can_not_be_s
         missing.write_bytes(OTHER_PHOTO)
         assert ((await batch.plan()).submit, (await batch.run(session)).saved) == (1, 1)
         assert emulator.statistics().tasks_created == 1
+
+
+async def test_a_picture_that_lacks_its_own_ending_is_checked_by_its_content(tmp_path):
+    (tmp_path / "a-0.webp").write_bytes(b"a file of the user")
+    webp = encode(Image.new("RGB", (64, 64)), "WEBP")
+    batch = EditBatch([EditRequest(PHOTO, "make it snow", key="a")], tmp_path)
+    async with service(Fault.wrong_download(webp, "image/webp").on("download")) as (emulator, session):
+        for _ in range(2):
+            assert (await batch.run(session)).ok
+        assert emulator.statistics().downloads == 1
+        assert (tmp_path / "a-0.png").read_bytes() == webp
+        (tmp_path / "a-0.png").write_bytes(bytes(len(webp)))  # as after a power cut
+        assert (await batch.run(session)).ok
+        assert emulator.statistics().downloads == 2

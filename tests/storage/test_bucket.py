@@ -61,6 +61,8 @@ def test_anything_else_is_not_in_a_bucket(value):
         (GCSStore("photos", skip_signature=True), "gs://photos/a.png"),
         (AzureStore("photos", account_name="me", account_key="a2V5"), "az://photos/a.png"),
         (HTTPStore("https://photos.example/cats/"), "https://photos.example/cats/a.png"),
+        (HTTPStore(f"https://me:{SECRET}@photos.example/cats"), "https://photos.example/cats/a.png"),
+        (HTTPStore(f"https://photos.example/cats?token={SECRET}"), "https://photos.example/cats/a.png"),
         (LocalStore("/tmp"), "file://tmp/a.png"),
     ],
 )
@@ -159,10 +161,12 @@ def test_a_missing_file_is_an_error_of_its_own(bucket):
             read()
 
 
+@pytest.mark.parametrize("query", ["sig", "token"])
 @pytest.mark.parametrize("kind", ["PermissionDeniedError", "UnauthenticatedError", "GenericError"])
-def test_an_error_holds_no_credentials(memory, monkeypatch, kind):
+def test_an_error_holds_no_credentials(memory, monkeypatch, kind, query):
     def head(*_):
-        told = f"Error performing HEAD https://b.example/a?sig={SECRET} in 1s - 403 Forbidden: <Error>{SECRET}</Error>"
+        url = f"https://me:{SECRET}@b.example/a?{query}={SECRET}"
+        told = f"Error performing HEAD {url} in 1s - 403 Forbidden: <Error>{SECRET}</Error>"
         raise getattr(obstore.exceptions, kind)(told + f"\n\nDebug source: {SECRET}")
 
     monkeypatch.setattr(obstore, "head", head)
@@ -214,6 +218,9 @@ def test_another_name_than_the_planned_one_replaces_no_file(memory):
     part = new_part(memory / "a.png")
     part.finish(0, [b"new"], lambda _, size: size)
     assert part.commit(memory / "a.webp") == memory / "a.png"
+    part = new_part(memory / "a.png")
+    part.finish(0, [b"before"], lambda _, size: size)
+    assert part.commit(memory / "a.webp") == memory / "a.webp"  # an earlier run was killed just after it wrote the file
 
 
 def test_a_store_that_cannot_sign_has_no_signed_urls(bucket, memory):

@@ -73,6 +73,13 @@ def test_parts_are_one_table(bucket, source):
     ]
 
 
+def test_a_folder_with_parts_in_a_subfolder_is_no_table(bucket):
+    for name in ("part-0.parquet", "more/part-1.parquet"):
+        put(bucket / "parts" / name, parquet("a"))
+    assert not is_table(bucket / "parts")
+    assert table_folder(bucket / "parts/*.parquet") == f"{bucket}/parts"
+
+
 @pytest.fixture
 def photos(bucket) -> BucketPath:
     for name in ("a.png", "b[1].JPG", "more/c.webp", ".hidden.png", "more/.trash/d.png", "notes.txt", "out/a-0.png"):

@@ -23,6 +23,14 @@ def test_another_name_than_the_planned_one_replaces_no_file(tmp_path):
     assert (tmp_path / "a.webp").read_bytes() == b"before"
 
 
+def test_another_name_than_the_planned_one_is_kept_if_that_file_was_written_before(tmp_path):
+    (tmp_path / "a.webp").write_bytes(b"same")
+    part = PartFile(tmp_path / "a.png", replace=False)
+    part.finish(0, [b"same"], size_of)
+    assert part.commit(tmp_path / "a.webp") == tmp_path / "a.webp"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.webp"]
+
+
 def test_a_file_has_its_name_only_when_it_is_complete(tmp_path):
     target = tmp_path / "new" / "a.png"
     part = PartFile(target)

@@ -208,9 +208,10 @@ class Store:
         Raises:
             JournalError: If no edit has that name.
         """
-        if not self.is_taken(folded(name)):
+        folded_name = to_column(folded(name))
+        if not self.is_taken(folded_name):
             raise JournalError(f"the journal {self._path} has no edit with the name {quoted(name)}")
-        completed = self._select("folded_name = ? AND state = 'completed'", folded(name))
+        completed = self._select("folded_name = ? AND state = 'completed'", folded_name)
         for entry in completed:
             if problem is None:
                 self.move(entry.number, State.SAVED, files=files, reason=None, problem=None)

@@ -23,7 +23,7 @@ def run_lock(path: Path) -> Iterator[None]:
         JournalError: If another run holds the lock, or if the file system has no locks.
         OSError: If the file can't be opened, or can't be locked for another reason.
     """
-    with path.open("a+b") as file:  # closing the file frees the lock
+    with path.open("a+b") as file:
         try:
             _lock(file)
         except OSError as error:
@@ -38,7 +38,10 @@ def run_lock(path: Path) -> Iterator[None]:
                     hint="choose an output folder on another file system",
                 ) from None
             raise
-        yield
+        try:
+            yield
+        finally:
+            _unlock(file)
 
 
 def _lock(file: IO[bytes]) -> None:
@@ -51,3 +54,12 @@ def _lock(file: IO[bytes]) -> None:
         import fcntl  # noqa: PLC0415  # does not exist on Windows
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _unlock(file: IO[bytes]) -> None:
+    """Free the lock. Closing the file would not free it while a process that was forked meanwhile has it open, too."""
+    if sys.platform != "win32":  # Windows does not fork, so closing the file frees the lock
+        import fcntl  # noqa: PLC0415  # does not exist on Windows
+
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable
 from decimal import Decimal
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final, TypeVar
 
 import cattrs
@@ -100,4 +101,9 @@ def read_only_address(path: Path) -> str:
         mode = "mode=ro"
     else:  # no run has the journal open, so nothing changes it
         mode = "mode=ro&immutable=1"
-    return f"{path.absolute().as_uri()}?{mode}"
+    return f"{uri_of(path.absolute())}?{mode}"
+
+
+def uri_of(path: PurePath) -> str:
+    """Return the URI of a file, without a host, because SQLite refuses the host of a Windows share."""
+    return re.sub("^file://(?!/)", "file:////", path.as_uri())

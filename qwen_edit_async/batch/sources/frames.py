@@ -69,12 +69,16 @@ def dataset_items(dataset: Any, reading: Reading) -> Iterator[SourceItem]:
 
     Image files in the dataset are not decoded. Image paths are relative to the working directory.
     """
+    columns = dataset.column_names
+    if columns is None:
+        raise ConfigurationError("the dataset's columns are not known: name them with features= or cast()")
     rows = Rows("", reading)
-    names = rows.check_columns("the dataset", dataset.column_names)
+    names = rows.check_columns("the dataset", columns)
     for name, feature in dataset.features.items():
         if getattr(feature, "decode", False):  # a column of images or other files
             dataset = dataset.cast_column(name, dataclasses.replace(feature, decode=False))
-    values = (row.values() for row in dataset.with_format(None))
+    # The members of a streamed row can be in another order than the columns.
+    values = ([row.get(column) for column in columns] for row in dataset.with_format(None))
     return _items(rows, names, values, 0, "the dataset")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import attrs
 
-from qwen_edit_async.batch.rules.item import Reading, SourceItem
+from qwen_edit_async.batch.rules.item import EditDefaults, Reading, SourceItem
 from qwen_edit_async.batch.sources.buckets import bucket_items, files_of
 from qwen_edit_async.batch.sources.folders import PICTURE, Search, is_picture
 from qwen_edit_async.batch.sources.frames import dataset_items, frame_items, parquet_items
@@ -87,12 +87,13 @@ def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
     has_ending = path.suffix.lower() in _TABLE_ENDINGS
     if isinstance(path, BucketPath):
         is_pattern = glob.has_magic(path.name)
-        parts = _parts(path.parent if is_pattern else path, (name for name, _ in files_of(path)))
+        names = (name.partition("/")[0] for name, _ in files_of(path, recursive=not is_pattern))
+        parts = _parts(path.parent if is_pattern else path, names)
         return [path] if has_ending and not is_pattern and not parts else parts
     if has_ending and os.path.isfile(path):
         return [path]
     if not os.path.isdir(path):
-        return _parts(Path(base), glob.iglob(str(source), root_dir=base or None))
+        return _parts(Path(base), Search(Reading(EditDefaults())).matches_of(str(source), base))
     try:
         return _parts(path, os.listdir(path))
     except OSError:  # the search for pictures reports the error later
@@ -128,6 +129,8 @@ def read_source(source: Source, reading: Reading) -> Iterator[SourceItem]:
         return _with_rows(dataset_items(source, reading), "the dataset")
     if not isinstance(source, str | os.PathLike):
         return _with_rows(frame_items(source, reading), "the data frame")
+    if not str(source):
+        raise ConfigurationError('the source is empty text: give a folder, such as "." for the working directory')
     if tables := _tables_of(source, reading.base):
         items_of = _TABLES.get(tables[0].suffix.lower())
         items = parquet_items(tables, reading) if items_of is None else items_of(tables[0], reading)
@@ -168,17 +171,27 @@ def _pattern_items(search: Search, pattern: str, base: str) -> Iterator[SourceIt
 
     if not glob.has_magic(pattern):
         raise ConfigurationError(f"there is no file or folder {quoted(pattern)}{advice()}")
-    folder = pattern
-    while glob.has_magic(folder):  # the folder before the first wildcard
-        folder = os.path.dirname(folder)
     where = f"the files that match {quoted(pattern)}"
-    return search.items(search.matches_of(pattern, base), where, os.path.join(base, folder), advice)
+    return search.items(search.matches_of(pattern, base), where, os.path.join(base, _folder_of(pattern)), advice)
+
+
+def _folder_of(pattern: str) -> str:
+    """Return the folder before the first wildcard of a pattern."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)
+    return pattern
 
 
 def table_folder(source: Source, base: str = "") -> str:
-    """Return the folder from which relative paths in a table file start; empty for any other source."""
-    tables = _tables_of(source, base) if isinstance(source, str | os.PathLike) else ()
-    return str(tables[0].parent) if tables else ""
+    """Return the folder that the identities of a table file's rows are relative to; empty for any other source.
+
+    It does not depend on which files match a pattern, because a new file must not change the rows of other files.
+    """
+    if not isinstance(source, str | os.PathLike) or not (tables := _tables_of(source, base)):
+        return ""
+    if isinstance(tables[0], BucketPath) or os.path.exists(Path(base, source)):
+        return str(tables[0].parent)
+    return str(Path(base, _folder_of(str(source))))
 
 
 def _folder_advice(folder: Path, *, recursive: bool) -> str:

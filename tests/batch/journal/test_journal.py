@@ -11,7 +11,7 @@ import sys
 import threading
 from decimal import Decimal
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import anyio
 import attrs
@@ -26,7 +26,7 @@ from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME, Journal
 from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.batch.journal.outcomes import read_page
-from qwen_edit_async.batch.journal.rows import explain
+from qwen_edit_async.batch.journal.rows import explain, uri_of
 from qwen_edit_async.batch.journal.schema import APPLICATION_ID
 from qwen_edit_async.batch.output import BatchOutput
 from qwen_edit_async.batch.rules.decide import Fingerprint, State
@@ -256,6 +256,18 @@ async def test_without_a_write_ahead_log_readers_see_what_is_written_whole_or_no
         for look in (partial(Store, path, read_only=True), partial(read_page, path, 0, tmp_path)):
             with pytest.raises(JournalError, match="another program has locked it"):
                 look()
+
+
+@pytest.mark.parametrize(
+    ("path", "uri"),
+    [
+        (PurePosixPath("/a b/j?.db"), "file:///a%20b/j%3F.db"),
+        (PureWindowsPath(r"C:\a\j.db"), "file:///C:/a/j.db"),
+        (PureWindowsPath(r"\\nas\share\j.db"), "file:////nas/share/j.db"),
+    ],
+)
+def test_the_uri_of_a_journal_names_no_host_because_sqlite_takes_none(path, uri):
+    assert uri_of(path) == uri
 
 
 @pytest.mark.parametrize("use", [run_in, plan_in, keys_in])
@@ -512,6 +524,26 @@ def test_the_lock_of_another_process_ends_with_it_however_it_dies(tmp_path):
         holder.kill()
     with run_lock(tmp_path / LOCK_NAME):
         pass
+
+
+FORKER = """
+import os, pathlib, sys
+from qwen_edit_async.batch.journal.lock import run_lock
+path = pathlib.Path(sys.argv[1])
+reader, writer = os.pipe()
+with run_lock(path):
+    if not os.fork():
+        os.close(writer)
+        os.read(reader, 1)  # until the parent has ended
+        os._exit(0)
+with run_lock(path):
+    pass
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+def test_the_lock_ends_with_the_run_although_a_process_that_was_forked_meanwhile_lives_on(tmp_path):
+    subprocess.run([sys.executable, "-c", FORKER, str(tmp_path / LOCK_NAME)], check=True)
 
 
 async def test_errors_of_the_lock_itself_are_not_taken_for_an_answer(tmp_path, monkeypatch):

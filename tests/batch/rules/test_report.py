@@ -200,6 +200,12 @@ def test_a_notebook_links_the_page_from_its_working_directory(tmp_path, monkeypa
         assert f'href="{link}"' in attrs.evolve(DONE, gallery=str(folder / "report.html"))._repr_html_()
 
 
+def test_a_notebook_names_a_page_in_a_bucket_without_a_link():
+    html = attrs.evolve(DONE, gallery="s3://edited/run/report.html")._repr_html_()
+    assert ">s3://edited/run/report.html</td>" in html
+    assert "<a" not in html
+
+
 def test_a_notebook_names_a_page_on_another_drive_without_a_link(monkeypatch):
     def relpath(path, start):
         raise ValueError("path is on mount 'D:', start on mount 'C:'")

@@ -61,6 +61,22 @@ def test_a_dataset_without_images_or_rows_is_refused(photos):
         list(read_source(photos.select([]), Reading(SNOW)))
 
 
+def test_a_dataset_whose_columns_are_not_known_is_refused():
+    streamed = datasets.IterableDataset.from_generator(lambda: iter([{"image": "a.png"}]))
+    with pytest.raises(ConfigurationError, match="the dataset's columns are not known"):
+        list(read_source(streamed, Reading(SNOW)))
+    named = streamed.cast(datasets.Features({"image": datasets.Value("string")}))
+    (item,) = read_source(named, Reading(SNOW))
+    assert str(item.request.images[0]) == "a.png"
+
+
+def test_the_cells_of_a_streamed_row_may_be_in_any_order():
+    features = datasets.Features({name: datasets.Value("string") for name in ("image", "instruction", "key")})
+    streamed = datasets.IterableDataset.from_generator(lambda: iter([{"image": "a.png", "key": "a"}]))
+    (item,) = read_source(streamed.map(lambda _: {"instruction": "snow"}, features=features), Reading(SNOW))
+    assert (str(item.request.images[0]), item.request.instruction, item.request.key) == ("a.png", "snow", "a")
+
+
 @pytest.mark.anyio
 async def test_a_dataset_is_edited_once(photos, tmp_path):
     pictures = [Image.new("RGB", (400, 400), color) for color in ("#112233", "#445566")]

@@ -7,6 +7,8 @@ import pyarrow.parquet
 import pytest
 
 from qwen_edit_async import ConfigurationError
+from qwen_edit_async.batch.input import BatchInput
+from qwen_edit_async.batch.output import BatchOutput
 from qwen_edit_async.batch.rules.item import EditDefaults, Reading
 from qwen_edit_async.batch.sources import is_table, read_source, table_folder
 
@@ -41,7 +43,32 @@ def test_the_parts_are_read_in_order(parts, tmp_path, source):
     assert items[3].problem == "there is no image"
     assert notes == ["columns that are not used: extra"]
     assert is_table(source, str(tmp_path))
-    assert table_folder(source, str(tmp_path)) == str(parts)
+    assert table_folder(source, str(tmp_path)) == str(tmp_path if source.startswith("p*") else parts)
+
+
+def test_a_new_part_in_another_folder_does_not_change_the_identities_of_other_rows(tmp_path):
+    def add(path):
+        path.parent.mkdir(parents=True)
+        pyarrow.parquet.write_table(pa.table({"image": ["x.png"]}), path)
+
+    output = BatchOutput(tmp_path / "out", overwrite=False)
+
+    def identities():
+        given = BatchInput("days/*/p.parquet", Reading(SNOW, base=str(tmp_path)), output)
+        return [item.identity for item in given.survey(lambda _: None)]
+
+    add(tmp_path / "days" / "02" / "p.parquet")
+    before = identities()
+    add(tmp_path / "days" / "01" / "p.parquet")
+    assert identities()[1:] == before
+
+
+def test_two_stars_match_parts_in_any_folder(parts, tmp_path):
+    deep = parts / "x" / "y"
+    deep.mkdir(parents=True)
+    (parts / "part-2.parquet").rename(deep / "part-2.parquet")
+    items = read_source("parts/**/*.parquet", Reading(SNOW, base=str(tmp_path)))
+    assert [item.request.key for item in items if item.request] == ["a", "b", "c"]
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(parts):

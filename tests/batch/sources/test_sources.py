@@ -295,6 +295,14 @@ def test_an_empty_source_says_what_was_looked_for(tmp_path, read, source, messag
         read(source)
 
 
+def test_empty_text_does_not_stand_for_the_working_directory(tmp_path):
+    write(tmp_path, **{"a.png": PNG})
+    with pytest.raises(ConfigurationError, match="the source is empty text"):
+        read_source("", Reading(SNOW, base=str(tmp_path)))
+    (item,) = read_source(".", Reading(SNOW, base=str(tmp_path)))
+    assert item.identity == "a.png"
+
+
 def test_pictures_need_an_instruction(tmp_path, read):
     write(tmp_path / "in", a=PNG)
     with pytest.raises(ConfigurationError, match="give an instruction"):
