@@ -100,7 +100,7 @@ class Row:
         except asyncio.CancelledError:
             self._undo_attempt()
             raise
-        self._run.unanswered += 1
+        self._run.unanswered.add(self._entry.identity)
 
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
         """Journal the task's id and any picture URLs. If there is certainly no task, restore the edit's earlier state.
@@ -117,7 +117,7 @@ class Row:
                 written = self._move(State.COMPLETED, urls=list(fate.urls), **cost)
             written.add_done_callback(functools.partial(self._check_written, fate.task_id))
             return
-        self._run.unanswered -= 1
+        self._run.unanswered.discard(self._entry.identity)
         self._run.notify()
         if fate is not CallFailure.UNCERTAIN:
             self._undo_attempt()
@@ -144,7 +144,7 @@ class Row:
 
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
         run, key = self._run, self._entry.key
-        run.unanswered -= 1
+        run.unanswered.discard(self._entry.identity)
         run.notify()
         error = JournalError("a step was not written to the journal") if written.cancelled() else written.exception()
         if error is not None:

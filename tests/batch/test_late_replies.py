@@ -1,0 +1,59 @@
+"""Replies that arrive after the deadline of their edit, when a caller of a hub has requested the edit again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from bulk_runs import columns
+from memory_transport import IMAGE, NORMAL, Answer, MemoryService, MemorySession, status, until
+
+from qwen_edit_async import EditHub, EditRequest
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.virtual_clock,
+    pytest.mark.may_block("the loop writes the pictures"),
+    pytest.mark.usefixtures("pictures_at_once"),
+]
+
+FIRST, OTHER = (EditRequest(IMAGE, "make it snow", key=key) for key in ("first", "other"))
+DEADLINE = 60.0
+LATE = DEADLINE + 5.0
+
+
+def late(*answers):
+    """Return a service that gives these answers to the first submissions of edits whose tasks end at once."""
+    remaining = list(answers)
+    return MemoryService(duration=0.0, on_submission=lambda _: remaining.pop(0) if remaining else NORMAL)
+
+
+async def test_a_task_that_is_created_late_is_not_created_again_even_with_consent(tmp_path):
+    account = late(Answer(delay=LATE), Answer(delay=DEADLINE / 2))
+    async with (
+        MemorySession(account, max_in_flight=1, deadline=DEADLINE) as session,
+        EditHub(tmp_path, session, resubmit_uncertain=True) as hub,
+    ):
+        first = asyncio.create_task(hub.edit(FIRST))
+        await until(lambda: account.submissions)
+        other = asyncio.create_task(hub.edit(OTHER))  # takes the slot while the reply is awaited
+        assert (await first).status == "uncertain"
+        assert (await hub.edit(FIRST)).ok
+        assert (await other).ok
+    assert columns(tmp_path, "key", "task_id", "former_task_ids", "repeats") == [
+        ("first", "task-1", None, 0),
+        ("other", "task-2", None, 0),
+    ]
+    assert account.ids == ["task-1", "task-2"]
+
+
+async def test_a_late_rejection_does_not_hide_the_task_of_a_later_submission(tmp_path):
+    account = late(Answer(status(429).reply, delay=LATE), Answer(delay=DEADLINE / 2))
+    async with (
+        MemorySession(account, deadline=DEADLINE) as session,
+        EditHub(tmp_path, session, resubmit_uncertain=True) as hub,
+    ):
+        assert (await hub.edit(FIRST)).status == "uncertain"
+        assert (await hub.edit(FIRST)).ok
+    assert columns(tmp_path, "task_id", "repeats") == [("task-1", 0)]
+    assert account.ids == ["task-1"]
