@@ -137,6 +137,15 @@ async def test_a_second_run_does_nothing(requests, out):
     assert (report.ok, report.saved) == (True, 5)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+async def test_an_edit_that_an_earlier_run_saved_is_counted_once(requests, out, strict):
+    async with service() as (_, session):
+        await EditBatch(requests(3), out).run(session)
+        batch = EditBatch(requests(3), out, strict=strict)
+        await batch.run(session)
+    assert (batch.progress.saved, batch.progress.found, batch.progress.pictures) == (3, 3, 3)
+
+
 @pytest.mark.parametrize("damage", ["gone", "cut", "overwritten", "longer"])
 async def test_only_a_damaged_file_is_fetched_again(requests, out, damage):
     async with service() as (emulator, session):
