@@ -107,6 +107,16 @@ async def test_another_content_of_a_key_is_refused_and_changes_nothing(job, requ
         assert created(emulator) == 1
 
 
+async def test_the_outcome_of_a_refused_request_has_its_parameters_and_no_signature(job, request_of):
+    url = "https://photos.example/cat.png"
+    signed = EditRequest(f"{url}?X-Amz-Date=1&X-Amz-Signature=secret", "snow", EditParameters(n=2, seed=7), key="a")
+    async with service() as (_, session), EditHub(job, session) as hub:
+        await hub.edit(request_of())
+        refused = await hub.edit(signed)
+    assert (refused.key, refused.status, refused.instruction) == ("a", "failed", "snow")
+    assert (refused.images, refused.parameters) == ((url,), {"n": 2, "seed": 7})
+
+
 async def test_without_a_key_the_content_is_the_identity(job, request_of):
     async with service() as (emulator, session), EditHub(job, session) as hub:
         in_memory = EditRequest(PHOTO, "make it snow")
