@@ -156,6 +156,7 @@ class Row:
 
     async def _submit(self, request: EditRequest) -> None:
         run, pictures = self._run, self._entry.pictures
+        run.budget.left.discard(self._entry.number)  # the pictures of the earlier task count in addition
         while True:
             while (verdict := run.budget.admit(pictures)) is Verdict.WAIT:
                 await run.wait_for_change()
@@ -187,6 +188,7 @@ class Row:
         if self._state is State.SUBMITTING and not is_certain:
             budget.created()
             budget.ended(pictures, chargeable=True)
+            budget.left.add(self._entry.number)
             await self._record(State.UNCERTAIN, error)
             return
         budget.rejected(pictures)
@@ -196,7 +198,7 @@ class Row:
     async def _attach(self, task_id: str) -> None:
         task = self._run.session.attach(task_id, deadline=self._run.options.deadline)
         budget = self._run.budget
-        budget.adopt(self._entry.pictures)
+        budget.adopt(self._entry.pictures, self._entry.number)
         budget.attached += 1
         self._run.in_flight.add(self._entry.number)
         try:
@@ -221,6 +223,8 @@ class Row:
             run.stop_if_fatal(error, attached=task.attached)
             chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
             run.budget.ended(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
+            if chargeable and cost is None:
+                run.budget.left.add(self._entry.number)
             state = state_after(self._state, error, cost)
             if state is State.PLANNED:
                 run.budget.cancelled()
