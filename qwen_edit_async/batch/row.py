@@ -120,6 +120,7 @@ class Row:
         self._run.unanswered.discard(self._entry.identity)
         self._run.notify()
         if fate is not CallFailure.UNCERTAIN:
+            self._run.budget.rejected_late(self._entry.pictures, self._entry.number)
             self._undo_attempt()
 
     @property

@@ -57,3 +57,13 @@ async def test_a_late_rejection_does_not_hide_the_task_of_a_later_submission(tmp
         assert (await hub.edit(FIRST)).ok
     assert columns(tmp_path, "task_id", "repeats") == [("task-1", 0)]
     assert account.ids == ["task-1"]
+
+
+@pytest.mark.parametrize("limit", [{"max_tasks": 2}, {"max_cost": "0.08"}], ids=["tasks", "cost"])
+async def test_a_late_rejection_does_not_count_against_the_limits(tmp_path, limit):
+    account = late(NORMAL, Answer(status(429).reply, delay=LATE))
+    async with MemorySession(account, deadline=DEADLINE) as session, EditHub(tmp_path, session, **limit) as hub:
+        assert (await hub.edit(OTHER)).ok
+        assert (await hub.edit(FIRST)).status == "uncertain"
+        assert (await hub.edit(FIRST)).ok
+    assert account.ids == ["task-1", "task-2"]

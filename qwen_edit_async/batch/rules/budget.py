@@ -148,6 +148,13 @@ class Budget:
         self._pending -= 1
         self.ended(pictures, chargeable=False)
 
+    def rejected_late(self, pictures: int, number: int) -> None:
+        """Record that an edit has no task after all, if it is in ``left``."""
+        if number in self.left:
+            self.left.discard(number)
+            self.tasks -= 1
+            self._reserved -= pictures
+
     def cancelled(self) -> None:
         """Record that the service cancelled a task, so that the task does not count against ``max_tasks``."""
         self.tasks -= 1
