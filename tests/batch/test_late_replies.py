@@ -1,14 +1,16 @@
-"""Replies that arrive after the deadline of their edit, when a caller of a hub has requested the edit again."""
+"""Replies to submissions that arrive when nobody awaits them any more, or after the deadline of their edit."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from bulk_runs import columns
 from memory_transport import IMAGE, NORMAL, Answer, MemoryService, MemorySession, status, until
 
-from qwen_edit_async import EditHub, EditRequest
+from qwen_edit_async import EditBatch, EditHub, EditRequest
+from qwen_edit_async.protocol.base import Reply
 
 pytestmark = [
     pytest.mark.anyio,
@@ -67,3 +69,21 @@ async def test_a_late_rejection_does_not_count_against_the_limits(tmp_path, limi
         assert (await hub.edit(FIRST)).status == "uncertain"
         assert (await hub.edit(FIRST)).ok
     assert account.ids == ["task-1", "task-2"]
+
+
+async def test_an_edit_that_moderation_refused_after_an_interrupt_has_failed(tmp_path):
+    refusal = {"code": "DataInspectionFailed", "message": "refused", "request_id": "request-1"}
+    reply = Answer(Reply(status=400, body=json.dumps(refusal).encode()), delay=0.1)
+    account = MemoryService(on_submission=lambda _: reply)
+    async with MemorySession(account, protocol="dashscope", envelope="auto") as session:
+        run = asyncio.create_task(EditBatch([FIRST], tmp_path).run(session))
+        await until(lambda: session.statistics().in_flight and account.calls_under_way)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        report = await EditBatch([FIRST], tmp_path).run(session)
+    assert (report.failed, report.in_flight, report.can_go_on) == (1, 0, False)
+    assert columns(tmp_path, "state", "task_id", "reason") == [
+        ("failed", "request-1", "refused (code DataInspectionFailed)")
+    ]
+    assert len(account.submissions) == 1
