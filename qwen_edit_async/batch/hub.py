@@ -21,7 +21,7 @@ from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress, BatchStat
 from qwen_edit_async.batch.output import BatchOutput, local_folder
 from qwen_edit_async.batch.rules.budget import to_money
 from qwen_edit_async.batch.rules.decide import Consent, Entry, State
-from qwen_edit_async.batch.rules.identity import describe, image_locator
+from qwen_edit_async.batch.rules.identity import describe, image_locator, storable
 from qwen_edit_async.batch.rules.report import BatchReport
 from qwen_edit_async.batch.run import Run, RunOptions, open_run
 from qwen_edit_async.errors import InvalidEditError, JournalError, SessionClosedError
@@ -203,7 +203,7 @@ class EditHub:
             SessionClosedError: If the hub is not open.
         """
         run = self._require_open()
-        if not await run.journal.do(Store.save_elsewhere, name, files, error):
+        if not await run.journal.do(Store.save_elsewhere, storable(name), files, error):
             return
         if error is not None:
             run.count_unsaved(error, earlier=name in self._unsaved)

@@ -389,6 +389,14 @@ async def test_a_hub_that_does_not_save_answers_with_urls_and_records_what_its_c
     assert json.loads((job / "report.json").read_text(encoding="utf-8"))["saved"] == 1
 
 
+@pytest.mark.parametrize("name", ["other", "half a character \ud800"])
+async def test_a_record_of_an_unknown_name_is_an_error_and_the_hub_goes_on(job, request_of, name):
+    async with service() as (_, session), EditHub(job, session, save=False) as hub:
+        with pytest.raises(JournalError, match="has no edit with the name"):
+            await hub.record(name)
+        assert (await hub.edit(request_of())).status == "completed"
+
+
 async def test_images_are_loaded_only_for_an_edit_that_is_submitted(job):
     names = []
 
