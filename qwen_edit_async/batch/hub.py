@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 from collections.abc import Sequence
 from decimal import Decimal
@@ -20,7 +21,7 @@ from qwen_edit_async.batch.outcome import BatchOutcome, BatchProgress, BatchStat
 from qwen_edit_async.batch.output import BatchOutput, local_folder
 from qwen_edit_async.batch.rules.budget import to_money
 from qwen_edit_async.batch.rules.decide import Consent, Entry, State
-from qwen_edit_async.batch.rules.identity import image_locator
+from qwen_edit_async.batch.rules.identity import describe, image_locator
 from qwen_edit_async.batch.rules.report import BatchReport
 from qwen_edit_async.batch.run import Run, RunOptions, open_run
 from qwen_edit_async.errors import InvalidEditError, JournalError, SessionClosedError
@@ -276,7 +277,6 @@ async def _close(run: Run) -> None:
 
 
 def _outcome_of(request: EditRequest, status: BatchStatus, error: str | None = None) -> BatchOutcome:
-    images = tuple(map(image_locator, request.images))
-    return BatchOutcome(
-        key=request.key or "", status=status, instruction=request.instruction, images=images, error=error
-    )
+    facts = json.loads(describe(request))
+    facts["images"] = tuple(facts["images"])
+    return BatchOutcome(key=request.key or "", status=status, error=error, **facts)

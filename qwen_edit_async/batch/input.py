@@ -132,8 +132,6 @@ class BatchInput:
 
     async def _pages(self, thread: Worker) -> AsyncGenerator[SourceItem, None]:
         """Yield each row of a source, and then a problem for each row that has disappeared since the survey."""
-        if self.nothing_to_do:
-            return
         items = self._read_again(cast("Source", self.source))
         try:
             while page := await thread.call(lambda: list(islice(items, _PAGE))):

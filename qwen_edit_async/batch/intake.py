@@ -135,7 +135,8 @@ async def _feed_all(run: Run, given: BatchInput) -> None:
             await take(run, item.identity, item.request, resumed)
 
     await _feed(run, unfinished(run), finish)
-    await _feed(run, given.feed(run.disk), begin)
+    if not given.nothing_to_do:
+        await _feed(run, given.feed(run.disk), begin)
 
 
 async def _feed(run: Run, items: AsyncGenerator[T, None], work: Callable[[T], Coroutine[Any, Any, None]]) -> None:

@@ -13,7 +13,8 @@ import attrs
 
 from qwen_edit_async.batch.rules.identity import folded, image_locator
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
-from qwen_edit_async.images.kinds import HEAD_BYTES, is_url, sniff
+from qwen_edit_async.images.integrity import judge
+from qwen_edit_async.images.kinds import is_url
 from qwen_edit_async.models import EditRequest, requested_pictures
 from qwen_edit_async.storage.bucket import BucketPath
 from qwen_edit_async.storage.part import PART_NAME_CHARACTERS
@@ -105,7 +106,10 @@ class BatchOutput:
         return existing
 
     def are_whole(self, files: Sequence[tuple[str, int]]) -> bool:
-        """Return whether all saved pictures have their recorded sizes, and each local PNG file has its end marker."""
+        """Return whether all saved pictures have their recorded sizes.
+
+        A local ``.png`` file must also have its end marker, or be one of the odd files that a download accepts.
+        """
         if isinstance(self.folder, BucketPath):
             there = self._files_in(self.folder)
             return bool(files) and all(there.get(name) == size for name, size in files)
@@ -168,8 +172,9 @@ def _ends_well(path: str, size: int) -> bool:
     with open(path, "rb", buffering=0) as file:
         if file.seek(0, os.SEEK_END) != size:
             return False
-        file.seek(0)
-        if not path.endswith(".png") or sniff(file.read(HEAD_BYTES)) not in {"PNG", None}:
-            return True  # a picture in another format, which keeps the ending .png if its own name is taken
         file.seek(max(0, size - _TAIL_BYTES))
-        return _PNG_END in file.read()
+        if not path.endswith(".png") or _PNG_END in file.read():
+            return True
+    # The service may have sent another format, a PNG without its end, or many bytes after the end.
+    with open(path, "rb") as odd:
+        return not judge(odd, size, lenient=True).problem

@@ -36,7 +36,7 @@ from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.replies import as_text
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.session.observer import NotNowError
-from qwen_edit_async.session.results import EditResult, OutputImage
+from qwen_edit_async.session.results import EditResult, OutputImage, failure_of
 from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus, Usage
 
@@ -100,26 +100,30 @@ class Row:
         except asyncio.CancelledError:
             self._undo_attempt()
             raise
-        self._run.unanswered += 1
+        self._run.unanswered.add(self._entry.identity)
 
     def settled(self, fate: TaskSnapshot | CallFailure) -> None:
-        """Journal the task's id and any picture URLs. If there is certainly no task, restore the edit's earlier state.
+        """Journal the task's id and its end, if known. If there is certainly no task, restore the edit's earlier state.
 
         The task is journalled here, and not in the edit's coroutine, because the coroutine may have been cancelled
-        before the reply arrived. Some protocols return the URLs only in this reply.
+        before the reply arrived. Some protocols report the end of a task only in this reply.
         """
         if isinstance(fate, TaskSnapshot):
             if self._state is State.SUBMITTING:
                 self._run.budget.created()
             written = self._move(State.SUBMITTED, task_id=fate.task_id, reason=None, problem=None)
+            cost = _cost_columns(fate.usage, fate.usage.cost)
             if fate.status is TaskStatus.COMPLETED and fate.urls:
-                cost = _cost_columns(fate.usage, fate.usage.cost)
                 written = self._move(State.COMPLETED, urls=list(fate.urls), **cost)
+            elif fate.status is TaskStatus.FAILED:
+                error = failure_of(fate)
+                written = self._move(State.FAILED, reason=summary_of(error), problem=str(error), **cost)
             written.add_done_callback(functools.partial(self._check_written, fate.task_id))
             return
-        self._run.unanswered -= 1
+        self._run.unanswered.discard(self._entry.identity)
         self._run.notify()
         if fate is not CallFailure.UNCERTAIN:
+            self._run.budget.rejected_late(self._entry.pictures, self._entry.number)
             self._undo_attempt()
 
     @property
@@ -144,7 +148,7 @@ class Row:
 
     def _check_written(self, task_id: str, written: asyncio.Future[None]) -> None:
         run, key = self._run, self._entry.key
-        run.unanswered -= 1
+        run.unanswered.discard(self._entry.identity)
         run.notify()
         error = JournalError("a step was not written to the journal") if written.cancelled() else written.exception()
         if error is not None:
@@ -156,6 +160,7 @@ class Row:
 
     async def _submit(self, request: EditRequest) -> None:
         run, pictures = self._run, self._entry.pictures
+        run.budget.left.discard(self._entry.number)  # the pictures of the earlier task count in addition
         while True:
             while (verdict := run.budget.admit(pictures)) is Verdict.WAIT:
                 await run.wait_for_change()
@@ -179,14 +184,16 @@ class Row:
     async def _not_submitted(self, error: Exception) -> None:
         budget, pictures = self._run.budget, self._entry.pictures
         is_fatal = self._run.stop_if_fatal(error)
-        if self._state in {State.SUBMITTED, State.COMPLETED}:  # the edit was accepted while the session was closing
-            budget.ended(pictures, chargeable=True)
-            await self._record(self._state, error)
+        if self._state in {State.SUBMITTED, State.COMPLETED, State.FAILED}:  # accepted while the session was closing
+            budget.ended(pictures, chargeable=self._state is not State.FAILED)
+            if self._state is not State.FAILED:
+                await self._record(self._state, error)
             return
         is_certain = isinstance(error, QwenEditError) and not isinstance(error, SubmitUncertainError)
         if self._state is State.SUBMITTING and not is_certain:
             budget.created()
             budget.ended(pictures, chargeable=True)
+            budget.left.add(self._entry.number)
             await self._record(State.UNCERTAIN, error)
             return
         budget.rejected(pictures)
@@ -196,7 +203,7 @@ class Row:
     async def _attach(self, task_id: str) -> None:
         task = self._run.session.attach(task_id, deadline=self._run.options.deadline)
         budget = self._run.budget
-        budget.adopt(self._entry.pictures)
+        budget.adopt(self._entry.pictures, self._entry.number)
         budget.attached += 1
         self._run.in_flight.add(self._entry.number)
         try:
@@ -221,6 +228,8 @@ class Row:
             run.stop_if_fatal(error, attached=task.attached)
             chargeable, cost = not isinstance(error, EditFailedError), self._cost_of(task)
             run.budget.ended(pictures, chargeable=chargeable, cost=cost, counted=self._entry.cost)
+            if chargeable and cost is None:
+                run.budget.left.add(self._entry.number)
             state = state_after(self._state, error, cost)
             if state is State.PLANNED:
                 run.budget.cancelled()

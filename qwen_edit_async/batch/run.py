@@ -85,7 +85,7 @@ class Run:
         progress: The progress without ``in_flight``, ``cost`` and ``held``, which :meth:`progress_now` adds.
         error: The error that ended the run, such as a rejected key. All other edits would fail with the same error.
         in_flight: The journal numbers of the edits that are being submitted or whose tasks are awaited.
-        unanswered: The number of submissions whose reply is awaited, or whose task id is being journalled.
+        unanswered: The identities of the edits whose submission has no reply yet, or whose task id is being journalled.
         unwritten: The key and the task id of each edit whose task id could not be journalled.
         refused: The refused rows, grouped by reason.
         changed: The number of refused rows whose edit is in the journal, such as changed rows.
@@ -107,7 +107,7 @@ class Run:
     progress: BatchProgress = attrs.field(factory=BatchProgress)
     error: Exception | None = None
     in_flight: set[int] = attrs.field(factory=set)
-    unanswered: int = 0
+    unanswered: set[str] = attrs.field(factory=set)
     unwritten: list[tuple[str, str]] = attrs.field(factory=list)
     refused: Reasons = attrs.field(factory=Reasons)
     changed: int = 0
@@ -170,8 +170,12 @@ class Run:
 
     @contextlib.asynccontextmanager
     async def row_lock(self, identity: str) -> AsyncGenerator[None, None]:
-        """Wait until no other coroutine is working on an edit. Then reserve the edit while the block runs."""
-        while identity in self._locked:
+        """Wait until no other coroutine is working on an edit. Then reserve the edit while the block runs.
+
+        After the deadline of an edit, the reply to its submission may still arrive. It is awaited, too, because a late
+        reply would otherwise change the state of an edit that is being submitted again.
+        """
+        while identity in self._locked or identity in self.unanswered:
             await self.wait_for_change()
         self._locked.add(identity)
         try:

@@ -75,7 +75,9 @@ class _Survey:
             self.tally.note(f"{counted(self._renamed, 'result')} renamed, because the name is taken: {self._example}")
         summary = JournalSummary() if self.store is None else self.store.totals()
         plan = self.tally.plan(str(self.given.output.folder), self.given.count, summary)
-        self.given.nothing_to_do = not (plan.submit or plan.download or plan.problem_count or self._touched)
+        # The service may have cancelled the task of an edit that is in flight or uncertain. Its row is then submitted.
+        unfinished = plan.submit + plan.attach + plan.download + plan.uncertain
+        self.given.nothing_to_do = not (unfinished or plan.problem_count or self._touched)
         return plan
 
     def _look_at(self, item: SourceItem) -> None:

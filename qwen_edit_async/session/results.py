@@ -267,15 +267,7 @@ def result_or_error(
 ) -> EditResult | QwenEditError:
     """Return the result or error for a task's terminal snapshot. ``request`` is ``None`` for an attached task."""
     if snapshot.status is TaskStatus.FAILED:
-        failure = snapshot.failure or TaskFailure()
-        return EditFailedError(
-            failure.message or "the service gave no reason",
-            code=failure.code,
-            error_type=failure.error_type,
-            provider_error=failure.provider_error,
-            cost=snapshot.usage.cost,
-            task_id=snapshot.task_id,
-        )
+        return failure_of(snapshot)
     if not snapshot.urls:
         return APIResponseError(
             f"task {snapshot.task_id} is completed, but the service's reply has no picture",
@@ -295,6 +287,19 @@ def result_or_error(
         request=request,
         raw=snapshot.raw,
         previews=previews,
+    )
+
+
+def failure_of(snapshot: TaskSnapshot) -> EditFailedError:
+    """Return the error for a snapshot of a failed task."""
+    failure = snapshot.failure or TaskFailure()
+    return EditFailedError(
+        failure.message or "the service gave no reason",
+        code=failure.code,
+        error_type=failure.error_type,
+        provider_error=failure.provider_error,
+        cost=snapshot.usage.cost,
+        task_id=snapshot.task_id,
     )
 
 

@@ -71,6 +71,19 @@ async def test_tasks_that_have_not_begun_are_cancelled_and_made_again(out, accou
         assert {former for former, _ in rows} - {None} <= set(emulator.tasks)
 
 
+async def test_cancelled_edits_of_a_folder_are_made_again_by_the_next_run(tmp_path, out, account, leap):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        (photos / f"edit{number}.png").write_bytes(PHOTO)
+    async with account() as (emulator, session):
+        await interrupt(emulator, session, EditBatch(photos, out, instruction="make it snow"))
+        await until(lambda: session.statistics().cancellations == 2)
+        leap(LONG)
+        report = await EditBatch(photos, out, instruction="make it snow").run(session)
+        assert (report.ok, report.saved, count(emulator)) == (True, 3, (5, 2, 3))
+
+
 async def test_tasks_that_complete_in_spite_of_a_cancellation_are_not_made_again(out, account, leap):
     agrees = Fault.status(200, code=0, message="", shape="object").on("cancel")
     async with account(agrees) as (emulator, session):

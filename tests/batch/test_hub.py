@@ -108,6 +108,16 @@ async def test_another_content_of_a_key_is_refused_and_changes_nothing(job, requ
         assert created(emulator) == 1
 
 
+async def test_the_outcome_of_a_refused_request_has_its_parameters_and_no_signature(job, request_of):
+    url = "https://photos.example/cat.png"
+    signed = EditRequest(f"{url}?X-Amz-Date=1&X-Amz-Signature=secret", "snow", EditParameters(n=2, seed=7), key="a")
+    async with service() as (_, session), EditHub(job, session) as hub:
+        await hub.edit(request_of())
+        refused = await hub.edit(signed)
+    assert (refused.key, refused.status, refused.instruction) == ("a", "failed", "snow")
+    assert (refused.images, refused.parameters) == ((url,), {"n": 2, "seed": 7})
+
+
 async def test_without_a_key_the_content_is_the_identity(job, request_of):
     async with service() as (emulator, session), EditHub(job, session) as hub:
         in_memory = EditRequest(PHOTO, "make it snow")
@@ -390,6 +400,14 @@ async def test_a_hub_that_does_not_save_answers_with_urls_and_records_what_its_c
         assert created(emulator) == 1
     assert pictures(job) == set()
     assert json.loads((job / "report.json").read_text(encoding="utf-8"))["saved"] == 1
+
+
+@pytest.mark.parametrize("name", ["other", "half a character \ud800"])
+async def test_a_record_of_an_unknown_name_is_an_error_and_the_hub_goes_on(job, request_of, name):
+    async with service() as (_, session), EditHub(job, session, save=False) as hub:
+        with pytest.raises(JournalError, match="has no edit with the name"):
+            await hub.record(name)
+        assert (await hub.edit(request_of())).status == "completed"
 
 
 async def test_images_are_loaded_only_for_an_edit_that_is_submitted(job):

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 from bulk_runs import states
-from memory_transport import IMAGE, NORMAL, MemoryService, MemorySession, completed, says, status, until
+from memory_transport import IMAGE, NORMAL, Answer, MemoryService, MemorySession, completed, says, status, until
 
 from qwen_edit_async import EditBatch, EditEnded, EditHub, EditRequest
 
@@ -20,6 +20,7 @@ pytestmark = [
 ]
 
 REQUESTS = [EditRequest(IMAGE, "make it snow", key=f"edit{number}") for number in range(10)]
+DEADLINE = 60.0
 
 
 class Prices:
@@ -104,3 +105,26 @@ async def test_a_hub_does_not_send_edits_that_were_admitted_at_a_lower_price(out
     assert Counter(outcome.status for outcome in outcomes) == {"saved": 2, "planned": 7}
     assert {outcome.error for outcome in outcomes if not outcome.ok} == {hub.report.stopped}
     assert (hub.report.cost, "could exceed max_cost=1.00" in hub.report.stopped) == (Decimal("1.21"), True)
+
+
+@pytest.mark.parametrize("delays", [[0.0, 0.0], [0.0, DEADLINE + 1.0]], ids=["known", "late"])
+async def test_an_edit_that_is_requested_again_after_its_deadline_counts_once(out, delays):
+    answers = [Answer(delay=delay) for delay in delays]
+    prices = Prices(on_submission=lambda number: answers[number - 1] if number <= len(answers) else NORMAL)
+    async with (
+        MemorySession(prices.service, deadline=DEADLINE) as session,
+        EditHub(out, session, max_cost="0.03") as hub,
+    ):
+        for number in (1, 3):
+            prices.costs[f"task-{number}"] = "0.01"
+        assert (await hub.edit(REQUESTS[0])).ok
+        for _ in range(4):
+            assert not (await hub.edit(REQUESTS[1])).ok
+        assert (await hub.edit(REQUESTS[2])).ok
+        prices.costs["task-2"] = "0.01"
+        assert (await hub.edit(REQUESTS[1])).ok
+    assert (hub.report.cost, hub.report.stopped, prices.service.ids) == (
+        Decimal("0.03"),
+        "",
+        ["task-1", "task-2", "task-3"],
+    )

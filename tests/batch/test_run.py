@@ -137,6 +137,15 @@ async def test_a_second_run_does_nothing(requests, out):
     assert (report.ok, report.saved) == (True, 5)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+async def test_an_edit_that_an_earlier_run_saved_is_counted_once(requests, out, strict):
+    async with service() as (_, session):
+        await EditBatch(requests(3), out).run(session)
+        batch = EditBatch(requests(3), out, strict=strict)
+        await batch.run(session)
+    assert (batch.progress.saved, batch.progress.found, batch.progress.pictures) == (3, 3, 3)
+
+
 @pytest.mark.parametrize("damage", ["gone", "cut", "overwritten", "longer"])
 async def test_only_a_damaged_file_is_fetched_again(requests, out, damage):
     async with service() as (emulator, session):
@@ -253,6 +262,28 @@ async def test_results_of_other_formats_are_saved_under_their_endings_and_left_b
     assert all((out / name).read_bytes() == content for name in names)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert all(name in page for name in names)
+
+
+_PNG = encode(Image.new("RGB", (64, 64), "teal"))
+
+
+@pytest.mark.may_block("the test writes a file")
+@pytest.mark.parametrize(
+    ("content", "taken"),
+    [(encode(Image.new("RGB", (64, 64), "teal"), "JPEG"), "edit0-0.jpg"), (_PNG[:-12], ""), (_PNG + b"x" * 5000, "")],
+    ids=["a JPEG whose name is taken", "a PNG without its end", "a PNG with other bytes after its end"],
+)
+@pytest.mark.filterwarnings("ignore:image 0 of task:qwen_edit_async.EditWarning")
+async def test_an_odd_picture_that_was_saved_is_left_by_the_next_run(requests, out, content, taken):
+    out.mkdir()
+    if taken:
+        (out / taken).write_bytes(b"another file")
+    async with service(Fault.wrong_download(content, "image/png").on("download")) as (emulator, session):
+        report = await EditBatch(requests(1), out).run(session)
+        before = emulator.statistics().downloads
+        again = await EditBatch(requests(1), out).run(session)
+        assert (report.ok, again.ok, emulator.statistics().downloads) == (True, True, before)
+    assert (out / "edit0-0.png").read_bytes() == content
 
 
 async def test_expired_urls_of_an_earlier_run_are_renewed(requests, out, leap):

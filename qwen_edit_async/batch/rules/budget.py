@@ -66,6 +66,8 @@ class Budget:
         fetching: The journal numbers of the completed edits whose pictures are being saved.
         limit: The name of the limit that stopped the batch, ``max_cost`` or ``max_tasks``; empty if neither did.
         attached: The number of unfinished tasks of earlier runs. They count against ``slots``.
+        left: The journal numbers of the edits that this run no longer waits for, but whose tasks may still be charged.
+            Their pictures keep counting against ``max_cost``.
     """
 
     max_cost: Decimal | None = None
@@ -80,6 +82,7 @@ class Budget:
     fetching: set[int] = attrs.field(factory=set)
     limit: str = ""
     attached: int = 0
+    left: set[int] = attrs.field(factory=set)
     _price: Decimal | None = attrs.field(default=None, converter=_known)
     _highest: Decimal = Decimal(0)
     _unpriced: int = 0
@@ -126,10 +129,13 @@ class Budget:
         self._reserve(pictures)
         return fits
 
-    def adopt(self, pictures: int) -> None:
-        """Count an edit as unfinished until its end is recorded."""
+    def adopt(self, pictures: int, number: int | None = None) -> None:
+        """Count an edit as unfinished until its end is recorded. The pictures of an edit in ``left`` count already."""
         self._live += 1
-        self._reserved += pictures
+        if number in self.left:
+            self.left.discard(number)
+        else:
+            self._reserved += pictures
 
     def created(self) -> None:
         """Record that an admitted edit has, or may have, a task."""
@@ -141,6 +147,13 @@ class Budget:
         """Record the end of an admitted edit that has no task, so it can't be charged."""
         self._pending -= 1
         self.ended(pictures, chargeable=False)
+
+    def rejected_late(self, pictures: int, number: int) -> None:
+        """Record that an edit has no task after all, if it is in ``left``."""
+        if number in self.left:
+            self.left.discard(number)
+            self.tasks -= 1
+            self._reserved -= pictures
 
     def cancelled(self) -> None:
         """Record that the service cancelled a task, so that the task does not count against ``max_tasks``."""

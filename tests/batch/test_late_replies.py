@@ -1,0 +1,89 @@
+"""Replies to submissions that arrive when nobody awaits them any more, or after the deadline of their edit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from bulk_runs import columns
+from memory_transport import IMAGE, NORMAL, Answer, MemoryService, MemorySession, status, until
+
+from qwen_edit_async import EditBatch, EditHub, EditRequest
+from qwen_edit_async.protocol.base import Reply
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.virtual_clock,
+    pytest.mark.may_block("the loop writes the pictures"),
+    pytest.mark.usefixtures("pictures_at_once"),
+]
+
+FIRST, OTHER = (EditRequest(IMAGE, "make it snow", key=key) for key in ("first", "other"))
+DEADLINE = 60.0
+LATE = DEADLINE + 5.0
+
+
+def late(*answers):
+    """Return a service that gives these answers to the first submissions of edits whose tasks end at once."""
+    remaining = list(answers)
+    return MemoryService(duration=0.0, on_submission=lambda _: remaining.pop(0) if remaining else NORMAL)
+
+
+async def test_a_task_that_is_created_late_is_not_created_again_even_with_consent(tmp_path):
+    account = late(Answer(delay=LATE), Answer(delay=DEADLINE / 2))
+    async with (
+        MemorySession(account, max_in_flight=1, deadline=DEADLINE) as session,
+        EditHub(tmp_path, session, resubmit_uncertain=True) as hub,
+    ):
+        first = asyncio.create_task(hub.edit(FIRST))
+        await until(lambda: account.submissions)
+        other = asyncio.create_task(hub.edit(OTHER))  # takes the slot while the reply is awaited
+        assert (await first).status == "uncertain"
+        assert (await hub.edit(FIRST)).ok
+        assert (await other).ok
+    assert columns(tmp_path, "key", "task_id", "former_task_ids", "repeats") == [
+        ("first", "task-1", None, 0),
+        ("other", "task-2", None, 0),
+    ]
+    assert account.ids == ["task-1", "task-2"]
+
+
+async def test_a_late_rejection_does_not_hide_the_task_of_a_later_submission(tmp_path):
+    account = late(Answer(status(429).reply, delay=LATE), Answer(delay=DEADLINE / 2))
+    async with (
+        MemorySession(account, deadline=DEADLINE) as session,
+        EditHub(tmp_path, session, resubmit_uncertain=True) as hub,
+    ):
+        assert (await hub.edit(FIRST)).status == "uncertain"
+        assert (await hub.edit(FIRST)).ok
+    assert columns(tmp_path, "task_id", "repeats") == [("task-1", 0)]
+    assert account.ids == ["task-1"]
+
+
+@pytest.mark.parametrize("limit", [{"max_tasks": 2}, {"max_cost": "0.08"}], ids=["tasks", "cost"])
+async def test_a_late_rejection_does_not_count_against_the_limits(tmp_path, limit):
+    account = late(NORMAL, Answer(status(429).reply, delay=LATE))
+    async with MemorySession(account, deadline=DEADLINE) as session, EditHub(tmp_path, session, **limit) as hub:
+        assert (await hub.edit(OTHER)).ok
+        assert (await hub.edit(FIRST)).status == "uncertain"
+        assert (await hub.edit(FIRST)).ok
+    assert account.ids == ["task-1", "task-2"]
+
+
+async def test_an_edit_that_moderation_refused_after_an_interrupt_has_failed(tmp_path):
+    refusal = {"code": "DataInspectionFailed", "message": "refused", "request_id": "request-1"}
+    reply = Answer(Reply(status=400, body=json.dumps(refusal).encode()), delay=0.1)
+    account = MemoryService(on_submission=lambda _: reply)
+    async with MemorySession(account, protocol="dashscope", envelope="auto") as session:
+        run = asyncio.create_task(EditBatch([FIRST], tmp_path).run(session))
+        await until(lambda: session.statistics().in_flight and account.calls_under_way)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        report = await EditBatch([FIRST], tmp_path).run(session)
+    assert (report.failed, report.in_flight, report.can_go_on) == (1, 0, False)
+    assert columns(tmp_path, "state", "task_id", "reason") == [
+        ("failed", "request-1", "refused (code DataInspectionFailed)")
+    ]
+    assert len(account.submissions) == 1
