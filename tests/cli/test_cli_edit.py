@@ -49,6 +49,12 @@ def test_every_parameter_reaches_the_service(photos, service):
     assert (sent.prompt_extend, sent.watermark) == (False, True)
 
 
+def test_an_invalid_url_is_wrong_usage(capsys, service):
+    assert main(["edit", "http://[::1/a.png", "-i", "snow", *QUICK]) == 2
+    assert "image 1 is not a valid URL" in capsys.readouterr().err
+    assert not service.tasks
+
+
 @pytest.mark.parametrize("protocol", ["generation", "queue", "dashscope"])
 def test_the_protocol_is_an_option(photos, service, protocol):
     assert run_edit(photos, "--protocol", protocol) == 0
