@@ -205,7 +205,11 @@ async def save_result(
         return f"task {task.id}{f': {word}' if word else ''}{'' if progress is None else f' {progress:.0%}'}"
 
     async with showing(session, command.screen, state):
-        result = await task
+        try:
+            result = await task
+        except asyncio.CancelledError:
+            task.cancel_unless_awaited()  # if the task has just ended, this keeps its id in `unfinished`
+            raise
     command.unsaved.add(task.id)
     for note in result.notes:
         command.screen.note(note)

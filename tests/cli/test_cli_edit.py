@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import signal
+from functools import partial
 
 import pytest
 from commands import API_KEY, QUICK, is_png, run_edit, start_command, wait_while_running
 from PIL import Image
 
+from qwen_edit_async import EditSession
 from qwen_edit_async.cli import main
 from qwen_edit_async.emulator import Fault
+from qwen_edit_async.events import EditEnded
 
 
 def submission(service):
@@ -47,6 +51,18 @@ def test_every_parameter_reaches_the_service(photos, service):
     sent = submission(service)
     assert (sent.n, tuple(sent.size), sent.negative_prompt, sent.seed) == (2, (1024, 1536), "-blur", 7)
     assert (sent.prompt_extend, sent.watermark) == (False, True)
+
+
+def test_a_task_that_ends_at_the_moment_of_an_interrupt_is_named(photos, capsys, monkeypatch, service):
+    def interrupt(event):
+        if isinstance(event, EditEnded):  # the command has not seen the result yet
+            [command] = [task for task in asyncio.all_tasks() if task.get_coro().__name__ == "_main"]
+            command.cancel()
+
+    monkeypatch.setattr("qwen_edit_async.session.session.EditSession", partial(EditSession, on_event=interrupt))
+    assert run_edit(photos) == 130
+    [task_id] = service.tasks
+    assert f"qwen-edit fetch {task_id}" in capsys.readouterr().err
 
 
 def test_an_invalid_url_is_wrong_usage(capsys, service):
