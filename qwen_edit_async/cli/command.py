@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shlex
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -158,8 +157,7 @@ class Command:
             way = "Fetch the pictures later with:" if session.has_tasks else "No pictures can be fetched later."
             self.screen.line(f"{counted(len(ids), 'task')} of this run may be charged. {way}")
             for task_id in ids if session.has_tasks else ():
-                command = ["qwen-edit", "fetch", task_id, "-o", str(self.output)]
-                self.screen.line(f"  {shlex.join(command)}", whole=True)
+                self.screen.command("qwen-edit", "fetch", task_id, "-o", str(self.output))
         if cancelled := session.statistics().cancellations:
             fate = "; the next run submits cancelled edits again" if self.journalled else ""
             self.screen.line(f"cancelled at the service: {counted(cancelled, 'task')}{fate}")

@@ -226,6 +226,13 @@ def test_a_task_past_its_deadline_is_printed_with_the_command_to_fetch_it(photos
     assert f"qwen-edit fetch {task_id} -o {tmp_path / 'out'}" in capsys.readouterr().err
 
 
+def test_the_command_to_fetch_a_task_names_the_folder_as_it_is(photos, tmp_path, capsys, service):
+    service.inject(Fault.stuck_task())
+    folder = tmp_path / "dry_run"
+    assert main(["edit", str(photos / "a.png"), "-i", "snow", "-o", str(folder), "--deadline", "0.3", *QUICK]) == 1
+    assert f"\n  qwen-edit fetch {next(iter(service.tasks))} -o {folder}\n" in capsys.readouterr().err
+
+
 def test_a_failed_download_is_printed_with_the_command_to_fetch_it(photos, tmp_path, capsys, service):
     service.inject(Fault.status(404).on("download"))
     assert run_edit(photos) == 1
