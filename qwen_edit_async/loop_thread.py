@@ -161,10 +161,13 @@ class LoopThread:
     def _wait(self, news: News, *, helping: bool = True) -> asyncio.Task[Any] | None:
         """Wait for the end of a call. Meanwhile, if ``helping``, call the functions in the queue."""
         while True:
+            # Checked before the wait, because the last event may come just before the thread ends.
+            is_running = self._thread is not None and self._thread.is_alive()
             try:
-                event = news.get(timeout=_WAKING_SECONDS)  # on Windows, signals are handled only between waits
+                # On Windows, signals are handled only between waits.
+                event = news.get(timeout=_WAKING_SECONDS if is_running else 0)
             except queue.Empty:
-                if self._thread is None or not self._thread.is_alive():
+                if not is_running:
                     return None
                 continue
             if event is None or isinstance(event, asyncio.Task):

@@ -279,7 +279,8 @@ async def edit_folder(
     with _tool_errors():
         batch, price = EditBatch(source, target, **options), await state.price()
         plan, before = await batch.plan(), await _costs(batch, target, price)
-        reserved, state.allowance.left = max(state.allowance.left, Decimal(0)), Decimal(0)  # all that is left
+        reserved = max(state.allowance.left, Decimal(0))  # all that is left
+        state.allowance.left -= reserved
         # If the service states a price of 0, only the actual costs can limit the run.
         affordable = {"max_tasks": plan.tasks + int(reserved / price)} if price else {"max_cost": plan.spent + reserved}
         batch = EditBatch(source, target, **options | affordable)

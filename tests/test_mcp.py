@@ -305,6 +305,18 @@ async def test_a_call_that_is_cancelled_anywhere_gives_its_reservation_back(emul
     assert steps > 10
 
 
+async def test_a_folder_does_not_cancel_a_debt(emulator, photos, tmp_path):
+    async def ignore(*_):
+        pass
+
+    async with EditSession(emulator.api_key, base_url=emulator.url) as session:
+        state = ServerState(session, tmp_path, Allowance(Decimal("-0.05")))  # an edit cost more than its price
+        lifespan = SimpleNamespace(lifespan_context=state)
+        context = SimpleNamespace(request_context=lifespan, report_progress=ignore)
+        assert "0 of 3 edits done" in await edit_folder(context, "photos", "x")
+    assert state.allowance.left == Decimal("-0.05")
+
+
 async def test_tasks_of_a_cancelled_folder_count_against_the_cap(photos, tmp_path):
     with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator:
         async with client_of(emulator, tmp_path, QWEN_EDIT_MCP_MAX_COST="0.15", QWEN_EDIT_MCP_PRICE="0.04") as client:

@@ -11,6 +11,7 @@ import inspect
 import itertools
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
@@ -436,6 +437,21 @@ def test_a_callback_can_not_wait_for_its_own_session(qwen_edit_emulator):
     with open_session(qwen_edit_emulator, on_event=ask) as session:
         session.edit(PHOTO, "make it snow")
     assert set(errors) == {"the session can't be called from its own thread: use another session"}
+
+
+def test_a_result_that_comes_just_before_the_thread_ends_is_returned():
+    class Late(queue.SimpleQueue):
+        def get(self, *, timeout):
+            if loop._thread.is_alive():  # the first wait times out; then the call and the thread end
+                loop.stop()
+                self.put(task)
+                raise queue.Empty
+            return super().get(timeout=timeout)
+
+    with LoopThread() as loop:
+        task = loop.call(lambda: asyncio.create_task(asyncio.sleep(0, "a paid result")))
+        loop.call(asyncio.wait, [task])
+        assert loop._wait(Late()) is task
 
 
 def test_the_loop_is_made_on_its_own_thread(monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shlex
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -158,8 +157,7 @@ class Command:
             way = "Fetch the pictures later with:" if session.has_tasks else "No pictures can be fetched later."
             self.screen.line(f"{counted(len(ids), 'task')} of this run may be charged. {way}")
             for task_id in ids if session.has_tasks else ():
-                command = ["qwen-edit", "fetch", task_id, "-o", str(self.output)]
-                self.screen.line(f"  {shlex.join(command)}", whole=True)
+                self.screen.command("qwen-edit", "fetch", task_id, "-o", str(self.output))
         if cancelled := session.statistics().cancellations:
             fate = "; the next run submits cancelled edits again" if self.journalled else ""
             self.screen.line(f"cancelled at the service: {counted(cancelled, 'task')}{fate}")
@@ -205,7 +203,11 @@ async def save_result(
         return f"task {task.id}{f': {word}' if word else ''}{'' if progress is None else f' {progress:.0%}'}"
 
     async with showing(session, command.screen, state):
-        result = await task
+        try:
+            result = await task
+        except asyncio.CancelledError:
+            task.cancel_unless_awaited()  # if the task has just ended, this keeps its id in `unfinished`
+            raise
     command.unsaved.add(task.id)
     for note in result.notes:
         command.screen.note(note)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 import time
 import warnings
@@ -75,6 +76,10 @@ class Screen:
         On a terminal, wrap the line between words. With ``whole``, do not wrap the line, so that users can copy it.
         """
         self.console.print(visible(shell_text(text)), style=style, soft_wrap=whole or not self.console.is_terminal)
+
+    def command(self, *arguments: str) -> None:
+        """Print a command to copy. Its paths stay as they are, even if they contain the name of a Python option."""
+        self.console.print(f"  {visible(shlex.join(arguments))}", soft_wrap=True)
 
     def error(self, text: str) -> None:
         """Print the error that ended the command."""

@@ -56,13 +56,13 @@ def edit(
     """
     from qwen_edit_async.batch.rules.identity import image_stem  # noqa: PLC0415  # slow to import
 
-    name = image_stem(images[0]) or "picture"
     command = Command(Screen(), connection, submission, output=output, as_json=as_json)
 
     async def work(session: EditSession) -> int:
         request = EditRequest(images, instruction, parameters.parameters())
         async with showing(session, command.screen, lambda: "submitting"):
             task = await session.submit(request)
+        name = image_stem(images[0]) or "picture"  # not earlier: the URL may be invalid
         stem = f"{name[:_NAME_CHARACTERS]}-{task.id}"
         result, paths = await save_result(session, task, output, command, stem)
         if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 from typing import TYPE_CHECKING, NoReturn
 
@@ -172,7 +173,8 @@ class Calls:
 async def wait_for_end(service: Service, record: TaskRecord) -> None:
     """Wait until a task has ended or the emulator closes."""
     changed = asyncio.Event()
-    record.on_change = changed.set
+    # `statistics` may end the task in another thread.
+    record.on_change = functools.partial(service.loop.call_soon_threadsafe, changed.set)
     while not service.closing.is_set():
         changed.clear()
         now = service.now()

@@ -203,7 +203,7 @@ def _vintage(picture: Picture, random_source: random.Random) -> Picture:
 
 
 def _frame(picture: Picture) -> Picture:
-    width = max(picture.size) // 24
+    width = min(max(picture.size) // 24, min(picture.size) // 6)  # also fits narrow pictures
     inner = cover(picture, (picture.width - 4 * width, picture.height - 4 * width))
     mount = ImageOps.expand(inner, width, "#f6f2e9")
     return cover(

@@ -92,7 +92,7 @@ class TaskRecord:
     seen_at: float | None = None
     """Time of the first reply that reported the end. In a protocol without status checks, that is the reply to
     the submission."""
-    on_change: Callable[[], None] | None = attrs.field(default=None, repr=False)
+    on_change: Callable[[], object] | None = attrs.field(default=None, repr=False)
     """Called when the task starts, when it ends, and when the emulator closes."""
 
     @property

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import signal
+from functools import partial
 
 import pytest
 from commands import API_KEY, QUICK, is_png, run_edit, start_command, wait_while_running
 from PIL import Image
 
+from qwen_edit_async import EditSession
 from qwen_edit_async.cli import main
 from qwen_edit_async.emulator import Fault
+from qwen_edit_async.events import EditEnded
 
 
 def submission(service):
@@ -47,6 +51,24 @@ def test_every_parameter_reaches_the_service(photos, service):
     sent = submission(service)
     assert (sent.n, tuple(sent.size), sent.negative_prompt, sent.seed) == (2, (1024, 1536), "-blur", 7)
     assert (sent.prompt_extend, sent.watermark) == (False, True)
+
+
+def test_a_task_that_ends_at_the_moment_of_an_interrupt_is_named(photos, capsys, monkeypatch, service):
+    def interrupt(event):
+        if isinstance(event, EditEnded):  # the command has not seen the result yet
+            [command] = [task for task in asyncio.all_tasks() if task.get_coro().__name__ == "_main"]
+            command.cancel()
+
+    monkeypatch.setattr("qwen_edit_async.session.session.EditSession", partial(EditSession, on_event=interrupt))
+    assert run_edit(photos) == 130
+    [task_id] = service.tasks
+    assert f"qwen-edit fetch {task_id}" in capsys.readouterr().err
+
+
+def test_an_invalid_url_is_wrong_usage(capsys, service):
+    assert main(["edit", "http://[::1/a.png", "-i", "snow", *QUICK]) == 2
+    assert "image 1 is not a valid URL" in capsys.readouterr().err
+    assert not service.tasks
 
 
 @pytest.mark.parametrize("protocol", ["generation", "queue", "dashscope"])
@@ -202,6 +224,13 @@ def test_a_task_past_its_deadline_is_printed_with_the_command_to_fetch_it(photos
     assert run_edit(photos, "--deadline", "0.3") == 1
     [task_id] = service.tasks
     assert f"qwen-edit fetch {task_id} -o {tmp_path / 'out'}" in capsys.readouterr().err
+
+
+def test_the_command_to_fetch_a_task_names_the_folder_as_it_is(photos, tmp_path, capsys, service):
+    service.inject(Fault.stuck_task())
+    folder = tmp_path / "dry_run"
+    assert main(["edit", str(photos / "a.png"), "-i", "snow", "-o", str(folder), "--deadline", "0.3", *QUICK]) == 1
+    assert f"\n  qwen-edit fetch {next(iter(service.tasks))} -o {folder}\n" in capsys.readouterr().err
 
 
 def test_a_failed_download_is_printed_with_the_command_to_fetch_it(photos, tmp_path, capsys, service):

@@ -158,6 +158,13 @@ def test_instructions_of_any_length_fit_on_pictures_of_any_size(size, instructio
     assert max(picture.crop((0, size[1] - 200, size[0], size[1])).convert("L").getextrema()) > 200
 
 
+@pytest.mark.parametrize("size", [(384, 3072), (3072, 384)])
+def test_a_narrow_picture_can_be_framed(size):
+    [picture] = render("add a frame", encode(Image.new("RGB", size)), size=None)
+    assert picture.getpixel((2, 2)) == (0x5A, 0x3D, 0x22)
+    assert picture.getpixel((picture.width // 2, picture.height // 2)) == (0, 0, 0)
+
+
 def test_lines_are_wrapped_between_words_and_long_words_within():
     class Font:
         def getlength(self, text):

@@ -376,6 +376,21 @@ def model_studio(monkeypatch):
         yield emulator
 
 
+@pytest.mark.qwen_edit_emulator(engine=FixedEngine(), duration=3600)
+async def test_an_edit_that_statistics_end_in_another_thread_is_answered_at_once(qwen_edit_emulator, monkeypatch):
+    service = qwen_edit_emulator._runtime.service
+    service.loop.set_debug(True)  # asyncio then refuses calls from other threads
+    headers = {"Authorization": f"Bearer {qwen_edit_emulator.api_key}"}
+    async with aiohttp.ClientSession(qwen_edit_emulator.url, headers=headers) as session:
+        pending = asyncio.create_task(Caller(session).post(studio_body(), DASHSCOPE))
+        while not any(record.on_change for record in qwen_edit_emulator.tasks.values()):  # noqa: ASYNC110  # the emulator runs in another thread
+            await asyncio.sleep(0)
+        later = service.now() + 3600
+        monkeypatch.setattr(service, "now", lambda: later)
+        assert qwen_edit_emulator.statistics().tasks_completed == 1
+        assert (await pending)[0] == 200
+
+
 def call_sdk(text="make it sepia", api_key=DASHSCOPE_KEY, **parameters):
     photo = data_uri(encode(Image.new("RGB", (640, 640), "white")))
     messages = [{"role": "user", "content": [{"image": photo}, {"text": text}]}]
