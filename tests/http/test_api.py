@@ -441,6 +441,20 @@ async def test_no_reply_in_time_is_uncertain(make_body):
     assert caught.value.request_sent is True
 
 
+async def test_a_reply_that_arrived_while_the_loop_was_blocked_is_read(make_body, monkeypatch):
+    loop = asyncio.get_running_loop()
+    real_time = loop.time
+
+    async def answer(server, reader, writer):
+        await server.read(reader)
+        writer.write(OK)
+        monkeypatch.setattr(loop, "time", lambda: real_time() + 100)  # as after a call that blocked the loop
+
+    async with serving(answer) as server, transport_to(server.url) as transport:
+        reply = await transport.send(POST, make_body())
+    assert (reply.status, reply.complete) == (200, True)
+
+
 TRICKLES = {
     "interim replies": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
     "a header": (b"HTTP/1.1 200 OK\r\nX-More: ", b"0"),
