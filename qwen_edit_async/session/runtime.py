@@ -330,7 +330,7 @@ class SessionState:
             self.runtime.require_own_loop()
         closing, self.closed = self.closed, True
         if self.runtime is not None:
-            await (self.runtime.wait_closed() if closing else self.runtime.close(cancel=cancel))
+            await (self.runtime.wait_closed() if closing and not cancel else self.runtime.close(cancel=cancel))
 
     def __del__(self) -> None:
         if self.runtime is not None and not self.closed:

@@ -328,6 +328,24 @@ async def test_two_tasks_may_close_at_once():
 
 
 @virtual
+async def test_leaving_by_an_error_does_not_wait_for_what_another_close_waits_for():
+    service = MemoryService(duration=100.0)
+    start = asyncio.get_running_loop().time()
+    with pytest.raises(KeyError):  # noqa: PT012  # leaving the block is what is tested
+        async with MemorySession(service) as session:
+            edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+            await asyncio.sleep(1)
+            closing = asyncio.create_task(session.aclose())
+            await asyncio.sleep(1)
+            raise KeyError
+    assert asyncio.get_running_loop().time() - start < 3
+    await closing
+    with pytest.raises(SessionClosedError):
+        await edit
+    assert (session.unfinished, service.closed) == (("task-1",), 1)
+
+
+@virtual
 async def test_leaving_waits_for_a_status_that_somebody_asked_for():
     service = MemoryService(latency=5.0)
     service.ends["task-1"] = 0.0
