@@ -124,6 +124,20 @@ def test_the_handle_of_a_task_says_so_on_another_event_loop(use):
         second.close()
 
 
+def test_a_session_that_is_used_outside_of_its_event_loop_says_so():
+    async def start():
+        session = await MemorySession(MemoryService()).open()
+        return session, await session.submit(IMAGE, "snow")
+
+    with asyncio.Runner() as runner:
+        session, task = runner.run(start())
+        calls = (session.require_open, task.cancel, lambda: session.attach("task-1"), lambda: session.edit_many([]))
+        for call in calls:
+            with pytest.raises(SessionClosedError, match="no event loop is running"):
+                call()
+        runner.run(session.aclose())
+
+
 @virtual
 async def test_a_session_that_was_opened_before_a_fork_says_so(monkeypatch, tmp_path):
     async with MemorySession(MemoryService()) as session:
