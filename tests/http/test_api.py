@@ -188,6 +188,18 @@ async def test_default_headers_are_sent_and_may_replace_the_agent():
     )
 
 
+@pytest.mark.parametrize("name", ["User-Agent", "user-agent"])
+async def test_a_replaced_agent_is_sent_alone(name):
+    async def answer(server, reader, writer):
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+
+    heads: list[bytes] = []
+    async with serving(answer) as server, transport_to(server.url, default_headers={name: "mine/1"}) as transport:
+        await transport.send(GET)
+    assert [line for line in heads[0].lower().splitlines() if line.startswith(b"user-agent")] == [b"user-agent: mine/1"]
+
+
 async def test_connections_are_used_again():
     async with serving(replies(OK, OK, OK)) as server, transport_to(server.url) as transport:
         for _ in range(3):
