@@ -32,6 +32,8 @@ class SubmissionObserver(Protocol):
     async def about_to_submit(self, uploads: Sequence[Upload]) -> None:
         """Called before an attempt, with the images and their digests. The attempt is sent when this method returns.
 
+        If a ``Retry-After`` pause has begun meanwhile, the attempt is not sent, but settled as refused.
+
         If this method raises an error, the attempt is not sent, and the edit ends with the error. This method is
         cancelled if the edit is cancelled, if its deadline passes, or if the session ends.
         """
