@@ -18,6 +18,7 @@ import attrs
 from qwen_edit_async.errors import DeadlineExceededError, QwenEditError, SessionClosedError
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.fetcher import Fetcher
+from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import WireProtocol
@@ -100,8 +101,7 @@ class Runtime:
 
     async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
         """Request the price of an edit. Retry after temporary failures."""
-        with self.poller.active_calls:
-            uploads = await self._parts.prepare(request.images)
+        uploads: tuple[Upload, ...] = ()
 
         async def ask(protocol: WireProtocol) -> Estimate:
             call = protocol.estimation(request)
@@ -109,6 +109,8 @@ class Runtime:
 
         try:
             async with asyncio.timeout(limits.deadline) as limit:
+                with self.poller.active_calls:
+                    uploads = await self._parts.prepare(request.images)
                 return await self._ask(lambda: self._service.try_forms(ask), limits.max_retries)
         except TimeoutError:
             if not limit.expired():
