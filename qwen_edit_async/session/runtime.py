@@ -137,7 +137,8 @@ class Runtime:
                 else:
                     self._parts.check_answered()
                     return answer
-                await self.gate.sleep(self._options.retry.delay(attempt, self._options.random.random()))
+                delay = self._options.retry.delay(attempt, self._options.random.random())
+                await asyncio.wait([self._task], timeout=delay)  # the end of the session ends the wait
 
     async def close(self, *, cancel: bool) -> None:
         """End the session. Without ``cancel``, first wait for all unfinished calls.

@@ -32,12 +32,14 @@ from qwen_edit_async import (
     EditSubmitted,
     EditWarning,
     FixedInterval,
+    InsufficientBalanceError,
     InvalidEditError,
     PermissionDeniedError,
     RateLimitError,
     SessionClosedError,
     SessionStatistics,
     SubmitUncertainError,
+    TaskStatus,
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.http.api import Transport
@@ -393,6 +395,21 @@ async def test_a_status_that_is_asked_for_as_the_session_closes_says_so():
             raise KeyError
     with pytest.raises(SessionClosedError):
         await asking
+
+
+@virtual
+async def test_a_balance_that_is_too_low_leaves_the_status_of_paid_tasks_within_reach():
+    service = MemoryService(on_submission=in_order(NORMAL, status(402)))
+    service.on_check = lambda _, number: status(503) if number == 1 else NORMAL
+    async with MemorySession(service, polling=FixedInterval(100.0)) as session:
+        task = await session.submit(IMAGE, "snow")
+        with pytest.raises(InsufficientBalanceError):
+            await session.submit(IMAGE, "snow")
+        await asyncio.sleep(5)
+        assert (await session.status(task.id)).status is TaskStatus.COMPLETED
+        with pytest.raises(InsufficientBalanceError):
+            await session.submit(IMAGE, "snow")
+    assert len(service.submissions) == 2
 
 
 @virtual
