@@ -110,10 +110,11 @@ class AiohttpTransport:
         self._submitting = self._make_session(_IDLE_SECONDS_OF_SUBMISSIONS)
 
     def _make_session(self, idle_seconds: float) -> aiohttp.ClientSession:
+        has_agent = any(name.lower() == "user-agent" for name in self._default_headers)
         return aiohttp.ClientSession(
             connector=self._network.connector(keepalive_timeout=idle_seconds),
             headers={
-                "User-Agent": USER_AGENT,
+                **({} if has_agent else {"User-Agent": USER_AGENT}),
                 **self._default_headers,
                 "Authorization": f"Bearer {self._api_key.reveal()}",
             },

@@ -75,7 +75,7 @@ class ReplyTimeouts:
         self.forget(timeout)  # a restarted limit moves to the end
         self._timeouts[timeout] = None
         if self._timer is None:
-            self._timer = loop.call_at(timeout.ends_at, self._sweep, timeout.ends_at)
+            self._set_timer(loop, timeout.ends_at)
 
     def forget(self, timeout: ReplyTimeout) -> None:
         """Remove a time limit, if it has started."""
@@ -90,12 +90,16 @@ class ReplyTimeouts:
             if timeout.response is not None:
                 timeout.response.close()
 
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        # The sweep does not run at once, so that a reply that arrived while the loop was blocked goes first.
+        self._timer = loop.call_at(at, loop.call_soon, self._sweep, at)
+
     def _sweep(self, reached: float) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
         now = max(reached, loop.time())  # a timer may fire slightly early
         for timeout in list(self._timeouts):
             if timeout.ends_at > now:
-                self._timer = loop.call_at(timeout.ends_at, self._sweep, timeout.ends_at)
+                self._set_timer(loop, timeout.ends_at)
                 break
             timeout.cut()

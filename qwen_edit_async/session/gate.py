@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-from qwen_edit_async.errors import QwenEditError, SessionClosedError
+from qwen_edit_async.errors import InsufficientBalanceError, QwenEditError, SessionClosedError
 from qwen_edit_async.log import log
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import pause_after
@@ -84,12 +84,13 @@ class WaitQueue(OrderedDict[asyncio.Future[float], int]):
 class Gate:
     """Hands out slots and turns, first come, first served. Edits refused with 429 get slots before all other edits.
 
-    A slot is held from the start of a submission until its task ends. A turn is the right to send one request.
+    A slot is held from the start of a submission until its task ends. A turn is the right to send one request. After an
+    :class:`InsufficientBalanceError`, the closed gate still gives turns for free requests, such as status checks.
 
     Attributes:
         pacer: Learns and applies the limits.
         loop: The session's event loop.
-        closed_by: The error that closed the gate, and that all waits raise; ``None`` while the gate is open.
+        closed_by: The error that closed the gate, and that all refused waits raise; ``None`` while the gate is open.
     """
 
     def __init__(self, pacer: Pacer, loop: asyncio.AbstractEventLoop) -> None:
@@ -166,7 +167,7 @@ class Gate:
         self.check_open()
 
     def close(self, error: QwenEditError) -> None:
-        """Close the gate. All present and future waiters get this error.
+        """Close the gate. All present and future waiters for slots and submissions get this error.
 
         A second error changes nothing, unless it is a :class:`SessionClosedError`, which ends the session.
         """
@@ -174,15 +175,20 @@ class Gate:
             self.closed_by = error
         if not self._closing.done():
             self._closing.set_result(None)
-        if self._timer is not None:
-            self._timer.cancel()
-        for queue in (self._slots, self._submissions, self._calls):
-            queue.fail_all(error)
+        self._slots.fail_all(error)
+        self._submissions.fail_all(error)
+        if self._refuses_calls:
+            self._calls.fail_all(error)
+        self._admit()
 
     @property
     def ended(self) -> bool:
         """Whether the session has ended."""
         return isinstance(self.closed_by, SessionClosedError)
+
+    @property
+    def _refuses_calls(self) -> bool:
+        return self.closed_by is not None and not isinstance(self.closed_by, InsufficientBalanceError)
 
     def check_open(self) -> None:
         """Raise the error that closed the gate, if it is closed."""
@@ -190,7 +196,8 @@ class Gate:
             raise self.closed_by.for_task(None)
 
     async def _wait_in(self, queue: WaitQueue, waiter: asyncio.Future[float], *, first: bool = False) -> float:
-        self.check_open()
+        if queue is not self._calls or self._refuses_calls:
+            self.check_open()
         queue.join(waiter, first=first)
         try:
             self._admit()
@@ -214,7 +221,7 @@ class Gate:
             self._timer = None
         now = max(reached, self.loop.time())
         until = min(self._admit_to_slots(now), self._admit_to_send(now))
-        if until < math.inf and self.closed_by is None:
+        if until < math.inf:
             self._timer = self.loop.call_at(until, self._admit, until)
 
     def _admit_to_slots(self, now: float) -> float:

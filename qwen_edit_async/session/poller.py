@@ -300,17 +300,18 @@ class Poller:
 
     async def _sleep(self, until: float) -> float:
         """Sleep until the time ``until``, and return it. If earlier work arrives, return ``-math.inf`` at once."""
-        if self._policy_error is not None:
-            raise self._policy_error
         self._alarm = self.loop.create_future()
         self._asleep_until = until
         timer = self.loop.call_at(until, self._wake, until) if until < math.inf else None
         try:
-            return await self._alarm
+            reached = await self._alarm if self._policy_error is None else until
         finally:
             self._asleep_until = -math.inf
             if timer is not None:
                 timer.cancel()
+        if self._policy_error is not None:
+            raise self._policy_error
+        return reached
 
     def _wake_if_nearer(self) -> None:
         if self._asleep_until > -math.inf and self._next_event() < self._asleep_until:
@@ -324,5 +325,4 @@ class Poller:
     def _crash(self, error: Exception) -> None:
         """End :meth:`run`, and so the session, with the error of a user's policy."""
         self._policy_error = self._policy_error or error
-        if self._alarm is not None and not self._alarm.done():
-            self._alarm.set_exception(error)
+        self._wake()  # a future takes no StopIteration, which a policy may raise

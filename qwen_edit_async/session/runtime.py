@@ -18,6 +18,7 @@ import attrs
 from qwen_edit_async.errors import DeadlineExceededError, QwenEditError, SessionClosedError
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.fetcher import Fetcher
+from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import WireProtocol
@@ -96,8 +97,7 @@ class Runtime:
 
     async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
         """Request the price of an edit. Retry after temporary failures."""
-        with self.poller.active_calls:
-            uploads = await self._parts.prepare(request.images)
+        uploads: tuple[Upload, ...] = ()
 
         async def ask(protocol: WireProtocol) -> Estimate:
             call = protocol.estimation(request)
@@ -105,6 +105,8 @@ class Runtime:
 
         try:
             async with asyncio.timeout(limits.deadline) as limit:
+                with self.poller.active_calls:
+                    uploads = await self._parts.prepare(request.images)
                 return await self._ask(lambda: self._service.try_forms(ask), limits.max_retries)
         except TimeoutError:
             if not limit.expired():
@@ -131,7 +133,8 @@ class Runtime:
                 else:
                     self._parts.check_answered()
                     return answer
-                await self.gate.sleep(self._options.retry.delay(attempt, self._options.random.random()))
+                delay = self._options.retry.delay(attempt, self._options.random.random())
+                await asyncio.wait([self._task], timeout=delay)  # the end of the session ends the wait
 
     async def close(self, *, cancel: bool) -> None:
         """End the session. Without ``cancel``, first wait for all unfinished calls.
@@ -325,7 +328,7 @@ class SessionState:
             self.runtime.require_own_loop()
         closing, self.closed = self.closed, True
         if self.runtime is not None:
-            await (self.runtime.wait_closed() if closing else self.runtime.close(cancel=cancel))
+            await (self.runtime.wait_closed() if closing and not cancel else self.runtime.close(cancel=cancel))
 
     def __del__(self) -> None:
         if self.runtime is not None and not self.closed:

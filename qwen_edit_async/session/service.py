@@ -57,13 +57,18 @@ class Service:
         """Submit an edit, in one attempt. If the reply holds the result, wait only until shortly after the deadline."""
         if not call.holds_result:
             return protocol.read_submission(await self.transport.send(call, body))
+        limit, end = asyncio.timeout(None), deadline + _LATE_SECONDS
+        # The timer does not end the wait at once, so that a result that arrived while the loop was blocked goes first.
+        timer = asyncio.get_running_loop().call_at(end, limit.reschedule, end)
         try:
-            async with asyncio.timeout_at(deadline + _LATE_SECONDS) as limit:
+            async with limit:
                 return protocol.read_submission(await self.transport.send(call, body))
         except TimeoutError:
             if not limit.expired():
                 raise
             raise APITimeoutError("the service did not give the result in time", request_sent=True) from None
+        finally:
+            timer.cancel()
 
     async def try_forms(self, call: Callable[[WireProtocol], Awaitable[T]]) -> T:
         """Make a call. If the service refuses the call as malformed, try the other form, if there is one."""

@@ -200,14 +200,9 @@ class EditPipeline:
         self._news.set()
 
     def stop_from_anywhere(self) -> None:
-        """Stop from a finalizer, which may run on any thread."""
-        loop = self._submitter.poller.loop
-        with contextlib.suppress(RuntimeError):
-            if asyncio.get_running_loop() is loop:
-                self.stop()
-                return
+        """Stop soon, from a finalizer, which may run on any thread, and in the middle of any other method."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing is running
-            loop.call_soon_threadsafe(self.stop)
+            self._submitter.poller.loop.call_soon_threadsafe(self.stop)
 
     async def aclose(self) -> None:
         """Stop, and wait until nothing more is sent. Replies to requests already sent arrive in the background."""

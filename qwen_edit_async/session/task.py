@@ -23,9 +23,13 @@ def require_loop(loop: asyncio.AbstractEventLoop) -> None:
     """Check that the session's event loop is the running one.
 
     Raises:
-        SessionClosedError: If another event loop is running.
+        SessionClosedError: If another event loop is running, or none.
     """
-    if asyncio.get_running_loop() is not loop:
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        raise SessionClosedError("no event loop is running: use the session in its own event loop") from None
+    if running is not loop:
         raise SessionClosedError("this session was opened on another event loop: open a session in each loop")
 
 

@@ -7,7 +7,19 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from memory_transport import HANGS, IMAGE, NORMAL, Answer, MemoryService, MemorySession, in_order, lost, refused, status
+from memory_transport import (
+    HANGS,
+    IMAGE,
+    NORMAL,
+    Answer,
+    MemoryService,
+    MemorySession,
+    in_order,
+    lost,
+    refused,
+    says,
+    status,
+)
 from skipping_loop import SkippingLoop
 
 from qwen_edit_async import (
@@ -112,6 +124,26 @@ async def test_an_id_that_arrives_as_the_deadline_passes_is_reported():
             await session.edit(IMAGE, "snow")
         assert (caught.value.task_id, session.unfinished) == ("task-1", ("task-1",))
         assert (session.statistics().in_flight, session.statistics().submitted) == (0, 1)
+
+
+class BlockedSocket(MemoryService):
+    """Blocks the event loop past the edit's deadline before the reply to a submission is read from its socket."""
+
+    async def send(self, call, body=None):
+        loop = asyncio.get_running_loop()
+        read = loop.create_future()
+        reply = await super().send(call, body)
+        loop.call_soon(leap, 10.0)
+        loop.call_soon(loop.call_soon, read.set_result, None)  # like the loop's callback for a socket
+        await read
+        return reply
+
+
+async def test_a_result_that_arrives_as_the_wait_for_it_ends_is_not_lost():
+    choices = [{"message": {"content": [{"image": "https://results.example/1.png"}]}}]
+    service = BlockedSocket(on_submission=in_order(says({"output": {"choices": choices}, "request_id": "r-1"})))
+    async with MemorySession(service, protocol="dashscope", envelope="auto", deadline=5) as session:
+        assert len((await session.edit(IMAGE, "snow")).images) == 1
 
 
 @pytest.mark.parametrize(

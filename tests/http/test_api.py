@@ -188,6 +188,18 @@ async def test_default_headers_are_sent_and_may_replace_the_agent():
     )
 
 
+@pytest.mark.parametrize("name", ["User-Agent", "user-agent"])
+async def test_a_replaced_agent_is_sent_alone(name):
+    async def answer(server, reader, writer):
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+
+    heads: list[bytes] = []
+    async with serving(answer) as server, transport_to(server.url, default_headers={name: "mine/1"}) as transport:
+        await transport.send(GET)
+    assert [line for line in heads[0].lower().splitlines() if line.startswith(b"user-agent")] == [b"user-agent: mine/1"]
+
+
 async def test_connections_are_used_again():
     async with serving(replies(OK, OK, OK)) as server, transport_to(server.url) as transport:
         for _ in range(3):
@@ -439,6 +451,20 @@ async def test_no_reply_in_time_is_uncertain(make_body):
         ) as caught:
             await transport.send(POST, make_body())
     assert caught.value.request_sent is True
+
+
+async def test_a_reply_that_arrived_while_the_loop_was_blocked_is_read(make_body, monkeypatch):
+    loop = asyncio.get_running_loop()
+    real_time = loop.time
+
+    async def answer(server, reader, writer):
+        await server.read(reader)
+        writer.write(OK)
+        monkeypatch.setattr(loop, "time", lambda: real_time() + 100)  # as after a call that blocked the loop
+
+    async with serving(answer) as server, transport_to(server.url) as transport:
+        reply = await transport.send(POST, make_body())
+    assert (reply.status, reply.complete) == (200, True)
 
 
 TRICKLES = {

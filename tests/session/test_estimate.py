@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from decimal import Decimal
 
 import pytest
@@ -144,3 +146,20 @@ async def test_a_bad_request_asks_for_nothing():
         with pytest.raises(ConfigurationError, match="deadline is 0"):
             await session.estimate(IMAGE, "snow", deadline=0)
     assert service.asked == []
+
+
+async def test_the_deadline_holds_while_the_images_are_read():
+    go_on = threading.Event()
+
+    class Stuck:
+        def read(self, size=-1):
+            go_on.wait(10)
+            return b""
+
+    async with MemorySession(PricedService(PRICE)) as session:
+        try:
+            async with asyncio.timeout(5):
+                with pytest.raises(DeadlineExceededError, match="before the service gave the price"):
+                    await session.estimate(Stuck(), "snow", deadline=0.05)
+        finally:
+            go_on.set()

@@ -626,6 +626,21 @@ async def test_a_policy_that_raises_ends_every_wait_with_its_error(where):
     assert (service.opened, service.closed) == (1, 1)
 
 
+async def test_a_policy_that_runs_out_of_delays_ends_every_wait_and_loses_no_id():
+    class Delays(FixedInterval):
+        def next_check(self, task: PolledTask, now: float) -> float:
+            return now + next(iter(()))
+
+    service = MemoryService(duration=10.0)
+    session = await MemorySession(service, polling=Delays()).open()
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await session.edit(IMAGE, "snow")
+    assert session.unfinished == ("task-1",)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await session.aclose()
+    assert (session.statistics().in_flight, service.closed) == (0, 1)
+
+
 async def test_a_policy_that_raises_as_a_task_is_given_up_still_frees_its_slot():
     service = MemoryService(duration=100.0)
     session = await MemorySession(service, polling=BrokenPolicy("end"), max_in_flight=1).open()

@@ -32,12 +32,14 @@ from qwen_edit_async import (
     EditSubmitted,
     EditWarning,
     FixedInterval,
+    InsufficientBalanceError,
     InvalidEditError,
     PermissionDeniedError,
     RateLimitError,
     SessionClosedError,
     SessionStatistics,
     SubmitUncertainError,
+    TaskStatus,
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.http.api import Transport
@@ -122,6 +124,20 @@ def test_the_handle_of_a_task_says_so_on_another_event_loop(use):
     finally:
         first.close()
         second.close()
+
+
+def test_a_session_that_is_used_outside_of_its_event_loop_says_so():
+    async def start():
+        session = await MemorySession(MemoryService()).open()
+        return session, await session.submit(IMAGE, "snow")
+
+    with asyncio.Runner() as runner:
+        session, task = runner.run(start())
+        calls = (session.require_open, task.cancel, lambda: session.attach("task-1"), lambda: session.edit_many([]))
+        for call in calls:
+            with pytest.raises(SessionClosedError, match="no event loop is running"):
+                call()
+        runner.run(session.aclose())
 
 
 @virtual
@@ -328,6 +344,24 @@ async def test_two_tasks_may_close_at_once():
 
 
 @virtual
+async def test_leaving_by_an_error_does_not_wait_for_what_another_close_waits_for():
+    service = MemoryService(duration=100.0)
+    start = asyncio.get_running_loop().time()
+    with pytest.raises(KeyError):  # noqa: PT012  # leaving the block is what is tested
+        async with MemorySession(service) as session:
+            edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+            await asyncio.sleep(1)
+            closing = asyncio.create_task(session.aclose())
+            await asyncio.sleep(1)
+            raise KeyError
+    assert asyncio.get_running_loop().time() - start < 3
+    await closing
+    with pytest.raises(SessionClosedError):
+        await edit
+    assert (session.unfinished, service.closed) == (("task-1",), 1)
+
+
+@virtual
 async def test_leaving_waits_for_a_status_that_somebody_asked_for():
     service = MemoryService(latency=5.0)
     service.ends["task-1"] = 0.0
@@ -361,6 +395,21 @@ async def test_a_status_that_is_asked_for_as_the_session_closes_says_so():
             raise KeyError
     with pytest.raises(SessionClosedError):
         await asking
+
+
+@virtual
+async def test_a_balance_that_is_too_low_leaves_the_status_of_paid_tasks_within_reach():
+    service = MemoryService(on_submission=in_order(NORMAL, status(402)))
+    service.on_check = lambda _, number: status(503) if number == 1 else NORMAL
+    async with MemorySession(service, polling=FixedInterval(100.0)) as session:
+        task = await session.submit(IMAGE, "snow")
+        with pytest.raises(InsufficientBalanceError):
+            await session.submit(IMAGE, "snow")
+        await asyncio.sleep(5)
+        assert (await session.status(task.id)).status is TaskStatus.COMPLETED
+        with pytest.raises(InsufficientBalanceError):
+            await session.submit(IMAGE, "snow")
+    assert len(service.submissions) == 2
 
 
 @virtual

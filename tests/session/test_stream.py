@@ -14,6 +14,7 @@ import pytest
 from memory_transport import HANGS, IMAGE, NORMAL, MemoryService, MemorySession, status
 
 from qwen_edit_async import BadRequestError, EditRequest, InvalidEditError, SessionClosedError
+from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.session.stream import OutcomeIterator
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]
@@ -384,6 +385,29 @@ async def test_dropping_a_stream_from_another_thread_stops_it(service, session):
     thread.join()
     await asyncio.sleep(1)
     assert session.statistics().in_flight == 0
+
+
+async def test_a_stream_that_is_dropped_while_a_slot_is_handed_out_takes_no_slot_with_it(service, monkeypatch):
+    service.duration = 50.0
+    real_start, held = Pacer.start, []
+
+    def start(pacer, now):
+        real_start(pacer, now)
+        held.clear()  # as garbage collection may do at any point
+
+    async with MemorySession(service, max_in_flight=1) as session:
+        holder = await session.submit(IMAGE, "snow")
+        held.append(aiter(session.edit_many(requests(1))))
+        fetching = asyncio.create_task(held[0].__anext__())
+        await asyncio.sleep(1)
+        fetching.cancel()
+        await asyncio.wait([fetching])
+        del fetching
+        assert session.statistics().waiting == 1
+        monkeypatch.setattr(Pacer, "start", start)
+        holder.cancel()
+        await asyncio.sleep(1)
+        assert session.statistics().in_flight == session.statistics().waiting == 0
 
 
 def test_a_stream_may_outlive_its_loop():
