@@ -108,8 +108,9 @@ class Submission:
             self.accepted.cancel()
             self._report_end(EditCancelledError("the edit was cancelled before the service accepted it"))
             self._stop_unless_sent()
-            return self._fate if self.sent_whole or self._attempts.may_exist else ""
-        return self.accepted.result().cancel_unless_awaited() if self.accepted.exception() is None else ""
+        elif self.accepted.exception() is None:
+            return self.accepted.result().cancel_unless_awaited()
+        return self._fate if self.sent_whole or self._attempts.may_exist else ""
 
     @property
     def _fate(self) -> str:
