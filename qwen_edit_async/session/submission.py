@@ -242,13 +242,13 @@ class Submission:
         task.checked_at = now
         parts.counters.queued += queued
         parts.counters.submitting += submitting
+        self.accepted.set_result(task)  # first, because `on_event` may cancel the caller
         try:
             if parts.options.on_event is not None:
                 timings = task.timings(began, ended=False)
                 parts.tell(EditSubmitted, request=self._request, task_id=task.task_id, timings=timings)
         finally:  # an interrupt in `on_event` must not lose the task
             self._poller.watch(task)
-            self.accepted.set_result(task)
 
     async def _attempt_accepted_form(self) -> TaskSnapshot:
         """Make an attempt in the form that the service accepts, or in both forms if that form is unknown."""

@@ -131,6 +131,23 @@ async def test_a_cancelled_edit_ends_before_and_after_its_submission():
             assert type(events[-1].error) is EditCancelledError
 
 
+async def test_the_function_may_cancel_the_edit_whose_task_it_is_told_of():
+    events = []
+
+    def on_event(event):
+        events.append(event)
+        edit.cancel()
+
+    async with MemorySession(MemoryService(), on_event=on_event) as session:
+        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await asyncio.wait([edit])
+        assert edit.cancelled()
+        assert session.unfinished == ("task-1",)
+        assert (session.statistics().watched, session.statistics().cancelled) == (0, 1)
+    assert kinds(events) == [EditSubmitted, EditEnded]
+    assert events[-1].task_id == "task-1"
+
+
 async def test_nothing_is_told_after_the_end():
     events = []
     service = MemoryService(on_submission=in_order(status(429)), latency=2.0)
