@@ -166,6 +166,7 @@ class Submission:
         """End the caller's wait if the submission stopped without an outcome."""
         if not self.accepted.done():
             self._slot.release()
+            self._parts.counters.uncertain += self.sent_whole
             end = "the session was closed" if self._parts.gate.ended else "the program was interrupted"
             self._refuse(
                 SubmitUncertainError(f"{end} before the service replied: a task may exist")
@@ -219,6 +220,7 @@ class Submission:
             self._poller.remember_orphan(snapshot, owned=self._observer is None)
             if not self.accepted.done():
                 error = closed_error(snapshot.task_id)
+                parts.counters.failed += 1
                 self.accepted.set_exception(error)
                 self._report_end(error)
             return
