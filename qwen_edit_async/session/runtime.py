@@ -103,11 +103,14 @@ class Runtime:
             call = protocol.estimation(request)
             return protocol.read_estimate(await self._service.transport.send(call, self._parts.body(call, uploads)))
 
+        async def ask_again(protocol: WireProtocol) -> Estimate:
+            return await self._ask(lambda: ask(protocol), limits.max_retries)
+
         try:
             async with asyncio.timeout(limits.deadline) as limit:
                 with self.poller.active_calls:
                     uploads = await self._parts.prepare(request.images)
-                return await self._ask(lambda: self._service.try_forms(ask), limits.max_retries)
+                return await self._service.try_forms(ask_again)
         except TimeoutError:
             if not limit.expired():
                 raise
