@@ -177,7 +177,7 @@ class Poller:
 
     async def _check(self, task: EditTask, sent_at: float) -> None:
         try:
-            snapshot = await self._parts.service.check(task.snapshot)
+            snapshot = await self._parts.service.check(task.snapshot, self._parts.gate.wait_turn)
         except QwenEditError as error:
             self._failed(task, error, sent_at)
         else:
@@ -202,7 +202,7 @@ class Poller:
 
     def _failed(self, task: EditTask, error: QwenEditError, sent_at: float) -> None:
         self._parts.check_failed(error, sent_at)
-        if isinstance(error, RateLimitError):
+        if isinstance(error, RateLimitError) and not task.done():
             self._report_event(task, EditThrottled, error=error)
         about(task.task_id).info("check of task %s failed: %s", task.task_id, error)
         match self._schedule.failed(task, error, sent_at, self.loop.time(), self._parts.options.random.random()):

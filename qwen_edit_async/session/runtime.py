@@ -93,7 +93,7 @@ class Runtime:
     async def status(self, task_id: str, max_retries: int) -> TaskSnapshot:
         """Check the status of a task now. Retry after temporary failures."""
         task = TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
-        return await self._ask(lambda: self._service.check(task), max_retries)
+        return await self._ask(lambda: self._service.check(task, self.gate.wait_turn), max_retries)
 
     async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
         """Request the price of an edit. Retry after temporary failures."""
@@ -103,11 +103,14 @@ class Runtime:
             call = protocol.estimation(request)
             return protocol.read_estimate(await self._service.transport.send(call, self._parts.body(call, uploads)))
 
+        async def ask_again(protocol: WireProtocol) -> Estimate:
+            return await self._ask(lambda: ask(protocol), limits.max_retries)
+
         try:
             async with asyncio.timeout(limits.deadline) as limit:
                 with self.poller.active_calls:
                     uploads = await self._parts.prepare(request.images)
-                return await self._ask(lambda: self._service.try_forms(ask), limits.max_retries)
+                return await self._service.try_forms(ask_again)
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import attrs
 
-from qwen_edit_async.errors import APIResponseError, APITimeoutError, BadRequestError, NotFoundError
+from qwen_edit_async.errors import APIResponseError, APIStatusError, APITimeoutError, BadRequestError, NotFoundError
 from qwen_edit_async.http.api import Transport
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.log import log
@@ -83,12 +84,14 @@ class Service:
         except BadRequestError:  # malformed in both forms, so the form is not the cause
             raise refusal from None
 
-    async def check(self, task: TaskSnapshot) -> TaskSnapshot:
-        """Check the status of a task, in one attempt. If the result needs a second call, make that call too."""
+    async def check(self, task: TaskSnapshot, wait_turn: Callable[[], Awaitable[object]]) -> TaskSnapshot:
+        """Check the status of a task, in one attempt. If the result needs a second call, wait for its turn."""
         protocol = self.protocol
         snapshot = protocol.read_status(await self.transport.send(protocol.status_check(task)), task)
         if (call := protocol.result_call(snapshot)) is None:
             return snapshot
+        with contextlib.suppress(APIStatusError):  # refused submissions do not end the checks of paid tasks
+            await wait_turn()
         try:
             return protocol.read_status(await self.transport.send(call), snapshot)
         except NotFoundError as error:  # the status has just proved that the task exists

@@ -108,8 +108,9 @@ class Submission:
             self.accepted.cancel()
             self._report_end(EditCancelledError("the edit was cancelled before the service accepted it"))
             self._stop_unless_sent()
-            return self._fate if self.sent_whole or self._attempts.may_exist else ""
-        return self.accepted.result().cancel_unless_awaited() if self.accepted.exception() is None else ""
+        elif self.accepted.exception() is None:
+            return self.accepted.result().cancel_unless_awaited()
+        return self._fate if self.sent_whole or self._attempts.may_exist else ""
 
     @property
     def _fate(self) -> str:
@@ -165,6 +166,7 @@ class Submission:
         """End the caller's wait if the submission stopped without an outcome."""
         if not self.accepted.done():
             self._slot.release()
+            self._parts.counters.uncertain += self.sent_whole
             end = "the session was closed" if self._parts.gate.ended else "the program was interrupted"
             self._refuse(
                 SubmitUncertainError(f"{end} before the service replied: a task may exist")
@@ -218,6 +220,7 @@ class Submission:
             self._poller.remember_orphan(snapshot, owned=self._observer is None)
             if not self.accepted.done():
                 error = closed_error(snapshot.task_id)
+                parts.counters.failed += 1
                 self.accepted.set_exception(error)
                 self._report_end(error)
             return
@@ -241,13 +244,13 @@ class Submission:
         task.checked_at = now
         parts.counters.queued += queued
         parts.counters.submitting += submitting
+        self.accepted.set_result(task)  # first, because `on_event` may cancel the caller
         try:
             if parts.options.on_event is not None:
                 timings = task.timings(began, ended=False)
                 parts.tell(EditSubmitted, request=self._request, task_id=task.task_id, timings=timings)
         finally:  # an interrupt in `on_event` must not lose the task
             self._poller.watch(task)
-            self.accepted.set_result(task)
 
     async def _attempt_accepted_form(self) -> TaskSnapshot:
         """Make an attempt in the form that the service accepts, or in both forms if that form is unknown."""

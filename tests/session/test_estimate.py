@@ -129,6 +129,23 @@ async def test_the_other_form_is_asked_for_once_and_its_refusal_is_not_raised():
 
 
 @pytest.mark.virtual_clock
+async def test_the_other_form_is_asked_for_only_after_a_pause():
+    loop, asked_at = asyncio.get_running_loop(), []
+
+    class PausedService(PricedService):
+        async def send(self, call, body=None):
+            asked_at.append(loop.time())
+            if len(asked_at) == 1:
+                session._state.runtime.gate.hold_back(RateLimitError("later", status_code=429, retry_after=30.0))
+            return await super().send(call, body)
+
+    service = PausedService(status(400).reply, PRICE)
+    async with MemorySession(service, envelope="auto") as session:
+        assert (await session.estimate(IMAGE, "snow")).cost == Decimal("0.0357")
+    assert asked_at[1] - asked_at[0] >= 30.0
+
+
+@pytest.mark.virtual_clock
 async def test_a_timeout_of_the_connection_stays_what_it_is():
     service = PricedService(APITimeoutError("no reply"))
     async with MemorySession(service, max_retries=0) as session:

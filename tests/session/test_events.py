@@ -8,6 +8,7 @@ import contextvars
 import logging
 from decimal import Decimal
 
+import attrs
 import pytest
 from memory_transport import (
     HANGS,
@@ -131,6 +132,23 @@ async def test_a_cancelled_edit_ends_before_and_after_its_submission():
             assert type(events[-1].error) is EditCancelledError
 
 
+async def test_the_function_may_cancel_the_edit_whose_task_it_is_told_of():
+    events = []
+
+    def on_event(event):
+        events.append(event)
+        edit.cancel()
+
+    async with MemorySession(MemoryService(), on_event=on_event) as session:
+        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await asyncio.wait([edit])
+        assert edit.cancelled()
+        assert session.unfinished == ("task-1",)
+        assert (session.statistics().watched, session.statistics().cancelled) == (0, 1)
+    assert kinds(events) == [EditSubmitted, EditEnded]
+    assert events[-1].task_id == "task-1"
+
+
 async def test_nothing_is_told_after_the_end():
     events = []
     service = MemoryService(on_submission=in_order(status(429)), latency=2.0)
@@ -141,6 +159,17 @@ async def test_nothing_is_told_after_the_end():
         await asyncio.sleep(5)
         assert session.statistics().throttled == 1
     assert kinds(events) == [EditEnded]
+
+
+async def test_a_check_that_is_refused_after_the_end_is_not_told():
+    events, service = [], MemoryService(on_check=lambda *_: attrs.evolve(status(429), delay=2.0))
+    async with MemorySession(service, on_event=events.append) as session:
+        task = await session.submit(IMAGE, "snow")
+        await asyncio.sleep(1.5)
+        task.cancel()
+        await asyncio.sleep(5)
+        assert session.statistics().throttled == 1
+    assert kinds(events) == [EditSubmitted, EditEnded]
 
 
 async def test_an_edit_that_waits_for_a_slot_tells_how_long():
@@ -175,6 +204,16 @@ async def test_a_submission_that_the_end_of_the_session_overtakes_is_told():
     assert kinds(events) == [EditEnded]
     assert (events[0].task_id, type(events[0].error)) == ("task-1", SessionClosedError)
     assert isinstance(edit.exception(), SessionClosedError)
+    assert (session.statistics().submitted, session.statistics().failed) == (1, 1)
+
+
+async def test_a_submission_that_is_never_answered_before_the_session_ends_is_counted_as_uncertain():
+    session = await MemorySession(MemoryService(on_submission=in_order(HANGS))).open()
+    edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+    await asyncio.sleep(1)
+    await session.__aexit__(KeyError)
+    assert isinstance(edit.exception(), SubmitUncertainError)
+    assert (session.statistics().refused, session.statistics().uncertain) == (1, 1)
 
 
 async def test_an_error_of_the_function_is_logged_and_changes_nothing(caplog):

@@ -12,10 +12,11 @@ from decimal import Decimal
 import attrs
 import pytest
 from emulator_calls import decode, encode
-from memory_transport import HANGS, IMAGE, KEY, RESULT, Answer, MemoryService, MemorySession, in_order, says
+from memory_transport import HANGS, IMAGE, KEY, RESULT, Answer, MemoryService, MemorySession, in_order, says, status
 from PIL import Image
 
 from qwen_edit_async import (
+    APIStatusError,
     APITimeoutError,
     AuthenticationError,
     BadRequestError,
@@ -27,6 +28,7 @@ from qwen_edit_async import (
     FixedInterval,
     InsufficientBalanceError,
     NotFoundError,
+    RateLimitError,
     SubmitUncertainError,
     TaskStatus,
 )
@@ -221,6 +223,43 @@ async def test_a_second_call_that_fails_is_made_again(fault):
         assert len((await session.edit(PHOTO, "snow")).images) == 1
         counts = emulator.statistics()
         assert (counts.submits, counts.results) == (1, 2)
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize("asked", ["by the session", "by the user"])
+async def test_the_second_call_waits_for_a_pause_that_begins_during_the_first(asked):
+    asked_at = []
+
+    def on_check(*_):
+        asked_at.append(asyncio.get_running_loop().time())
+        if len(asked_at) > 1:
+            return says({"outputs": [{"type": "image", "url": RESULT.format(task_id="task-1")}]})
+        session._state.runtime.gate.hold_back(RateLimitError("later", status_code=429, retry_after=30.0))
+        return says({"status": "COMPLETED"})
+
+    service = MemoryService(on_check=on_check)
+    async with MemorySession(service, protocol="queue", envelope="auto") as session:
+        if asked == "by the user":
+            assert (await session.status("task-1")).urls
+        else:
+            assert (await session.attach("task-1")).images
+    assert len(asked_at) == 2
+    assert asked_at[1] - asked_at[0] >= 30.0
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize("code", [401, 402, 403])
+async def test_the_second_call_is_made_though_submissions_are_refused(code):
+    replies = in_order(
+        says({"status": "COMPLETED"}), says({"outputs": [{"type": "image", "url": RESULT.format(task_id="task-1")}]})
+    )
+    submissions = in_order(says({"request_id": "task-1"}), status(code))
+    service = MemoryService(on_submission=submissions, on_check=replies)
+    async with MemorySession(service, protocol="queue", envelope="auto") as session:
+        task = await session.submit(IMAGE, "snow")
+        with pytest.raises(APIStatusError):
+            await session.submit(IMAGE, "snow")
+        assert len((await task).images) == 1
 
 
 def naming_a_task(status, code):

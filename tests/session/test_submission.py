@@ -759,6 +759,16 @@ async def test_a_refusal_that_comes_as_the_edit_is_cancelled_is_heeded_and_no_un
 
 
 @pytest.mark.parametrize("steps", [0, 1])
+async def test_a_reply_that_is_lost_as_the_edit_is_cancelled_is_noted(steps):
+    async with MemorySession(MemoryService(on_submission=in_order(HANGS))) as session:
+        edit = await cancelled_as_it_is_answered(session, lost().reply, steps)
+        assert session.statistics().uncertain == 1
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await edit
+    assert "a task may exist and be charged" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("steps", [0, 1])
 async def test_a_connection_that_is_refused_as_the_edit_is_cancelled_is_no_uncertainty(steps):
     service = MemoryService(on_submission=in_order(Answer(uploaded=False)))
     async with MemorySession(service) as session:
@@ -767,7 +777,7 @@ async def test_a_connection_that_is_refused_as_the_edit_is_cancelled_is_no_uncer
 
 
 async def cancelled_as_it_is_answered(session, reply, steps):
-    """An edit whose cancellation comes so many steps of the event loop after the answer."""
+    """Return an edit whose cancellation comes so many steps of the event loop after the answer."""
     answer = asyncio.get_running_loop().create_future()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MemoryService, "_reply", lambda *_: answer)
@@ -779,6 +789,7 @@ async def cancelled_as_it_is_answered(session, reply, steps):
         edit.cancel()
         await asyncio.wait([edit])
     assert edit.cancelled()
+    return edit
 
 
 async def given_up(edit):
