@@ -172,7 +172,7 @@ class BucketPath(os.PathLike[str]):
         try:
             with self._explained() as obstore:
                 url = str(obstore.sign(self._store, "GET", self.key, expires_in=_SIGNED_FOR))
-        except OSError:  # also raised without credentials, as for a public bucket
+        except (OSError, TypeError):  # without credentials, as for a public bucket; or the store refuses the path
             return None
         # For Google's stores, obstore does not quote "#", "?" and "%", so the URL would name another file.
         return url if unquote(urlsplit(url).path).endswith(f"/{self.key}") else None

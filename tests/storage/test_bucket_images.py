@@ -92,6 +92,12 @@ def test_what_cannot_be_edited_is_refused_before_anything_is_sent(bucket, conten
     assert str(path) in str(refused.value)
 
 
+@pytest.mark.parametrize("key", [".", "photos/../photo.png", "photos//photo.png"])
+def test_an_image_whose_path_no_store_takes_is_refused(bucket, key):
+    with pytest.raises(InvalidEditError, match="can't be read: Could not parse path"):
+        prepare([BucketPath(bucket.root, key)])
+
+
 def test_a_damaged_image_is_refused_where_it_is_read(bucket):
     path = bucket / "photo.png"
     path.put(io.BytesIO(PHOTO[:-20]))
