@@ -77,11 +77,12 @@ async def test_an_image_is_read_and_sent_if_its_store_cannot_sign(in_memory):
     ("content", "problem"),
     [
         (None, "does not exist"),
+        (b"", "is empty"),
         (b"%PDF-1.7 and so on", "is not a JPEG, PNG"),
         (b"8BPS" + bytes(100), "is in PSD format"),
         (PHOTO + bytes(10 * 1024 * 1024), "is over the limit"),
     ],
-    ids=["missing", "no picture", "another format", "too large"],
+    ids=["missing", "empty", "no picture", "another format", "too large"],
 )
 def test_what_cannot_be_edited_is_refused_before_anything_is_sent(bucket, content, problem, inline):
     path = bucket / "photo.png"
