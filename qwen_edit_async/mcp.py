@@ -40,6 +40,7 @@ from qwen_edit_async.batch.journal.journal import JOURNAL_NAME
 from qwen_edit_async.batch.price import price_of_picture
 from qwen_edit_async.batch.rules.budget import to_money
 from qwen_edit_async.batch.sources.read import is_table
+from qwen_edit_async.contract import MAX_N
 from qwen_edit_async.display.thumbnails import make_thumbnail
 from qwen_edit_async.files import safe_stem
 from qwen_edit_async.images.kinds import is_url
@@ -333,7 +334,7 @@ async def get_task(context: Context[ServerState], task_id: str, output: str = "e
         snapshot = await state.session.status(task_id)
         facts: dict[str, Any] = {"task_id": task_id, "status": snapshot.status.value}
         if snapshot.urls:
-            pictures = state.session.pictures(task_id, snapshot.urls)
+            pictures = state.session.pictures(task_id, snapshot.urls)[:MAX_N]  # as many as an edit's result keeps
             stem = safe_stem(task_id)
             facts["files"] = [str(await each.save(folder / f"{stem}-{each.index}.png")) for each in pictures]
             facts["cost"] = _amount(snapshot.usage.cost)

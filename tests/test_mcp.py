@@ -72,6 +72,19 @@ async def test_an_image_is_edited_and_shown(emulator, photos, tmp_path):
         assert len(list((tmp_path / "again").iterdir())) == 2
 
 
+async def test_a_reply_with_many_pictures_does_not_fill_the_folder(photos, tmp_path):
+    def multiply(reply):
+        return reply | {"output": reply["output"] * 20} if "output" in reply else reply
+
+    plan = FaultPlan([Fault.reshape(multiply).on("check")])
+    with EditEmulator(duration=0.0, engine=FixedEngine(), faults=plan).in_thread() as emulator:
+        async with client_of(emulator, tmp_path) as client:
+            _, text = await call(client, "edit_image", images=["photos/a.png"], instruction="make it snow")
+            assert len(json.loads(text)["files"]) == 6
+            _, text = await call(client, "get_task", task_id=json.loads(text)["task_id"], output="again")
+            assert len(json.loads(text)["files"]) == len(list((tmp_path / "again").iterdir())) == 6
+
+
 async def test_the_changes_of_an_edit_are_reported_as_progress(photos, tmp_path):
     shown = []
 

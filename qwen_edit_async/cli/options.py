@@ -122,7 +122,7 @@ class BatchOptions:
     concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
     """Maximum number of tasks in flight."""
     recursive: Flag = False
-    """Also read subfolders, except hidden folders, system folders and results of other runs."""
+    """Also read subfolders, except hidden ones. On disk, system folders and results of other runs are left out too."""
     overwrite: Flag = False
     """Replace existing files that this batch did not make. By default, an edit that would replace such a file fails."""
     edit_changed: Flag = False

@@ -51,9 +51,13 @@ class Picture:
         return None if self.path is None else href(self.path)
 
 
+def _visible(pictures: Iterable[Picture]) -> tuple[Picture, ...]:
+    return tuple(picture for picture in pictures if picture.source is not None)
+
+
 @attrs.frozen(kw_only=True)
 class GalleryEdit:
-    """An edit on the page.
+    """An edit on the page. Pictures with nothing to show are left out.
 
     Attributes:
         key: The title of the card.
@@ -64,8 +68,8 @@ class GalleryEdit:
 
     key: str
     instruction: str
-    before: tuple[Picture, ...] = ()
-    after: tuple[Picture, ...] = ()
+    before: tuple[Picture, ...] = attrs.field(default=(), converter=_visible)
+    after: tuple[Picture, ...] = attrs.field(default=(), converter=_visible)
     facts: Mapping[str, object] = attrs.field(factory=dict)
     error: str | None = None
 
@@ -126,13 +130,11 @@ def _comparison(edit: GalleryEdit) -> str:
 
 
 def _image(picture: Picture, kind: str, text: str) -> str:
-    if (source := picture.source) is None:
-        return ""
     small = picture.thumbnail
     sides = f'width="{small.width}" height="{small.height}" ' if small is not None else ""
     return (
         f'<img class="{kind}" alt="{escape(text)}" loading="lazy" decoding="async" draggable="false" '
-        f'{sides}src="{source}"{_full(picture)}>'
+        f'{sides}src="{picture.source}"{_full(picture)}>'
     )
 
 
@@ -151,7 +153,6 @@ def _choices(pictures: tuple[Picture, ...], kind: str, *, chosen: int) -> str:
         f'<img alt="Compare {kind} {index + 1}" loading="lazy" decoding="async" src="{picture.source}">'
         "</button></li>"
         for index, picture in enumerate(pictures)
-        if picture.source is not None
     )
 
 

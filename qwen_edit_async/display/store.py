@@ -48,9 +48,12 @@ class ThumbnailStore:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
 
-    def get(self, image: Any) -> Thumbnail | None:
-        """Return the thumbnail of a file; ``None`` if the image is not a file, or if no thumbnail can be made."""
-        known = self._name_and_stamp(image)
+    def get(self, image: Any, *, current: bool = False) -> Thumbnail | None:
+        """Return the thumbnail of a file; ``None`` if the image is not a file, or if no thumbnail can be made.
+
+        A local file that has changed gets a new thumbnail. With ``current``, so does a file in a bucket.
+        """
+        known = self._name_and_stamp(image, current=current)
         return None if known is None else self._find(known) or self._make(image, known)
 
     def get_all(self, images: Iterable[Any], may_make: Callable[[], bool]) -> dict[Any, Thumbnail | None]:
@@ -70,7 +73,7 @@ class ThumbnailStore:
     def make_soon(self, images: Iterable[Any]) -> None:
         """Make the thumbnails of files on background threads. Return at once."""
         for image in images:
-            self._makers.submit(self.get, image)
+            self._makers.submit(self.get, image, current=True)
 
     def finish(self) -> None:
         """Wait for the thumbnails in progress. Thumbnails that :meth:`make_soon` has only queued are not made."""
@@ -84,7 +87,7 @@ class ThumbnailStore:
                 self._connection.close()
 
     def _find(self, known: tuple[str, str]) -> Thumbnail | None:
-        row = self._query("SELECT content, width, height FROM thumbnails WHERE path = ? AND stamp = ?", known)
+        row = self._query("SELECT content, width, height FROM thumbnails WHERE path = ? AND ? IN (stamp, '')", known)
         return None if row is None else Thumbnail(*row)
 
     def _make(self, image: Any, known: tuple[str, str]) -> Thumbnail | None:
@@ -106,17 +109,18 @@ class ThumbnailStore:
             log.debug("the thumbnail store in %s failed: %s", self._folder, error)
             return None
 
-    def _name_and_stamp(self, image: Any) -> tuple[str, str] | None:
+    def _name_and_stamp(self, image: Any, *, current: bool = False) -> tuple[str, str] | None:
         """Return a file's path, and a stamp of its size and modification time; ``None`` if the image is not a file.
 
-        The stamp of a file in a bucket is empty, because requesting each file's size and time would take long.
+        The stamp of a file in a bucket is its tag if ``current``. Otherwise it is empty, which stands for any stamp,
+        because requesting each file's tag would take long.
         """
-        if (bucket := BucketPath.of(image)) is not None:
-            return str(bucket), ""
-        path = local_path(image)
-        if path is None:
-            return None
+        bucket, path = BucketPath.of(image), local_path(image)
         try:
+            if bucket is not None:
+                return str(bucket), bucket.tag() if current else ""
+            if path is None:
+                return None
             status = check_regular(path)
         except (OSError, ImageError):
             return None

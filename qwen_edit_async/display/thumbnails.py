@@ -15,7 +15,7 @@ import attrs
 
 from qwen_edit_async.images.encode import encode_base64
 from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, ArrayLike, PillowImage
-from qwen_edit_async.images.source import exclusive_access, open_image
+from qwen_edit_async.images.source import exclusive_access, local_path, open_image
 from qwen_edit_async.storage.bucket import BucketPath
 
 THUMBNAIL_SIDE: Final = 256
@@ -83,7 +83,7 @@ def make_thumbnail(image: Any) -> Thumbnail | None:
         image = BucketPath.of(image) or image
         if isinstance(image, str | bytes | bytearray | memoryview | os.PathLike):
             with open_image(image, MAX_SOURCE_BYTES)[0] as file:
-                encoded = pillow.thumbnail(file, THUMBNAIL_SIDE)
+                encoded = pillow.thumbnail(file, THUMBNAIL_SIDE, local_path(image) or "")
         elif isinstance(image, PillowImage | ArrayLike):
             with exclusive_access(image):
                 encoded = pillow.thumbnail(image, THUMBNAIL_SIDE)

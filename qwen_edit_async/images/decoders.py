@@ -159,22 +159,23 @@ def loses_colours(file: IO[bytes]) -> bool:
     return b"colr" in header and not _READ_COLOURS.search(header)
 
 
-def load_despite_damage(file: IO[bytes], side: int | None = None) -> ImageFile.ImageFile:
+def load_despite_damage(file: IO[bytes], path: str = "", *, side: int | None = None) -> ImageFile.ImageFile:
     """Open and decode a picture, even if it is damaged or incomplete. Any missing part is black or gray.
 
-    With ``side``, a JPEG is decoded at a reduced scale, but its sides keep at least this number of pixels.
+    The content, or else the path, determines the format. With ``side``, a JPEG is decoded at a reduced scale, but its
+    sides keep at least this number of pixels.
 
     Raises:
         Exception: No pixel can be decoded, or the picture has too many pixels.
     """
     with contextlib.suppress(Exception):  # decoders raise any kind of error for a broken file
-        image = _open_small(file, side)
+        image = _open_small(file, side, path)
         image.load()
         return image
     file.seek(0)
     content = file.read(_MAX_PADDED_BYTES)
     padding = _JPEG_END if content.startswith(b"\xff\xd8") else bytes(len(content))
-    image = _open_small(io.BytesIO(content + padding), side)
+    image = _open_small(io.BytesIO(content + padding), side, path)
     try:
         image.load()
     except Exception as error:  # decoders raise any kind of error
@@ -186,8 +187,8 @@ def load_despite_damage(file: IO[bytes], side: int | None = None) -> ImageFile.I
     return image
 
 
-def _open_small(file: IO[bytes], side: int | None) -> ImageFile.ImageFile:
-    image = open_file(file, fit=True)
+def _open_small(file: IO[bytes], side: int | None, path: str = "") -> ImageFile.ImageFile:
+    image = open_file(file, path, fit=True)
     if side is not None:
         image.draft(None, (side, side))
     check_pixels(image.size)

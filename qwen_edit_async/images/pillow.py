@@ -151,8 +151,10 @@ def fit(file: IO[bytes], size: int, findings: Findings, *, path: str = "") -> En
     return attrs.evolve(encoded, notes=encoded.notes + lost_notes + page_notes)
 
 
-def thumbnail(picture: Any, side: int) -> Encoded:
+def thumbnail(picture: Any, side: int, path: str = "") -> Encoded:
     """Encode a picture (an image file, a PIL image or an array) as a WEBP file with sides of at most ``side`` pixels.
+
+    ``path`` is the path of an image file, if it has one.
 
     Raises:
         ImageError: The picture can't be decoded, or has too many pixels.
@@ -162,7 +164,7 @@ def thumbnail(picture: Any, side: int) -> Encoded:
             image = picture if isinstance(picture, Image.Image) else _from_array(picture)
             turn = orientation(image)
         else:
-            image = stack.enter_context(load_despite_damage(picture, 2 * side))
+            image = stack.enter_context(load_despite_damage(picture, path, side=2 * side))
             turn = stored_orientation(image)
         check_pixels(image.size)
         small = plain(image, turn).copy()  # thumbnail() would change the user's PIL image

@@ -119,12 +119,16 @@ class OutputImage:
             unless a file with that name exists.
 
         Raises:
-            ConfigurationError: If results can't be written to ``path``, for example because it is an http URL.
+            ConfigurationError: If results can't be written to ``path``, for example because it is an http URL, or has
+                no file name.
             DownloadError: If no usable picture could be downloaded.
             OSError: If the file can't be written.
             SessionClosedError: If the session is closed.
         """
-        saved, _ = await self._save(file_path(path))
+        target = file_path(path)
+        if not target.name:
+            raise ConfigurationError(f"{str(target)!r} has no file name: give the path of a file, such as out/cat.png")
+        saved, _ = await self._save(target)
         return saved
 
     async def _save(self, path: FilePath) -> tuple[FilePath, str]:

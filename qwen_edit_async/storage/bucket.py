@@ -115,7 +115,12 @@ class BucketPath(os.PathLike[str]):
             OSError: The file does not exist, or can't be read.
         """
         with self._explained() as obstore:
-            reply = obstore.get(self._store, self.key, options={"range": (0, count)})
+            try:
+                reply = obstore.get(self._store, self.key, options={"range": (0, count)})
+            except obstore.exceptions.BaseError:
+                if obstore.head(self._store, self.key)["size"]:
+                    raise
+                return b"", 0  # stores refuse any range of an empty file
             return bytes(reply.bytes()), reply.meta["size"]
 
     def exists(self) -> bool:
@@ -172,7 +177,7 @@ class BucketPath(os.PathLike[str]):
         try:
             with self._explained() as obstore:
                 url = str(obstore.sign(self._store, "GET", self.key, expires_in=_SIGNED_FOR))
-        except OSError:  # also raised without credentials, as for a public bucket
+        except (OSError, TypeError):  # without credentials, as for a public bucket; or the store refuses the path
             return None
         # For Google's stores, obstore does not quote "#", "?" and "%", so the URL would name another file.
         return url if unquote(urlsplit(url).path).endswith(f"/{self.key}") else None

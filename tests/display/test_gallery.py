@@ -137,6 +137,14 @@ def test_without_any_picture_the_card_says_so():
     assert "no preview" in Elements(page_of(GalleryEdit(key="k", instruction="i", before=(Picture(),)))).text
 
 
+def test_pictures_with_nothing_to_show_are_neither_compared_nor_chosen(thumbnail):
+    shown = Picture(thumbnail=thumbnail)
+    page = page_of(GalleryEdit(key="k", instruction="i", before=(shown, Picture()), after=(Picture(), shown)))
+    elements = Elements(page)
+    assert elements.values("img", "class") == ["before", "after"]
+    assert elements.values("button", "data-kind") == []
+
+
 def test_pulls_one_edit_at_a_time(thumbnail):
     pulled = []
 

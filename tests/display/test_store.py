@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 
+import attrs
 import PIL.Image
 import pytest
+from emulator_calls import encode
+from obstore.store import MemoryStore
 
 from qwen_edit_async.display.store import STORE_NAME, ThumbnailStore
 from qwen_edit_async.display.thumbnails import make_thumbnail
+from qwen_edit_async.storage.bucket import BucketPath
 
 
 @pytest.fixture
@@ -53,6 +58,16 @@ def test_a_thumbnail_is_made_anew_after_its_file_has_changed(photo, opened):
     PIL.Image.new("RGB", (100, 480), "navy").save(photo)
     assert kept(store, photo) is None
     assert store.get(photo) == make_thumbnail(photo) != first
+
+
+def test_a_file_in_a_bucket_gets_a_new_thumbnail_when_it_is_edited_again(tmp_path, opened):
+    path = attrs.evolve(BucketPath.of((MemoryStore(), "photo.png")), replace=True)
+    path.put(io.BytesIO(encode(PIL.Image.new("RGB", (640, 480), "navy"))))
+    store = opened(tmp_path)
+    first = store.get(path, current=True)
+    path.put(io.BytesIO(encode(PIL.Image.new("RGB", (480, 640), "teal"))))
+    assert kept(store, path) == store.get(path) == first
+    assert store.get(path, current=True) == kept(store, path) == make_thumbnail(path) != first
 
 
 def test_thumbnails_move_with_their_folder(tmp_path, photo):

@@ -55,6 +55,13 @@ def test_a_data_uri_has_the_thumbnail_of_its_picture():
     assert make_thumbnail(uri) == make_thumbnail(PHOTO)
 
 
+def test_a_format_that_only_the_extension_names_has_a_thumbnail(tmp_path):
+    path = tmp_path / "photo.tga"
+    PIL.Image.new("RGB", (640, 480), "teal").save(path)
+    assert make_thumbnail(path) == make_thumbnail(str(path)) == make_thumbnail(PHOTO)
+    assert make_thumbnail(path.read_bytes()) is None
+
+
 def test_a_thumbnail_stands_upright(tmp_path):
     path = tmp_path / "photo.jpg"
     exif = PIL.Image.Exif()

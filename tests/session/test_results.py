@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from memory_transport import IMAGE, MemoryService, MemorySession, in_order, says
 from noise import noise
+from obstore.store import MemoryStore
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
@@ -96,6 +97,13 @@ async def test_the_home_folder_may_be_abbreviated(session, tmp_path, monkeypatch
     assert await result.save("~/saved", stem="a") == (tmp_path / "saved" / "a-0.png",)
     assert await result.images[0].save(Path("~", "b.png")) == tmp_path / "b.png"
     assert (tmp_path / "b.png").exists()
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", "s3://bucket", "s3://bucket/", (MemoryStore(), "")])
+async def test_a_picture_is_not_saved_under_a_path_without_a_file_name(session, path):
+    (image,) = (await session.edit(IMAGE, "snow")).images
+    with pytest.raises(ConfigurationError, match="has no file name: give the path of a file"):
+        await image.save(path)
 
 
 async def test_a_picture_opens_as_a_decoded_image(session):

@@ -77,11 +77,12 @@ async def test_an_image_is_read_and_sent_if_its_store_cannot_sign(in_memory):
     ("content", "problem"),
     [
         (None, "does not exist"),
+        (b"", "is empty"),
         (b"%PDF-1.7 and so on", "is not a JPEG, PNG"),
         (b"8BPS" + bytes(100), "is in PSD format"),
         (PHOTO + bytes(10 * 1024 * 1024), "is over the limit"),
     ],
-    ids=["missing", "no picture", "another format", "too large"],
+    ids=["missing", "empty", "no picture", "another format", "too large"],
 )
 def test_what_cannot_be_edited_is_refused_before_anything_is_sent(bucket, content, problem, inline):
     path = bucket / "photo.png"
@@ -90,6 +91,12 @@ def test_what_cannot_be_edited_is_refused_before_anything_is_sent(bucket, conten
     with pytest.raises(InvalidEditError, match=problem) as refused:
         prepare([path], inline=inline)
     assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize("key", [".", "photos/../photo.png", "photos//photo.png"])
+def test_an_image_whose_path_no_store_takes_is_refused(bucket, key):
+    with pytest.raises(InvalidEditError, match="can't be read: Could not parse path"):
+        prepare([BucketPath(bucket.root, key)])
 
 
 def test_a_damaged_image_is_refused_where_it_is_read(bucket):
