@@ -177,7 +177,7 @@ class Poller:
 
     async def _check(self, task: EditTask, sent_at: float) -> None:
         try:
-            snapshot = await self._parts.service.check(task.snapshot, self._parts.gate.wait_turn)
+            snapshot = await self._parts.service.check(task.snapshot, self._parts.gate)
         except QwenEditError as error:
             self._failed(task, error, sent_at)
         else:

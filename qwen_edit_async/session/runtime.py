@@ -93,7 +93,7 @@ class Runtime:
     async def status(self, task_id: str, max_retries: int) -> TaskSnapshot:
         """Check the status of a task now. Retry after temporary failures."""
         task = TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
-        return await self._ask(lambda: self._service.check(task, self.gate.wait_turn), max_retries)
+        return await self._ask(lambda: self._service.check(task, self.gate), max_retries)
 
     async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
         """Request the price of an edit. Retry after temporary failures."""

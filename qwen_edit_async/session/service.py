@@ -14,6 +14,7 @@ from qwen_edit_async.http.api import Transport
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.log import log
 from qwen_edit_async.protocol.base import Call, WireProtocol
+from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.tasks import TaskSnapshot
 
 T = TypeVar("T")
@@ -84,14 +85,14 @@ class Service:
         except BadRequestError:  # malformed in both forms, so the form is not the cause
             raise refusal from None
 
-    async def check(self, task: TaskSnapshot, wait_turn: Callable[[], Awaitable[object]]) -> TaskSnapshot:
+    async def check(self, task: TaskSnapshot, gate: Gate) -> TaskSnapshot:
         """Check the status of a task, in one attempt. If the result needs a second call, wait for its turn."""
         protocol = self.protocol
         snapshot = protocol.read_status(await self.transport.send(protocol.status_check(task)), task)
         if (call := protocol.result_call(snapshot)) is None:
             return snapshot
         with contextlib.suppress(APIStatusError):  # refused submissions do not end the checks of paid tasks
-            await wait_turn()
+            await gate.wait_turn()
         try:
             return protocol.read_status(await self.transport.send(call), snapshot)
         except NotFoundError as error:  # the status has just proved that the task exists
