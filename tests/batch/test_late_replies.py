@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 from bulk_runs import columns
-from memory_transport import IMAGE, NORMAL, RESULT, Answer, MemoryService, MemorySession, says, status, until
+from memory_transport import HANGS, IMAGE, NORMAL, RESULT, Answer, MemoryService, MemorySession, says, status, until
 
 from qwen_edit_async import EditBatch, EditHub, EditRequest
 from qwen_edit_async.protocol.base import Reply
@@ -60,6 +60,20 @@ async def test_a_late_rejection_does_not_hide_the_task_of_a_later_submission(tmp
         assert (await hub.edit(FIRST)).ok
     assert columns(tmp_path, "task_id", "repeats") == [("task-1", 0)]
     assert account.ids == ["task-1"]
+
+
+async def test_edits_that_wait_for_late_replies_hold_no_other_edit_back(tmp_path):
+    requests = [EditRequest(IMAGE, "make it snow", key=str(number)) for number in range(40)]
+    account = late(*[HANGS] * len(requests))
+    async with MemorySession(account, max_in_flight=1, deadline=DEADLINE) as session:
+        async with EditHub(tmp_path, session) as hub:
+            assert {(await hub.edit(request)).status for request in requests} == {"uncertain"}
+            again = [asyncio.create_task(hub.edit(request)) for request in requests]
+            await asyncio.sleep(1)
+            async with asyncio.timeout(DEADLINE):
+                assert (await hub.edit(OTHER)).ok
+            assert not any(repeat.done() for repeat in again)
+        assert {(await repeat).status for repeat in again} == {"uncertain"}
 
 
 @pytest.mark.parametrize("limit", [{"max_tasks": 2}, {"max_cost": "0.08"}], ids=["tasks", "cost"])
