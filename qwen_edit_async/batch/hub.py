@@ -252,7 +252,8 @@ class EditHub:
     ) -> BatchOutcome:
         # Only the end of the run cancels this coroutine. After that, the callers must still get the outcome.
         with contextlib.suppress(asyncio.CancelledError):
-            async with run.room, run.row_lock(identity):
+            # An edit that waits for the reply to its earlier submission takes no room from others.
+            async with run.row_lock(identity), run.room:
                 refused = await take(run, identity, located(request, self._working_folder), load_images=load_images)
             if refused is not None:
                 return _outcome_of(request, "failed", str(refused))
@@ -263,7 +264,7 @@ class EditHub:
 
 
 async def _resume(run: Run, entry: Entry) -> None:
-    async with run.room:
+    async with run.row_lock(entry.identity), run.room:
         await resume(run, entry)
 
 

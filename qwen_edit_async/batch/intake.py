@@ -124,7 +124,8 @@ async def _feed_all(run: Run, given: BatchInput) -> None:
     resumed: set[int] = set()  # stays small: only edits that earlier runs began, but did not finish
 
     async def finish(entry: Entry) -> None:
-        await resume(run, entry)
+        async with run.row_lock(entry.identity):
+            await resume(run, entry)
         resumed.add(entry.number)
 
     async def begin(item: SourceItem) -> None:
@@ -160,8 +161,7 @@ async def unfinished(run: Run) -> AsyncGenerator[Entry, None]:
 
 async def resume(run: Run, entry: Entry) -> None:
     """Work on an edit that has a task, even if the input no longer has its row."""
-    async with run.row_lock(entry.identity):
-        await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
+    await Row(entry, run).carry_out(decide(entry, None, run.options.consent))
 
 
 async def take(

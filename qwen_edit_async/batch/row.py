@@ -108,14 +108,19 @@ class Row:
         The task is journalled here, and not in the edit's coroutine, because the coroutine may have been cancelled
         before the reply arrived. Some protocols report the end of a task only in this reply.
         """
+        budget, pictures = self._run.budget, self._entry.pictures
         if isinstance(fate, TaskSnapshot):
             if self._state is State.SUBMITTING:
-                self._run.budget.created()
+                budget.created()
             written = self._move(State.SUBMITTED, task_id=fate.task_id, reason=None, problem=None)
-            cost = _cost_columns(fate.usage, fate.usage.cost)
+            stated, cost = fate.usage.cost, _cost_columns(fate.usage, fate.usage.cost)
             if fate.status is TaskStatus.COMPLETED and fate.urls:
+                if budget.is_late(pictures, self._entry.number):
+                    budget.completed(pictures, stated, made=len(fate.urls), counted=self._entry.cost)
                 written = self._move(State.COMPLETED, urls=list(fate.urls), **cost)
             elif fate.status is TaskStatus.FAILED:
+                if budget.is_late(pictures, self._entry.number):
+                    budget.ended(pictures, chargeable=False, cost=stated, counted=self._entry.cost)
                 error = failure_of(fate)
                 written = self._move(State.FAILED, reason=summary_of(error), problem=str(error), **cost)
             written.add_done_callback(functools.partial(self._check_written, fate.task_id))
@@ -123,7 +128,9 @@ class Row:
         self._run.unanswered.discard(self._entry.identity)
         self._run.notify()
         if fate is not CallFailure.UNCERTAIN:
-            self._run.budget.rejected_late(self._entry.pictures, self._entry.number)
+            if budget.is_late(pictures, self._entry.number):
+                budget.cancelled()
+                budget.ended(pictures, chargeable=False)
             self._undo_attempt()
 
     @property

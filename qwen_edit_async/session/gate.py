@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-from qwen_edit_async.errors import InsufficientBalanceError, QwenEditError, SessionClosedError
+from qwen_edit_async.errors import InsufficientBalanceError, PermissionDeniedError, QwenEditError, SessionClosedError
 from qwen_edit_async.log import log
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import pause_after
@@ -85,7 +85,8 @@ class Gate:
     """Hands out slots and turns, first come, first served. Edits refused with 429 get slots before all other edits.
 
     A slot is held from the start of a submission until its task ends. A turn is the right to send one request. After an
-    :class:`InsufficientBalanceError`, the closed gate still gives turns for free requests, such as status checks.
+    :class:`InsufficientBalanceError` or a :class:`PermissionDeniedError`, the closed gate still gives turns for free
+    requests, such as status checks.
 
     Attributes:
         pacer: Learns and applies the limits.
@@ -188,7 +189,8 @@ class Gate:
 
     @property
     def _refuses_calls(self) -> bool:
-        return self.closed_by is not None and not isinstance(self.closed_by, InsufficientBalanceError)
+        only_submissions = InsufficientBalanceError | PermissionDeniedError
+        return self.closed_by is not None and not isinstance(self.closed_by, only_submissions)
 
     def check_open(self) -> None:
         """Raise the error that closed the gate, if it is closed."""

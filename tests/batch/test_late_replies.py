@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from decimal import Decimal
 
 import pytest
 from bulk_runs import columns
-from memory_transport import IMAGE, NORMAL, Answer, MemoryService, MemorySession, status, until
+from memory_transport import HANGS, IMAGE, NORMAL, RESULT, Answer, MemoryService, MemorySession, says, status, until
 
 from qwen_edit_async import EditBatch, EditHub, EditRequest
 from qwen_edit_async.protocol.base import Reply
@@ -19,7 +20,7 @@ pytestmark = [
     pytest.mark.usefixtures("pictures_at_once"),
 ]
 
-FIRST, OTHER = (EditRequest(IMAGE, "make it snow", key=key) for key in ("first", "other"))
+FIRST, OTHER, THIRD = (EditRequest(IMAGE, "make it snow", key=key) for key in ("first", "other", "third"))
 DEADLINE = 60.0
 LATE = DEADLINE + 5.0
 
@@ -61,6 +62,20 @@ async def test_a_late_rejection_does_not_hide_the_task_of_a_later_submission(tmp
     assert account.ids == ["task-1"]
 
 
+async def test_edits_that_wait_for_late_replies_hold_no_other_edit_back(tmp_path):
+    requests = [EditRequest(IMAGE, "make it snow", key=str(number)) for number in range(40)]
+    account = late(*[HANGS] * len(requests))
+    async with MemorySession(account, max_in_flight=1, deadline=DEADLINE) as session:
+        async with EditHub(tmp_path, session) as hub:
+            assert {(await hub.edit(request)).status for request in requests} == {"uncertain"}
+            again = [asyncio.create_task(hub.edit(request)) for request in requests]
+            await asyncio.sleep(1)
+            async with asyncio.timeout(DEADLINE):
+                assert (await hub.edit(OTHER)).ok
+            assert not any(repeat.done() for repeat in again)
+        assert {(await repeat).status for repeat in again} == {"uncertain"}
+
+
 @pytest.mark.parametrize("limit", [{"max_tasks": 2}, {"max_cost": "0.08"}], ids=["tasks", "cost"])
 async def test_a_late_rejection_does_not_count_against_the_limits(tmp_path, limit):
     account = late(NORMAL, Answer(status(429).reply, delay=LATE))
@@ -69,6 +84,22 @@ async def test_a_late_rejection_does_not_count_against_the_limits(tmp_path, limi
         assert (await hub.edit(FIRST)).status == "uncertain"
         assert (await hub.edit(FIRST)).ok
     assert account.ids == ["task-1", "task-2"]
+
+
+FAILED = {"status": "failed", "error": {"code": 7, "error_message": "no"}}
+CHEAP = {"status": "completed", "output": [{"url": RESULT.format(task_id="late")}], "usage": {"cost": "0.01"}}
+
+
+@pytest.mark.parametrize(("members", "cost"), [(FAILED, "0.0357"), (CHEAP, "0.0457")], ids=["failed", "cheap"])
+async def test_a_task_whose_late_reply_tells_its_end_counts_with_its_own_cost(tmp_path, members, cost):
+    account = late(NORMAL, Answer(says({"id": "late", **members}).reply, delay=LATE))
+    async with MemorySession(account, deadline=DEADLINE) as session, EditHub(tmp_path, session, max_cost="0.09") as hub:
+        assert (await hub.edit(OTHER)).ok
+        assert (await hub.edit(FIRST)).status == "uncertain"
+        assert (await hub.edit(FIRST)).ok is (members is CHEAP)
+        assert hub.progress.cost == Decimal(cost)
+        assert (await hub.edit(THIRD)).ok
+    assert hub.report.cost == hub.progress.cost
 
 
 async def test_an_edit_that_moderation_refused_after_an_interrupt_has_failed(tmp_path):

@@ -383,8 +383,10 @@ async def test_an_edit_that_statistics_end_in_another_thread_is_answered_at_once
     headers = {"Authorization": f"Bearer {qwen_edit_emulator.api_key}"}
     async with aiohttp.ClientSession(qwen_edit_emulator.url, headers=headers) as session:
         pending = asyncio.create_task(Caller(session).post(studio_body(), DASHSCOPE))
-        while not any(record.on_change for record in qwen_edit_emulator.tasks.values()):  # noqa: ASYNC110  # the emulator runs in another thread
+        while not any(record.on_change and record.picture_ready for record in qwen_edit_emulator.tasks.values()):  # noqa: ASYNC110  # the emulator runs in another thread
             await asyncio.sleep(0)
+        step = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), service.loop)
+        await asyncio.wrap_future(step)  # the edit was about to wait; now it waits
         later = service.now() + 3600
         monkeypatch.setattr(service, "now", lambda: later)
         assert qwen_edit_emulator.statistics().tasks_completed == 1

@@ -455,12 +455,17 @@ async def test_no_reply_in_time_is_uncertain(make_body):
 
 async def test_a_reply_that_arrived_while_the_loop_was_blocked_is_read(make_body, monkeypatch):
     loop = asyncio.get_running_loop()
-    real_time = loop.time
+    real_time, real_select = loop.time, loop._selector.select
+
+    def select(timeout):
+        if events := real_select(timeout):  # the reply has crossed the connection
+            monkeypatch.setattr(loop, "time", lambda: real_time() + 100)  # as after a call that blocked the loop
+        return events
 
     async def answer(server, reader, writer):
         await server.read(reader)
         writer.write(OK)
-        monkeypatch.setattr(loop, "time", lambda: real_time() + 100)  # as after a call that blocked the loop
+        monkeypatch.setattr(loop._selector, "select", select)
 
     async with serving(answer) as server, transport_to(server.url) as transport:
         reply = await transport.send(POST, make_body())

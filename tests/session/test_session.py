@@ -398,16 +398,17 @@ async def test_a_status_that_is_asked_for_as_the_session_closes_says_so():
 
 
 @virtual
-async def test_a_balance_that_is_too_low_leaves_the_status_of_paid_tasks_within_reach():
-    service = MemoryService(on_submission=in_order(NORMAL, status(402)))
+@pytest.mark.parametrize(("code", "kind"), [(402, InsufficientBalanceError), (403, PermissionDeniedError)])
+async def test_a_refusal_to_create_tasks_leaves_the_status_of_paid_tasks_within_reach(code, kind):
+    service = MemoryService(on_submission=in_order(NORMAL, status(code)))
     service.on_check = lambda _, number: status(503) if number == 1 else NORMAL
     async with MemorySession(service, polling=FixedInterval(100.0)) as session:
         task = await session.submit(IMAGE, "snow")
-        with pytest.raises(InsufficientBalanceError):
+        with pytest.raises(kind):
             await session.submit(IMAGE, "snow")
         await asyncio.sleep(5)
         assert (await session.status(task.id)).status is TaskStatus.COMPLETED
-        with pytest.raises(InsufficientBalanceError):
+        with pytest.raises(kind):
             await session.submit(IMAGE, "snow")
     assert len(service.submissions) == 2
 

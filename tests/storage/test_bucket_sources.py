@@ -73,8 +73,9 @@ def test_parts_are_one_table(bucket, source):
     ]
 
 
-def test_a_folder_with_parts_in_a_subfolder_is_no_table(bucket):
-    for name in ("part-0.parquet", "more/part-1.parquet"):
+@pytest.mark.parametrize("subfolder", ["more", "more.parquet"])
+def test_a_folder_with_parts_in_a_subfolder_is_no_table(bucket, subfolder):
+    for name in ("part-0.parquet", f"{subfolder}/part-1.parquet"):
         put(bucket / "parts" / name, parquet("a"))
     assert not is_table(bucket / "parts")
     assert table_folder(bucket / "parts/*.parquet") == f"{bucket}/parts"

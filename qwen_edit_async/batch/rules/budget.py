@@ -148,15 +148,15 @@ class Budget:
         self._pending -= 1
         self.ended(pictures, chargeable=False)
 
-    def rejected_late(self, pictures: int, number: int) -> None:
-        """Record that an edit has no task after all, if it is in ``left``."""
-        if number in self.left:
-            self.left.discard(number)
-            self.tasks -= 1
-            self._reserved -= pictures
+    def is_late(self, pictures: int, number: int) -> bool:
+        """Return whether an edit is in ``left``. If it is, it counts as unfinished until its end is recorded."""
+        if number not in self.left:
+            return False
+        self.adopt(pictures, number)
+        return True
 
     def cancelled(self) -> None:
-        """Record that the service cancelled a task, so that the task does not count against ``max_tasks``."""
+        """Record that a task was cancelled by the service, or never existed. It no longer counts as created."""
         self.tasks -= 1
 
     def completed(self, pictures: int, cost: Decimal | None, *, made: int, counted: Decimal | None = None) -> None:

@@ -87,7 +87,7 @@ def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
     has_ending = path.suffix.lower() in _TABLE_ENDINGS
     if isinstance(path, BucketPath):
         is_pattern = glob.has_magic(path.name)
-        names = (name.partition("/")[0] for name, _ in files_of(path, recursive=not is_pattern))
+        names = ("".join(name.partition("/")[:2]) for name, _ in files_of(path, recursive=not is_pattern))
         parts = _parts(path.parent if is_pattern else path, names)
         return [path] if has_ending and not is_pattern and not parts else parts
     if has_ending and os.path.isfile(path):
@@ -103,14 +103,14 @@ def _tables_of(source: str | os.PathLike[str], base: str) -> Sequence[FilePath]:
 def _parts(folder: FilePath, names: Iterable[str]) -> Sequence[FilePath]:
     """Return the paths of Parquet files. Return nothing if there are other files, or folders.
 
-    Names that start with ``_`` or ``.``, such as ``_SUCCESS``, are ignored.
+    Names that start with ``_`` or ``.``, such as ``_SUCCESS``, are ignored. A bucket's folder ends in ``/``.
     """
     parts = []
     for name in names:
         path = folder / name
         if path.name.startswith((".", "_")):
             continue
-        if path.suffix.lower() not in _PARQUET or (isinstance(path, Path) and path.is_dir()):
+        if os.path.splitext(name)[1].lower() not in _PARQUET or (isinstance(path, Path) and path.is_dir()):
             return []
         parts.append(path)
     return sorted(parts, key=str)
