@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from qwen_edit_async.cli.messages import ExitCode
+from qwen_edit_async.cli.signals import end_input_on_termination
 
 
 def mcp() -> int:
@@ -15,5 +16,7 @@ def mcp() -> int:
     """
     from qwen_edit_async.mcp import make_server  # noqa: PLC0415  # slow to import
 
-    make_server(os.environ).run("stdio")
+    server = make_server(os.environ)
+    end_input_on_termination()
+    server.run("stdio")
     return ExitCode.DONE
