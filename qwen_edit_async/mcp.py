@@ -237,6 +237,10 @@ async def _edit(context: Context[ServerState], request: EditRequest, pictures: i
             elif not (error.task_id or isinstance(error, SubmitUncertainError)):
                 cost = Decimal(0)
             raise
+        except anyio.get_cancelled_exc_class() as cancelled:
+            if not getattr(cancelled, "__notes__", ()):  # a note would name the task that exists or may exist
+                cost = Decimal(0)
+            raise
         finally:
             state.allowance.settle(reserved, cost, pictures)
     return result
@@ -253,8 +257,8 @@ async def _result_of(task: EditTask, context: Context[ServerState]) -> EditResul
                 await context.report_progress(changes, message=message)
                 changes, reported = changes + 1, message
         return await task
-    except anyio.get_cancelled_exc_class():
-        task.cancel_unless_awaited()
+    except anyio.get_cancelled_exc_class() as cancelled:
+        cancelled.add_note(task.cancel_unless_awaited())
         raise
 
 

@@ -27,7 +27,7 @@ from qwen_edit_async import (
     mcp,
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine
-from qwen_edit_async.mcp import Allowance, ServerState, edit_folder, make_server
+from qwen_edit_async.mcp import Allowance, ServerState, edit_folder, edit_image, make_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the client starts a process")]
 
@@ -303,6 +303,23 @@ async def test_a_call_that_is_cancelled_anywhere_gives_its_reservation_back(emul
             cancelled = scope.cancelled_caught
             assert state.allowance.left == left
     assert steps > 10
+
+
+async def test_an_edit_that_is_cancelled_before_it_is_sent_gives_its_reservation_back(photos, tmp_path):
+    with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator:
+        async with EditSession(emulator.api_key, base_url=emulator.url, max_in_flight=1) as session:
+            first = await session.submit(photos / "a.png", "x")  # takes the only slot
+            state = ServerState(session, tmp_path, Allowance(Decimal(1), Decimal("0.04")))
+            context = SimpleNamespace(request_context=SimpleNamespace(lifespan_context=state))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(edit_image, context, ["photos/b.jpg"], "x")
+                while not session.statistics().waiting:  # noqa: ASYNC110  # there is no event for it
+                    await anyio.sleep(0.01)
+                assert state.allowance.left == Decimal("0.96")
+                tasks.cancel_scope.cancel()
+            assert state.allowance.left == 1
+            first.cancel()
+        assert emulator.statistics().tasks_created == 1
 
 
 async def test_a_folder_does_not_cancel_a_debt(emulator, photos, tmp_path):
