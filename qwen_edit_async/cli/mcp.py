@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
+from qwen_edit_async.cli.command import check_key
 from qwen_edit_async.cli.messages import ExitCode
+from qwen_edit_async.cli.options import ConnectionOptions
 from qwen_edit_async.cli.signals import end_input_on_termination
 
 
@@ -16,6 +18,7 @@ def mcp() -> int:
     """
     from qwen_edit_async.mcp import make_server  # noqa: PLC0415  # slow to import
 
+    check_key(ConnectionOptions())
     server = make_server(os.environ)
     end_input_on_termination()
     server.run("stdio")

@@ -108,7 +108,9 @@ def test_another_missing_module_is_not_taken_for_an_extra(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["edit", "a.png", "-i", "snow"], ["status", "x"], ["fetch", "x"]], ids=lambda arguments: arguments[0]
+    "arguments",
+    [["edit", "a.png", "-i", "snow"], ["status", "x"], ["fetch", "x"], ["mcp"]],
+    ids=lambda arguments: arguments[0],
 )
 @pytest.mark.usefixtures("no_key")
 def test_a_missing_key_is_explained(capsys, arguments):
