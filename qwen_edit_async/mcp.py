@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from decimal import Decimal
 from functools import partial
@@ -50,6 +51,8 @@ MAX_COST_VARIABLE: Final = "QWEN_EDIT_MCP_MAX_COST"
 PRICE_VARIABLE: Final = "QWEN_EDIT_MCP_PRICE"
 
 _PROGRESS_SECONDS: Final = 1.0
+_ATTACH: Final = re.compile(r"session\.attach\(('[^']+')\)")
+"""A call that only Python code can make. Agents call the tool ``get_task`` instead."""
 
 
 @attrs.define
@@ -366,7 +369,7 @@ def _tool_errors() -> Iterator[None]:
     try:
         yield
     except (QwenEditError, OSError) as error:
-        raise ToolError(str(error)) from None
+        raise ToolError(_ATTACH.sub(r"get_task(\1)", str(error))) from None
 
 
 def _required(environment: Mapping[str, str], name: str) -> str:
