@@ -295,7 +295,8 @@ async def edit_folder(
             report = await _run(batch, state.session, context)
         finally:
             with anyio.CancelScope(shield=True):
-                after = await _costs(batch, target, price)
+                # If the run could not begin, the journal may belong to another call, which counts its own costs.
+                after = await _costs(batch, target, price) if batch.progress.begun else before
             state.allowance.settle(reserved, after - before, 0)
     return attrs.evolve(report, limit=report.limit and MAX_COST_VARIABLE).text()
 

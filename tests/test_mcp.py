@@ -360,6 +360,34 @@ async def test_tasks_of_a_cancelled_folder_count_against_the_cap(photos, tmp_pat
         assert emulator.statistics().tasks_created == 3
 
 
+async def test_a_folder_that_another_call_edits_is_charged_to_that_call_alone(photos, tmp_path, monkeypatch):
+    seen = []
+
+    async def costs(*_):
+        seen.append(Decimal(len(seen)))  # the other call submits an edit after each look
+        return seen[-1]
+
+    async def ignore(*_):
+        pass
+
+    with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator:
+        async with EditSession(emulator.api_key, base_url=emulator.url) as session:
+            state = ServerState(session, tmp_path, Allowance(Decimal(10)))
+            lifespan = SimpleNamespace(lifespan_context=state)
+            context = SimpleNamespace(request_context=lifespan, report_progress=ignore)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(edit_folder, context, "photos", "x")
+                while not emulator.tasks:  # noqa: ASYNC110  # the emulator runs in another thread
+                    await anyio.sleep(0.01)
+                left = state.allowance.left
+                monkeypatch.setattr(mcp, "_costs", costs)
+                with pytest.raises(ToolError, match="in use by another run"):
+                    await edit_folder(context, "photos", "x")
+                monkeypatch.undo()
+                assert state.allowance.left == left
+                tasks.cancel_scope.cancel()
+
+
 async def test_pictures_of_other_folders_are_out_of_reach(emulator, photos, tmp_path):
     secret = photos / "a.png"
     allowed = tmp_path / "allowed"
