@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from qwen_edit_async.cli.command import check_key
 from qwen_edit_async.cli.messages import ExitCode
 from qwen_edit_async.cli.options import ConnectionOptions
 from qwen_edit_async.cli.signals import end_input_on_termination
+from qwen_edit_async.errors import ConfigurationError
 
 
 def mcp() -> int:
@@ -18,6 +20,8 @@ def mcp() -> int:
     """
     from qwen_edit_async.mcp import make_server  # noqa: PLC0415  # slow to import
 
+    if sys.stdin is None:
+        raise ConfigurationError("the standard input is closed: let an agent start the server")
     check_key(ConnectionOptions())
     server = make_server(os.environ)
     end_input_on_termination()
