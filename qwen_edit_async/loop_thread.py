@@ -52,17 +52,16 @@ class LoopThread:
         """Start the loop, unless it was started before, and make a first call. End a new loop if the call fails."""
         with self._starting:
             is_new, started = self._thread is None, Future[None]()
-            if is_new:
-                self._process = os.getpid()
-                self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
-                self._thread.start()
             try:
                 if is_new:
+                    self._process = os.getpid()
+                    self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+                    self._thread.start()
                     started.result()
                 if first is not None:
                     self.call(first)
             except BaseException:  # also Ctrl-C: nobody else would end a loop whose session did not open
-                if is_new:
+                if is_new and not started.cancel():  # a thread that has no loop yet makes none
                     self.stop()
                 raise
 
@@ -179,6 +178,8 @@ class LoopThread:
         try:
             with asyncio.Runner() as runner:
                 self._loop = runner.get_loop()  # on Windows, a loop made on the main thread would take over its signals
+                if not started.set_running_or_notify_cancel():
+                    return
                 started.set_result(None)
                 runner.run(self._stopped.wait())
         except BaseException as error:  # noqa: BLE001  # raised again in each waiting caller

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from decimal import Decimal
 from functools import partial
@@ -51,6 +52,8 @@ MAX_COST_VARIABLE: Final = "QWEN_EDIT_MCP_MAX_COST"
 PRICE_VARIABLE: Final = "QWEN_EDIT_MCP_PRICE"
 
 _PROGRESS_SECONDS: Final = 1.0
+_ATTACH: Final = re.compile(r"session\.attach\(('[^']+')\)")
+"""A call that only Python code can make. Agents call the tool ``get_task`` instead."""
 
 
 @attrs.define
@@ -238,6 +241,10 @@ async def _edit(context: Context[ServerState], request: EditRequest, pictures: i
             elif not (error.task_id or isinstance(error, SubmitUncertainError)):
                 cost = Decimal(0)
             raise
+        except anyio.get_cancelled_exc_class() as cancelled:
+            if not getattr(cancelled, "__notes__", ()):  # a note would name the task that exists or may exist
+                cost = Decimal(0)
+            raise
         finally:
             state.allowance.settle(reserved, cost, pictures)
     return result
@@ -254,8 +261,8 @@ async def _result_of(task: EditTask, context: Context[ServerState]) -> EditResul
                 await context.report_progress(changes, message=message)
                 changes, reported = changes + 1, message
         return await task
-    except anyio.get_cancelled_exc_class():
-        task.cancel_unless_awaited()
+    except anyio.get_cancelled_exc_class() as cancelled:
+        cancelled.add_note(task.cancel_unless_awaited())
         raise
 
 
@@ -289,7 +296,8 @@ async def edit_folder(
             report = await _run(batch, state.session, context)
         finally:
             with anyio.CancelScope(shield=True):
-                after = await _costs(batch, target, price)
+                # If the run could not begin, the journal may belong to another call, which counts its own costs.
+                after = await _costs(batch, target, price) if batch.progress.begun else before
             state.allowance.settle(reserved, after - before, 0)
     return attrs.evolve(report, limit=report.limit and MAX_COST_VARIABLE).text()
 
@@ -363,7 +371,7 @@ def _tool_errors() -> Iterator[None]:
     try:
         yield
     except (QwenEditError, OSError) as error:
-        raise ToolError(str(error)) from None
+        raise ToolError(_ATTACH.sub(r"get_task(\1)", str(error))) from None
 
 
 def _required(environment: Mapping[str, str], name: str) -> str:

@@ -27,7 +27,7 @@ from qwen_edit_async import (
     mcp,
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine
-from qwen_edit_async.mcp import Allowance, ServerState, edit_folder, make_server
+from qwen_edit_async.mcp import Allowance, ServerState, edit_folder, edit_image, make_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the client starts a process")]
 
@@ -215,6 +215,16 @@ async def test_errors_are_told_to_the_agent_and_failures_cost_nothing(photos, tm
             assert not (await client.call_tool("edit_image", arguments)).is_error
 
 
+async def test_a_result_that_can_not_be_downloaded_is_offered_by_the_tool_that_gets_it(photos, tmp_path):
+    faults = FaultPlan([Fault.status(404).on("download")])
+    with EditEmulator(duration=0.02, engine=FixedEngine(), faults=faults).in_thread() as emulator:
+        async with client_of(emulator, tmp_path) as client:
+            result, text = await call(client, "edit_image", images=["photos/a.png"], instruction="x")
+        [task_id] = emulator.tasks
+    assert result.is_error
+    assert f"get_task('{task_id}') gets the result again" in text
+
+
 async def test_cancelling_a_call_cancels_its_edit(photos, tmp_path):
     variables = {"QWEN_EDIT_PROTOCOL": "queue", "QWEN_EDIT_MCP_PRICE": "0.04", "QWEN_EDIT_MCP_MAX_COST": "0.05"}
     with EditEmulator(duration=3600, slots=1, engine=FixedEngine()).in_thread() as emulator:
@@ -318,6 +328,23 @@ async def test_a_call_that_is_cancelled_anywhere_gives_its_reservation_back(emul
     assert steps > 10
 
 
+async def test_an_edit_that_is_cancelled_before_it_is_sent_gives_its_reservation_back(photos, tmp_path):
+    with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator:
+        async with EditSession(emulator.api_key, base_url=emulator.url, max_in_flight=1) as session:
+            first = await session.submit(photos / "a.png", "x")  # takes the only slot
+            state = ServerState(session, tmp_path, Allowance(Decimal(1), Decimal("0.04")))
+            context = SimpleNamespace(request_context=SimpleNamespace(lifespan_context=state))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(edit_image, context, ["photos/b.jpg"], "x")
+                while not session.statistics().waiting:  # noqa: ASYNC110  # there is no event for it
+                    await anyio.sleep(0.01)
+                assert state.allowance.left == Decimal("0.96")
+                tasks.cancel_scope.cancel()
+            assert state.allowance.left == 1
+            first.cancel()
+        assert emulator.statistics().tasks_created == 1
+
+
 async def test_a_folder_does_not_cancel_a_debt(emulator, photos, tmp_path):
     async def ignore(*_):
         pass
@@ -344,6 +371,34 @@ async def test_tasks_of_a_cancelled_folder_count_against_the_cap(photos, tmp_pat
             _, text = await call(client, "edit_image", images=["photos/a.png"], instruction="x")
             assert "0.03 left, 0.04 needed" in text
         assert emulator.statistics().tasks_created == 3
+
+
+async def test_a_folder_that_another_call_edits_is_charged_to_that_call_alone(photos, tmp_path, monkeypatch):
+    seen = []
+
+    async def costs(*_):
+        seen.append(Decimal(len(seen)))  # the other call submits an edit after each look
+        return seen[-1]
+
+    async def ignore(*_):
+        pass
+
+    with EditEmulator(duration=3600, engine=FixedEngine()).in_thread() as emulator:
+        async with EditSession(emulator.api_key, base_url=emulator.url) as session:
+            state = ServerState(session, tmp_path, Allowance(Decimal(10)))
+            lifespan = SimpleNamespace(lifespan_context=state)
+            context = SimpleNamespace(request_context=lifespan, report_progress=ignore)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(edit_folder, context, "photos", "x")
+                while not emulator.tasks:  # noqa: ASYNC110  # the emulator runs in another thread
+                    await anyio.sleep(0.01)
+                left = state.allowance.left
+                monkeypatch.setattr(mcp, "_costs", costs)
+                with pytest.raises(ToolError, match="in use by another run"):
+                    await edit_folder(context, "photos", "x")
+                monkeypatch.undo()
+                assert state.allowance.left == left
+                tasks.cancel_scope.cancel()
 
 
 async def test_pictures_of_other_folders_are_out_of_reach(emulator, photos, tmp_path):

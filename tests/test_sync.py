@@ -467,6 +467,34 @@ def test_the_loop_is_made_on_its_own_thread(monkeypatch):
         assert makers == [loop._thread]
 
 
+@pytest.mark.parametrize("has_loop", [False, True])
+def test_a_loop_ends_if_ctrl_c_comes_while_its_thread_starts(has_loop, monkeypatch):
+    threads, may_go_on, loop_made = [], threading.Event(), threading.Event()
+    start, get_loop = threading.Thread.start, asyncio.Runner.get_loop
+
+    def interrupted(thread):
+        start(thread)
+        threads.append(thread)
+        if has_loop:
+            may_go_on.set()
+            loop_made.wait(20)
+        raise KeyboardInterrupt
+
+    def slow(runner):
+        may_go_on.wait(20)
+        loop_made.set()
+        return get_loop(runner)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    monkeypatch.setattr(asyncio.Runner, "get_loop", slow)
+    with pytest.raises(KeyboardInterrupt):
+        LoopThread().start()
+    may_go_on.set()
+    [thread] = threads
+    thread.join(20)
+    assert not thread.is_alive()
+
+
 def test_threads_that_start_a_loop_at_once_start_one(monkeypatch):
     loop, calls = LoopThread(), []
     second_waits = threading.Event()

@@ -81,6 +81,7 @@ async def examine(connection: ConnectionOptions) -> list[Finding]:
             advice = f"export {protocol.key_variables[0]}=…"
             return [*findings, Finding("key", ok=False, found="missing", advice=advice)]
         key = http.resolve_api_key(None, protocol, environment)
+        EditSession(**connection.session_options())  # refuses bad options
         timeouts = http.resolve_timeouts(connection.timeout)
         transport = AiohttpTransport(url, key, timeouts, default_headers={}, network=network)
         await transport.open()

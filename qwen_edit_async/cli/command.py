@@ -69,7 +69,7 @@ class Command:
                 return runner.run(self._main(work))
         except (KeyboardInterrupt, asyncio.CancelledError):
             return ExitCode.INTERRUPTED
-        except (MissingKeyError, QwenEditError, OSError) as error:
+        except (QwenEditError, OSError) as error:
             self._show(error)
             return exit_code(error)
 
@@ -102,7 +102,7 @@ class Command:
     async def _emulator(self) -> AsyncIterator[EditEmulator | None]:
         """Start the emulator if the command uses it. Otherwise, check the API key."""
         if self.submission is None or not self.submission.emulator:
-            self._check_key()
+            check_key(self.connection)
             yield None
             return
         from qwen_edit_async.emulator import EditEmulator  # noqa: PLC0415  # slow to import
@@ -110,24 +110,6 @@ class Command:
         async with EditEmulator() as emulator:
             self.screen.note(EMULATOR_NOTE)
             yield emulator
-
-    def _check_key(self) -> None:
-        """Raise :class:`MissingKeyError` unless the environment has a valid API key."""
-        from qwen_edit_async.http.options import (  # noqa: PLC0415  # slow to import
-            PROTOCOL_VARIABLE,
-            key_in_environment,
-            resolve_api_key,
-        )
-        from qwen_edit_async.protocol.choice import choose_protocol  # noqa: PLC0415  # slow to import
-
-        connection, environment = self.connection, os.environ
-        protocol, _ = choose_protocol(connection.protocol, "auto", connection.model, environment.get(PROTOCOL_VARIABLE))
-        if key_in_environment(protocol, environment) is None:
-            raise MissingKeyError(MISSING_KEY.format(variable=protocol.key_variables[0]))
-        try:
-            resolve_api_key(None, protocol, environment)
-        except ConfigurationError as error:
-            raise MissingKeyError(str(error)) from None
 
     def _new_session(self, emulator: EditEmulator | None) -> EditSession:
         from qwen_edit_async.session.session import EditSession  # noqa: PLC0415  # slow to import
@@ -167,6 +149,25 @@ class Command:
         if uncertain := session.statistics().uncertain:
             submissions = counted(uncertain, "submission")
             self.screen.warning(f"{submissions} got no clear reply: tasks with unknown ids may exist and be charged")
+
+
+def check_key(connection: ConnectionOptions) -> None:
+    """Raise :class:`MissingKeyError` unless the environment has a valid API key."""
+    from qwen_edit_async.http.options import (  # noqa: PLC0415  # slow to import
+        PROTOCOL_VARIABLE,
+        key_in_environment,
+        resolve_api_key,
+    )
+    from qwen_edit_async.protocol.choice import choose_protocol  # noqa: PLC0415  # slow to import
+
+    environment = os.environ
+    protocol, _ = choose_protocol(connection.protocol, "auto", connection.model, environment.get(PROTOCOL_VARIABLE))
+    if key_in_environment(protocol, environment) is None:
+        raise MissingKeyError(MISSING_KEY.format(variable=protocol.key_variables[0]))
+    try:
+        resolve_api_key(None, protocol, environment)
+    except ConfigurationError as error:
+        raise MissingKeyError(str(error)) from None
 
 
 @contextlib.asynccontextmanager

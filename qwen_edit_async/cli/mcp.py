@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 
+from qwen_edit_async.cli.command import check_key
 from qwen_edit_async.cli.messages import ExitCode
+from qwen_edit_async.cli.options import ConnectionOptions
+from qwen_edit_async.cli.signals import end_input_on_termination
+from qwen_edit_async.errors import ConfigurationError
 
 
 def mcp() -> int:
@@ -15,5 +20,10 @@ def mcp() -> int:
     """
     from qwen_edit_async.mcp import make_server  # noqa: PLC0415  # slow to import
 
-    make_server(os.environ).run("stdio")
+    if sys.stdin is None:
+        raise ConfigurationError("the standard input is closed: let an agent start the server")
+    check_key(ConnectionOptions())
+    server = make_server(os.environ)
+    end_input_on_termination()
+    server.run("stdio")
     return ExitCode.DONE

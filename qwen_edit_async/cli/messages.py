@@ -19,7 +19,7 @@ MISSING_KEY = (
 )
 
 
-class MissingKeyError(Exception):
+class MissingKeyError(ConfigurationError):
     """The environment has no API key, or its key is invalid."""
 
 

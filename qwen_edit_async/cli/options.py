@@ -168,7 +168,10 @@ class HubOptions:
     """Stop submitting after this many tasks have been created for the folder."""
 
 
-_NAMES = {
+_OTHER_NAMES = {"max_in_flight": "concurrency"}
+"""Options that have another name in the shell."""
+
+_NAMES = set(_OTHER_NAMES) | {
     field.name
     for options in (BatchOptions, HubOptions, SubmissionOptions, ConnectionOptions)
     for field in attrs.fields(options)
@@ -191,4 +194,4 @@ def shell_text(text: str) -> str:
 def _in_shell(found: re.Match[str]) -> str:
     name, value = found.groups()
     is_plain_word = value is None and "_" not in name
-    return name if is_plain_word else f"--{name.replace('_', '-')}"
+    return name if is_plain_word else f"--{_OTHER_NAMES.get(name, name).replace('_', '-')}"

@@ -101,16 +101,17 @@ class Submission:
     def give_up(self) -> str:
         """Stop the submission. If the edit was accepted, give up the task unless other callers await it.
 
-        Return a sentence about what happens to the edit at the service, or an empty string.
+        Return a sentence about the task that exists or may exist, or an empty string if there is certainly none.
         """
         if not self.accepted.done() or self.accepted.cancelled():
             self._parts.counters.cancelled += 1
             self.accepted.cancel()
             self._report_end(EditCancelledError("the edit was cancelled before the service accepted it"))
             self._stop_unless_sent()
-        elif self.accepted.exception() is None:
+            return self._fate if self.sent_whole or self._attempts.may_exist else ""
+        if (error := self.accepted.exception()) is None:
             return self.accepted.result().cancel_unless_awaited()
-        return self._fate if self.sent_whole or self._attempts.may_exist else ""
+        return str(error) if isinstance(error, SubmitUncertainError) or getattr(error, "task_id", None) else ""
 
     @property
     def _fate(self) -> str:

@@ -108,7 +108,9 @@ def test_another_missing_module_is_not_taken_for_an_extra(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["edit", "a.png", "-i", "snow"], ["status", "x"], ["fetch", "x"]], ids=lambda arguments: arguments[0]
+    "arguments",
+    [["edit", "a.png", "-i", "snow"], ["status", "x"], ["fetch", "x"], ["mcp"]],
+    ids=lambda arguments: arguments[0],
 )
 @pytest.mark.usefixtures("no_key")
 def test_a_missing_key_is_explained(capsys, arguments):
@@ -167,6 +169,7 @@ def test_an_impossible_output_folder_is_refused_before_anything_is_paid_for(comm
         ("max_cost=3 would end the run early", "--max-cost=3 would end the run early"),
         ("consent with resubmit_uncertain", "consent with --resubmit-uncertain"),
         ("give the price as price=…", "give the price as --price=…"),
+        ("max_in_flight is 0: give a positive integer", "--concurrency is 0: give a positive integer"),
         ("the price of a model, in strict order", "the price of a model, in strict order"),
         ("n=2, size=1024*1536", "n=2, size=1024*1536"),
         ("session.attach('t-1') gets it", "qwen-edit fetch t-1 gets it"),

@@ -153,6 +153,15 @@ def test_a_wrong_configuration_is_named(name, value, said, service, examine, mon
     assert said in found["configuration"]["found"]
 
 
+@pytest.mark.parametrize(
+    "option", [("--deadline", "-1"), ("--poll-interval", "0"), ("--allow-result-host", "http://x")]
+)
+def test_an_option_that_no_session_takes_is_a_wrong_configuration(option, service, examine):
+    code, found = examine(*option)
+    assert (code, found["configuration"]["ok"]) == (2, False)
+    assert not service.requests
+
+
 def test_a_proxy_of_the_environment_that_can_not_be_used_is_named(examine, monkeypatch):
     monkeypatch.setenv("QWEN_EDIT_API_KEY", "sk-1")
     monkeypatch.setenv("https_proxy", "me:hush@proxy:3128")

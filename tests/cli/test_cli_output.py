@@ -89,6 +89,15 @@ def test_help_and_wrong_usage_keep_their_exit_codes(broken, arguments, code):
         assert process.wait() == code
 
 
+def test_the_server_for_agents_needs_a_standard_input(out, service, capsys, monkeypatch):
+    out.mkdir()
+    monkeypatch.setenv("QWEN_EDIT_MCP_FOLDER", str(out))
+    monkeypatch.setenv("QWEN_EDIT_MCP_MAX_COST", "1")
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["mcp"]) == 2
+    assert "the standard input is closed" in capsys.readouterr().err
+
+
 def test_characters_that_the_encoding_lacks_are_escaped(capsysbinary, monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stderr", stream)

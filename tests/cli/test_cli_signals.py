@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sqlite3
+import subprocess
 from contextlib import closing
 
 import pytest
@@ -154,6 +156,29 @@ def test_an_interrupted_edit_is_cancelled_where_the_protocol_can(small, out, ser
     assert (process.returncode, service.statistics().tasks_cancelled) == (130, 1)
     assert "cancelled at the service: 1 task\n" in errors
     assert "qwen-edit fetch" not in errors
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_signal_ends_the_server_for_agents_and_cancels_its_edits(small, service, stop, default_signals, monkeypatch):
+    limits = {"FOLDER": str(small.parent), "MAX_COST": "1", "PRICE": "0.04"}
+    for name, value in limits.items():
+        monkeypatch.setenv(f"QWEN_EDIT_MCP_{name}", value)
+    monkeypatch.setenv("QWEN_EDIT_PROTOCOL", "queue")
+    service.inject(Fault.stuck_task())
+    client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    edit = {"name": "edit_image", "arguments": {"images": [small.name], "instruction": "snow"}}
+    messages = [
+        {"id": 1, "method": "initialize", "params": client},
+        {"method": "notifications/initialized"},
+        {"id": 2, "method": "tools/call", "params": edit},
+    ]
+    with start_command("mcp", stdin=subprocess.PIPE) as process:
+        process.stdin.writelines(json.dumps({"jsonrpc": "2.0", **message}) + "\n" for message in messages)
+        process.stdin.flush()
+        wait_while_running(process, lambda: any(task.checks for task in service.tasks.values()))
+        process.send_signal(stop)
+        assert process.wait(60) == 0  # although the standard input is still open
+    assert service.statistics().tasks_cancelled == 1
 
 
 def test_an_interrupted_run_cancels_tasks_that_have_not_begun(photos, out, monkeypatch):

@@ -149,6 +149,16 @@ async def test_an_edit_that_ends_between_an_uncertain_attempt_and_its_repetition
     assert len(service.submissions) == 1
 
 
+async def test_an_edit_that_is_cancelled_as_its_reply_is_lost_says_that_a_task_may_exist():
+    service = MemoryService(on_submission=in_order(lost()))
+    async with MemorySession(service, on_event=lambda _: edit.cancel()) as session:  # before it learns of the error
+        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await edit
+    [fate] = caught.value.__notes__
+    assert fate.startswith("a task may exist and be charged: the connection broke")
+
+
 async def test_an_uncertain_submission_stays_uncertain_though_its_repetition_is_refused():
     service = MemoryService(on_submission=in_order(lost(), status(400)))
     async with MemorySession(service, resubmit_uncertain=True) as session:
