@@ -377,6 +377,7 @@ async def test_a_cost_that_can_be_none_is_unknown_in_what_is_added_up(absurd, jo
         await journal.do(Store.move, await submitted(journal, key), State.COMPLETED, urls=["u"], cost=cost)
     summary = await journal.do(Store.summary)
     assert (summary.cost, summary.price, summary.unpriced) == (Decimal("0.1"), Decimal("0.1"), 2)
+    assert summary.doubtful == 2
 
 
 async def test_the_costs_of_edits_without_a_result_are_added_up_too(journal):
