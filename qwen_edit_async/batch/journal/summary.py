@@ -15,7 +15,7 @@ from qwen_edit_async.protocol.replies import cost_of
 _LISTED_KEYS: Final = 100
 _SAMPLE_KEYS: Final = 50
 
-_DOUBTFUL: Final = "repeats + (state = 'uncertain' AND task_id IS NULL)"
+_DOUBTFUL: Final = "repeats + (state IN ('uncertain', 'submitting') AND task_id IS NULL)"
 """SQL for the number of an edit's submissions that may have created a task with an unknown id."""
 
 _TOTALS: Final = f"""
