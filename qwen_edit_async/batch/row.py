@@ -115,9 +115,11 @@ class Row:
             cost = _cost_columns(fate.usage, fate.usage.cost)
             if fate.status is TaskStatus.COMPLETED and fate.urls:
                 written = self._move(State.COMPLETED, urls=list(fate.urls), **cost)
+                self._count_late_end(fate)
             elif fate.status is TaskStatus.FAILED:
                 error = failure_of(fate)
                 written = self._move(State.FAILED, reason=summary_of(error), problem=str(error), **cost)
+                self._count_late_end(fate)
             written.add_done_callback(functools.partial(self._check_written, fate.task_id))
             return
         self._run.unanswered.discard(self._entry.identity)
@@ -125,6 +127,17 @@ class Row:
         if fate is not CallFailure.UNCERTAIN:
             self._run.budget.rejected_late(self._entry.pictures, self._entry.number)
             self._undo_attempt()
+
+    def _count_late_end(self, fate: TaskSnapshot) -> None:
+        """Count the end of a task against the budget, if nothing waits for the task any more."""
+        budget, number, pictures, cost = self._run.budget, self._entry.number, self._entry.pictures, fate.usage.cost
+        if number not in budget.left:
+            return
+        budget.adopt(pictures, number)
+        if fate.status is TaskStatus.COMPLETED:
+            budget.completed(pictures, cost, made=len(fate.urls))
+        else:
+            budget.ended(pictures, chargeable=False, cost=cost)
 
     @property
     def _is_doubtful(self) -> bool:
