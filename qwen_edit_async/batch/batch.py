@@ -78,10 +78,10 @@ class EditBatch:
             links. In a bucket, only hidden folders and the results of this batch are left out.
         strict: Whether to send nothing if any row is bad or has text that the service would cut off. By default, bad
             rows are reported and skipped. A strict batch needs an input that can be read twice.
-        max_cost: The maximum cost of the whole batch, in the account's currency. Unfinished edits count at the highest
-            known price. If the price rises, edits that were already sent can exceed the limit. Until a price above 0
-            is known, edits run one at a time. If the service states no costs, nothing more is submitted after an edit
-            has completed. If edits are free, use ``max_tasks`` instead.
+        max_cost: The maximum cost of the whole batch, in the account's currency. Unfinished edits, and completed edits
+            without a stated cost, count at the highest known price. If the price rises, edits that were already sent
+            can exceed the limit. Until a price above 0 is known, edits run one at a time. If the service states no
+            costs, nothing more is submitted after an edit has completed. If edits are free, use ``max_tasks`` instead.
         price: The assumed price of a picture, for :meth:`plan` and ``max_cost``. ``max_cost`` ignores this price
             once the service states a higher price, or if the service stated a price in an earlier run.
             :meth:`EditSession.estimate` asks the service for a price.

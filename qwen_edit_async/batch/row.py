@@ -115,11 +115,11 @@ class Row:
             written = self._move(State.SUBMITTED, task_id=fate.task_id, reason=None, problem=None)
             stated, cost = fate.usage.cost, _cost_columns(fate.usage, fate.usage.cost)
             if fate.status is TaskStatus.COMPLETED and fate.urls:
-                if budget.is_late(pictures, self._entry.number):
+                if budget.recall(pictures, self._entry.number):
                     budget.completed(pictures, stated, made=len(fate.urls), counted=self._entry.cost)
                 written = self._move(State.COMPLETED, urls=list(fate.urls), **cost)
             elif fate.status is TaskStatus.FAILED:
-                if budget.is_late(pictures, self._entry.number):
+                if budget.recall(pictures, self._entry.number):
                     budget.ended(pictures, chargeable=False, cost=stated, counted=self._entry.cost)
                 error = failure_of(fate)
                 written = self._move(State.FAILED, reason=summary_of(error), problem=str(error), **cost)
@@ -128,7 +128,7 @@ class Row:
         self._run.unanswered.discard(self._entry.identity)
         self._run.notify()
         if fate is not CallFailure.UNCERTAIN:
-            if budget.is_late(pictures, self._entry.number):
+            if budget.recall(pictures, self._entry.number):
                 budget.cancelled()
                 budget.ended(pictures, chargeable=False)
             self._undo_attempt()

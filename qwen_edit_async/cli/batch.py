@@ -140,9 +140,11 @@ def _run(command: Command, edits: EditBatch, service: str) -> int:
 
     code = command(work)
     if edits.progress.begun:
-        for line in edits.report.text().splitlines() if edits.report is not None else ():
+        report = edits.report
+        for line in report.text().splitlines() if report is not None else ():
             screen.line(line, whole=True)
-        count = edits.progress.pictures
+        # A run that ended early may not have read the rows of all saved edits.
+        count = edits.progress.pictures if report is None else report.pictures
         print_output(f"{counted(count, 'picture')} {'is' if count == 1 else 'are'} in {command.output}")
     return code
 

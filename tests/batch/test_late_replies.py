@@ -6,9 +6,22 @@ import asyncio
 import json
 from decimal import Decimal
 
+import attrs
 import pytest
 from bulk_runs import columns
-from memory_transport import HANGS, IMAGE, NORMAL, RESULT, Answer, MemoryService, MemorySession, says, status, until
+from memory_transport import (
+    HANGS,
+    IMAGE,
+    NORMAL,
+    RESULT,
+    Answer,
+    MemoryService,
+    MemorySession,
+    completed,
+    says,
+    status,
+    until,
+)
 
 from qwen_edit_async import EditBatch, EditHub, EditRequest
 from qwen_edit_async.protocol.base import Reply
@@ -100,6 +113,30 @@ async def test_a_task_whose_late_reply_tells_its_end_counts_with_its_own_cost(tm
         assert hub.progress.cost == Decimal(cost)
         assert (await hub.edit(THIRD)).ok
     assert hub.report.cost == hub.progress.cost
+
+
+@pytest.mark.parametrize("end", [{}, {"status": "failed", "error": "refused"}], ids=["completed", "failed"])
+async def test_a_cost_in_a_late_reply_counts_against_the_limit(tmp_path, end):
+    document = completed("task-1") | {"usage": {"cost": "0.90"}} | end
+    account = late(Answer(says(document).reply, delay=LATE, accepted=True))
+    async with MemorySession(account, deadline=DEADLINE) as session, EditHub(tmp_path, session, max_cost="1.00") as hub:
+        assert (await hub.edit(FIRST)).status == "uncertain"
+        await hub.edit(FIRST)
+        assert (await hub.edit(OTHER)).status == "planned"
+        assert hub.progress.cost == Decimal("0.90")
+    assert account.ids == ["task-1"]
+    assert (hub.report.cost, hub.report.limit) == (Decimal("0.90"), "max_cost")
+
+
+@pytest.mark.parametrize("cost", ["0.01", "0"])
+async def test_a_failure_in_a_late_reply_frees_the_price_that_was_counted_for_the_edit(tmp_path, cost):
+    failed = {"id": "task-2", "status": "failed", "error": "refused", "usage": {"cost": cost}}
+    account = late(NORMAL, Answer(says(failed).reply, delay=LATE, accepted=True))
+    async with MemorySession(account, deadline=DEADLINE) as session, EditHub(tmp_path, session, max_cost="0.09") as hub:
+        assert (await hub.edit(OTHER)).ok
+        assert (await hub.edit(FIRST)).status == "uncertain"
+        assert (await hub.edit(FIRST)).status == "failed"
+        assert (await hub.edit(attrs.evolve(OTHER, key="third"))).ok
 
 
 async def test_an_edit_that_moderation_refused_after_an_interrupt_has_failed(tmp_path):

@@ -128,3 +128,13 @@ async def test_an_edit_that_is_requested_again_after_its_deadline_counts_once(ou
         "",
         ["task-1", "task-2", "task-3"],
     )
+
+
+async def test_edits_without_a_cost_count_against_the_limit_over_all_runs(out):
+    prices = Prices()
+    prices.costs = {f"task-{number}": "0.01" if number == 1 else "" for number in range(1, 11)}
+    async with MemorySession(prices.service) as session:
+        for limit, created in (("0.03", 3), ("0.05", 5)):
+            report = await EditBatch(REQUESTS, out, max_cost=limit).run(session)
+            assert len(prices.service.ids) == created
+            assert (report.cost, report.unpriced, report.limit) == (Decimal("0.01"), created - 1, "max_cost")

@@ -285,6 +285,15 @@ def test_the_same_command_again_does_nothing_more(photos, batch, out, capsys, se
     assert len(service.tasks) == 3
 
 
+def test_the_pictures_of_rows_that_the_run_did_not_reach_are_counted(photos, batch, out, capsys, service):
+    table, rows = photos / "table.csv", [f"a.png,e{number}" for number in range(20)]
+    for order in (rows, rows[::-1]):
+        table.write_text("\n".join(["image,key", *order]))
+        assert batch(table, "--max-tasks", "1", "--concurrency", "1") == 1
+        assert capsys.readouterr().out == f"1 picture is in {out}\n"
+    assert len(service.tasks) == 1
+
+
 def test_another_instruction_for_the_same_results_is_refused(photos, batch, capsys, service):
     batch(photos)
     assert batch(photos, instruction="rain") == 1

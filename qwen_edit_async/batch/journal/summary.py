@@ -15,7 +15,7 @@ from qwen_edit_async.protocol.replies import cost_of
 _LISTED_KEYS: Final = 100
 _SAMPLE_KEYS: Final = 50
 
-_DOUBTFUL: Final = "repeats + (state = 'uncertain' AND task_id IS NULL)"
+_DOUBTFUL: Final = "repeats + (state IN ('uncertain', 'submitting') AND task_id IS NULL)"
 """SQL for the number of an edit's submissions that may have created a task with an unknown id."""
 
 _TOTALS: Final = f"""
@@ -48,8 +48,9 @@ def read_totals(connection: sqlite3.Connection) -> JournalSummary:
     totals: dict[str, Any] = {
         name: int(total) for (name, *_), total in zip(cursor.description, cursor.fetchone(), strict=True)
     }
-    cost, highest, unpriced = _cost(connection)
-    return JournalSummary(**totals, cost=cost, price=_price(connection), highest=highest, unpriced=unpriced)
+    cost, highest, unpriced, pictures = _cost(connection)
+    totals |= {"unpriced": unpriced, "doubtful": totals["doubtful"] + pictures}
+    return JournalSummary(**totals, cost=cost, price=_price(connection), highest=highest)
 
 
 def read_summary(connection: sqlite3.Connection) -> JournalSummary:
@@ -80,20 +81,24 @@ def _unsaved_tasks(connection: sqlite3.Connection) -> dict[str, str]:
     return tasks
 
 
-def _cost(connection: sqlite3.Connection) -> tuple[Decimal, Decimal, int]:
-    """Return the total and highest cost, and the number of completed edits without a cost.
+def _cost(connection: sqlite3.Connection) -> tuple[Decimal, Decimal, int, int]:
+    """Return the total and highest cost, and the numbers of completed edits without a cost and of their pictures.
 
     Python adds the costs, because SQLite can't add decimals exactly.
     """
-    total, highest, unpriced = Decimal(0), Decimal(0), 0
-    for text, count, results in connection.execute("SELECT cost, count(*), count(urls) FROM edits GROUP BY cost"):
+    total, highest, unpriced, pictures = Decimal(0), Decimal(0), 0, 0
+    rows = connection.execute(
+        "SELECT cost, count(*), count(urls), total(pictures) FILTER (WHERE urls IS NOT NULL) FROM edits GROUP BY cost"
+    )
+    for text, count, results, made in rows:
         cost = cost_of(text)
         if cost is None:
             unpriced += results
+            pictures += int(made)
         else:
             total += cost * count
             highest = max(cost, highest)
-    return total, highest, unpriced
+    return total, highest, unpriced, pictures
 
 
 def _price(connection: sqlite3.Connection) -> Decimal | None:

@@ -42,7 +42,8 @@ class Budget:
     Prices can rise while an admitted edit waits for a slot, so :meth:`confirm` judges the edit again just before it is
     sent. Edits sent before a higher price is known can still exceed ``max_cost``.
 
-    If the service states no costs, a batch with ``max_cost`` submits nothing more after an edit has completed.
+    If the service states no costs, a batch with ``max_cost`` submits nothing more after an edit has completed. If it
+    states some, the pictures of a completed edit without a cost keep counting at the highest known price.
 
     The budget also limits spending on pictures that can't be saved. Until a run has saved an edit, at most ``slots``
     edits are unfinished, and nothing is submitted while pictures are being saved. After an edit whose pictures could
@@ -148,8 +149,8 @@ class Budget:
         self._pending -= 1
         self.ended(pictures, chargeable=False)
 
-    def is_late(self, pictures: int, number: int) -> bool:
-        """Return whether an edit is in ``left``. If it is, it counts as unfinished until its end is recorded."""
+    def recall(self, pictures: int, number: int) -> bool:
+        """Count an edit in ``left`` as unfinished again. Return whether the edit was in ``left``."""
         if number not in self.left:
             return False
         self.adopt(pictures, number)
@@ -168,7 +169,7 @@ class Budget:
             made: The number of pictures that the task made.
             counted: The edit's cost that ``spent`` already includes, because an earlier run counted it.
         """
-        self.ended(pictures, chargeable=False, cost=cost, counted=counted)
+        self.ended(pictures, chargeable=True, cost=cost, counted=counted)
         self._unpriced += cost is None
         if cost:
             self._price = max(cost / min(made, pictures), self._price or Decimal(0))

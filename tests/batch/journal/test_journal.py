@@ -371,12 +371,22 @@ async def test_totals_count_every_task_that_may_exist_and_exact_money(journal):
     assert (summary.tasks, summary.doubtful, summary.cost) == (6, 2, Decimal("0.4"))
 
 
+async def test_an_edit_that_was_left_while_it_was_submitted_counts_as_a_task(journal):
+    edit = (await journal.do(Store.plan, *draft("left"))).number
+    await journal.do(Store.move, edit, State.SUBMITTING)
+    before = await journal.do(Store.totals)
+    await journal.do(Store.recover)
+    assert (before.tasks, before.doubtful) == (1, 1)
+    assert before == await journal.do(Store.totals)
+
+
 @pytest.mark.parametrize("absurd", ["1e1000000", "1E+999999999999", "-1E+5", "free"])
 async def test_a_cost_that_can_be_none_is_unknown_in_what_is_added_up(absurd, journal):
     for key, cost in (("a", "0.1"), ("b", absurd), ("c", None)):
         await journal.do(Store.move, await submitted(journal, key), State.COMPLETED, urls=["u"], cost=cost)
     summary = await journal.do(Store.summary)
     assert (summary.cost, summary.price, summary.unpriced) == (Decimal("0.1"), Decimal("0.1"), 2)
+    assert summary.doubtful == 2
 
 
 async def test_the_costs_of_edits_without_a_result_are_added_up_too(journal):

@@ -75,6 +75,14 @@ def test_without_prices_a_limit_of_cost_can_not_be_kept():
     assert "does not say what edits cost" in budget.stopped
 
 
+def test_a_completed_edit_without_a_cost_counts_at_the_known_price():
+    budget = Budget(max_cost=Decimal(3))
+    for cost in (Decimal(1), None, None):
+        assert budget.admit(1) is Verdict.GO
+        settle(budget, 1, cost)
+    assert (budget.admit(1), budget.limit) == (Verdict.STOP, "max_cost")
+
+
 def test_what_earlier_runs_spent_counts():
     budget = Budget(max_cost=Decimal(1), spent=Decimal(1))
     assert budget.admit(1) is Verdict.STOP
