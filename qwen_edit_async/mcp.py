@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from decimal import Decimal
 from functools import partial
@@ -52,8 +51,6 @@ MAX_COST_VARIABLE: Final = "QWEN_EDIT_MCP_MAX_COST"
 PRICE_VARIABLE: Final = "QWEN_EDIT_MCP_PRICE"
 
 _PROGRESS_SECONDS: Final = 1.0
-_ATTACH: Final = re.compile(r"session\.attach\(('[^']+')\)")
-"""A call that only Python code can make. Agents call the tool ``get_task`` instead."""
 
 
 @attrs.define
@@ -371,7 +368,9 @@ def _tool_errors() -> Iterator[None]:
     try:
         yield
     except (QwenEditError, OSError) as error:
-        raise ToolError(_ATTACH.sub(r"get_task(\1)", str(error))) from None
+        if isinstance(error, QwenEditError) and "session.attach(" in error.hint:  # a call that an agent can't make
+            error.hint = f"get_task({error.task_id!r}) gets the result, once there is one"
+        raise ToolError(str(error)) from None
 
 
 def _required(environment: Mapping[str, str], name: str) -> str:

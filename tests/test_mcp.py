@@ -222,7 +222,7 @@ async def test_a_result_that_can_not_be_downloaded_is_offered_by_the_tool_that_g
             result, text = await call(client, "edit_image", images=["photos/a.png"], instruction="x")
         [task_id] = emulator.tasks
     assert result.is_error
-    assert f"get_task('{task_id}') gets the result again" in text
+    assert f"get_task('{task_id}') gets the result, once there is one" in text
 
 
 async def test_cancelling_a_call_cancels_its_edit(photos, tmp_path):
