@@ -138,7 +138,7 @@ class Row:
         if self._state is State.SUBMITTED or not budget.recall(pictures, self._entry.number):
             return
         if self._state is State.COMPLETED:
-            budget.completed(pictures, cost, made=len(task.urls), counted=counted)
+            budget.completed(pictures, cost, made=sum(map(bool, task.urls)), counted=counted)
         else:
             budget.ended(pictures, chargeable=False, cost=cost, counted=counted)
 

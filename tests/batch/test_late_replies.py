@@ -23,7 +23,7 @@ from memory_transport import (
     until,
 )
 
-from qwen_edit_async import EditBatch, EditHub, EditRequest
+from qwen_edit_async import EditBatch, EditHub, EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Reply
 from qwen_edit_async.session.submission import Submission
 
@@ -127,6 +127,17 @@ async def test_a_cost_in_a_late_reply_counts_against_the_limit(tmp_path, end):
         assert hub.progress.cost == Decimal("0.90")
     assert account.ids == ["task-1"]
     assert (hub.report.cost, hub.report.limit) == (Decimal("0.90"), "max_cost")
+
+
+async def test_the_price_in_a_late_reply_is_that_of_the_pictures_that_have_urls(tmp_path):
+    document = CHEAP | {"id": "late", "output": [*CHEAP["output"], {"url": ""}], "usage": {"cost": "0.06"}}
+    account = late(Answer(says(document).reply, delay=LATE))
+    two = EditRequest(IMAGE, "make it snow", EditParameters(n=2), key="two")
+    async with MemorySession(account, deadline=DEADLINE) as session, EditHub(tmp_path, session, max_cost="0.10") as hub:
+        assert (await hub.edit(two)).status == "uncertain"
+        assert (await hub.edit(two)).ok
+        assert (await hub.edit(OTHER)).status == "planned"
+    assert hub.report.price == Decimal("0.06")
 
 
 @pytest.mark.parametrize(
