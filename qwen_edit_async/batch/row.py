@@ -208,8 +208,7 @@ class Row:
         if self._accepted is not None:  # the reply came just as the deadline passed or the session closed
             self._leave_task()
             self._count_late_end(self._accepted)
-            if self._state is not State.FAILED:
-                await self._record(self._state, error)
+            await self._record(self._state, failure_of(self._accepted) if self._state is State.FAILED else error)
             return
         is_certain = isinstance(error, QwenEditError) and not isinstance(error, SubmitUncertainError)
         if self._state is State.SUBMITTING and not is_certain:

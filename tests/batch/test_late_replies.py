@@ -154,6 +154,7 @@ async def test_a_reply_that_comes_just_as_the_deadline_passes_counts_once(tmp_pa
             patch.setattr(MemoryService, "_reply", lambda *_: answer)
             patch.setattr(Submission, "_expire", lambda submission: (answer.set_result(reply), expire(submission)))
             assert not (await hub.edit(FIRST)).ok
+        assert hub.progress.failed == 1
         await hub.edit(FIRST)
         assert (await hub.edit(OTHER)).ok
         assert hub.progress.cost == Decimal(cost)
