@@ -49,6 +49,7 @@ class Row:
         self._run = run
         self._request = request
         self._state = entry.state
+        self._accepted: TaskSnapshot | None = None
 
     async def fail(self, problem: InvalidEditError) -> None:
         """Journal why the edit can't be submitted."""
@@ -113,17 +114,15 @@ class Row:
             if self._state is State.SUBMITTING:
                 budget.created()
             written = self._move(State.SUBMITTED, task_id=fate.task_id, reason=None, problem=None)
-            stated, cost = fate.usage.cost, _cost_columns(fate.usage, fate.usage.cost)
+            cost = _cost_columns(fate.usage, fate.usage.cost)
             if fate.status is TaskStatus.COMPLETED and fate.urls:
-                if budget.recall(pictures, self._entry.number):
-                    budget.completed(pictures, stated, made=len(fate.urls), counted=self._entry.cost)
                 written = self._move(State.COMPLETED, urls=list(fate.urls), **cost)
             elif fate.status is TaskStatus.FAILED:
-                if budget.recall(pictures, self._entry.number):
-                    budget.ended(pictures, chargeable=False, cost=stated, counted=self._entry.cost)
                 error = failure_of(fate)
                 written = self._move(State.FAILED, reason=summary_of(error), problem=str(error), **cost)
             written.add_done_callback(functools.partial(self._check_written, fate.task_id))
+            self._accepted = fate
+            self._count_late_end(fate)
             return
         self._run.unanswered.discard(self._entry.identity)
         self._run.notify()
@@ -132,6 +131,21 @@ class Row:
                 budget.cancelled()
                 budget.ended(pictures, chargeable=False)
             self._undo_attempt()
+
+    def _count_late_end(self, task: TaskSnapshot) -> None:
+        """Count the cost of a task that this run no longer waits for, if the reply to the submission told its end."""
+        budget, pictures, counted, cost = self._run.budget, self._entry.pictures, self._entry.cost, task.usage.cost
+        if self._state is State.SUBMITTED or not budget.recall(pictures, self._entry.number):
+            return
+        if self._state is State.COMPLETED:
+            budget.completed(pictures, cost, made=sum(map(bool, task.urls)), counted=counted)
+        else:
+            budget.ended(pictures, chargeable=False, cost=cost, counted=counted)
+
+    def _leave_task(self) -> None:
+        """Stop waiting for a task that exists or may exist. Its pictures keep counting against ``max_cost``."""
+        self._run.budget.ended(self._entry.pictures, chargeable=True)
+        self._run.budget.left.add(self._entry.number)
 
     @property
     def _is_doubtful(self) -> bool:
@@ -191,16 +205,15 @@ class Row:
     async def _not_submitted(self, error: Exception) -> None:
         budget, pictures = self._run.budget, self._entry.pictures
         is_fatal = self._run.stop_if_fatal(error)
-        if self._state in {State.SUBMITTED, State.COMPLETED, State.FAILED}:  # accepted while the session was closing
-            budget.ended(pictures, chargeable=self._state is not State.FAILED)
-            if self._state is not State.FAILED:
-                await self._record(self._state, error)
+        if self._accepted is not None:  # the reply came just as the deadline passed or the session closed
+            self._leave_task()
+            self._count_late_end(self._accepted)
+            await self._record(self._state, failure_of(self._accepted) if self._state is State.FAILED else error)
             return
         is_certain = isinstance(error, QwenEditError) and not isinstance(error, SubmitUncertainError)
         if self._state is State.SUBMITTING and not is_certain:
             budget.created()
-            budget.ended(pictures, chargeable=True)
-            budget.left.add(self._entry.number)
+            self._leave_task()
             await self._record(State.UNCERTAIN, error)
             return
         budget.rejected(pictures)

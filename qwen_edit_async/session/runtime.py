@@ -100,17 +100,16 @@ class Runtime:
         uploads: tuple[Upload, ...] = ()
 
         async def ask(protocol: WireProtocol) -> Estimate:
+            if protocol is self._service.alternative:  # the second call of this attempt
+                await self.gate.wait_turn()
             call = protocol.estimation(request)
             return protocol.read_estimate(await self._service.transport.send(call, self._parts.body(call, uploads)))
-
-        async def ask_again(protocol: WireProtocol) -> Estimate:
-            return await self._ask(lambda: ask(protocol), limits.max_retries)
 
         try:
             async with asyncio.timeout(limits.deadline) as limit:
                 with self.poller.active_calls:
                     uploads = await self._parts.prepare(request.images)
-                return await self._service.try_forms(ask_again)
+                return await self._ask(lambda: self._service.try_forms(ask), limits.max_retries)
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -23,8 +23,9 @@ from memory_transport import (
     until,
 )
 
-from qwen_edit_async import EditBatch, EditHub, EditRequest
+from qwen_edit_async import EditBatch, EditHub, EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Reply
+from qwen_edit_async.session.submission import Submission
 
 pytestmark = [
     pytest.mark.anyio,
@@ -126,6 +127,39 @@ async def test_a_cost_in_a_late_reply_counts_against_the_limit(tmp_path, end):
         assert hub.progress.cost == Decimal("0.90")
     assert account.ids == ["task-1"]
     assert (hub.report.cost, hub.report.limit) == (Decimal("0.90"), "max_cost")
+
+
+async def test_the_price_in_a_late_reply_is_that_of_the_pictures_that_have_urls(tmp_path):
+    document = CHEAP | {"id": "late", "output": [*CHEAP["output"], {"url": ""}], "usage": {"cost": "0.06"}}
+    account = late(Answer(says(document).reply, delay=LATE))
+    two = EditRequest(IMAGE, "make it snow", EditParameters(n=2), key="two")
+    async with MemorySession(account, deadline=DEADLINE) as session, EditHub(tmp_path, session, max_cost="0.10") as hub:
+        assert (await hub.edit(two)).status == "uncertain"
+        assert (await hub.edit(two)).ok
+        assert (await hub.edit(OTHER)).status == "planned"
+    assert hub.report.price == Decimal("0.06")
+
+
+@pytest.mark.parametrize(
+    ("members", "cost"),
+    [({}, "0.0714"), (FAILED | {"usage": {"cost": "0.01"}}, "0.0457"), (CHEAP, "0.0457")],
+    ids=["running", "failed", "cheap"],
+)
+async def test_a_reply_that_comes_just_as_the_deadline_passes_counts_once(tmp_path, monkeypatch, members, cost):
+    account = late()
+    reply = says({"id": "task-1", "status": "in_progress", **members}).reply
+    async with MemorySession(account, deadline=DEADLINE) as session, EditHub(tmp_path, session, max_cost="0.11") as hub:
+        with monkeypatch.context() as patch:
+            answer, expire = asyncio.get_running_loop().create_future(), Submission._expire
+            patch.setattr(MemoryService, "_reply", lambda *_: answer)
+            patch.setattr(Submission, "_expire", lambda submission: (answer.set_result(reply), expire(submission)))
+            assert not (await hub.edit(FIRST)).ok
+        assert hub.progress.failed == 1
+        await hub.edit(FIRST)
+        assert (await hub.edit(OTHER)).ok
+        assert hub.progress.cost == Decimal(cost)
+        assert (await hub.edit(THIRD)).ok
+    assert hub.report.cost == hub.progress.cost
 
 
 @pytest.mark.parametrize("cost", ["0.01", "0"])

@@ -129,7 +129,8 @@ async def test_the_other_form_is_asked_for_once_and_its_refusal_is_not_raised():
 
 
 @pytest.mark.virtual_clock
-async def test_the_other_form_is_asked_for_only_after_a_pause():
+@pytest.mark.parametrize("refusal", [status(400).reply, says({"data": {"reason": "malformed"}})], ids=["400", "200"])
+async def test_the_other_form_is_asked_for_next_but_only_after_a_pause(refusal):
     loop, asked_at = asyncio.get_running_loop(), []
 
     class PausedService(PricedService):
@@ -139,9 +140,10 @@ async def test_the_other_form_is_asked_for_only_after_a_pause():
                 session._state.runtime.gate.hold_back(RateLimitError("later", status_code=429, retry_after=30.0))
             return await super().send(call, body)
 
-    service = PausedService(status(400).reply, PRICE)
+    service = PausedService(refusal, PRICE)
     async with MemorySession(service, envelope="auto") as session:
         assert (await session.estimate(IMAGE, "snow")).cost == Decimal("0.0357")
+    assert [type(body["input"]) for body in service.asked] == [dict, list]
     assert asked_at[1] - asked_at[0] >= 30.0
 
 

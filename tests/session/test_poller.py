@@ -78,7 +78,7 @@ class Bench:
     under_way: int = 0
     peak: int = 0
 
-    async def check(self, task: TaskSnapshot, wait_turn: object) -> TaskSnapshot:
+    async def check(self, task: TaskSnapshot, gate: object) -> TaskSnapshot:
         task_id = task.task_id
         self.checks.append((task_id, now()))
         self.under_way += 1
@@ -200,9 +200,9 @@ async def test_a_check_has_the_context_variables_of_whoever_watches_the_task():
     seen, name = {}, contextvars.ContextVar("name", default="nobody")
 
     class Watching(Bench):
-        async def check(self, task: TaskSnapshot, wait_turn: object) -> TaskSnapshot:
+        async def check(self, task: TaskSnapshot, gate: object) -> TaskSnapshot:
             seen.setdefault(name.get(), set()).add(task.task_id)
-            return await super().check(task, wait_turn)
+            return await super().check(task, gate)
 
     bench = Watching(durations={str(number): 5.0 for number in range(300)})
     poller = bench.poller()

@@ -67,7 +67,7 @@ class JournalSummary:
         price: The highest known price of a picture.
         highest: The highest known cost of an edit.
         unpriced: Completed edits without a cost.
-        doubtful: Pictures that may have been charged although no task id, or no cost of the completed edit, is known.
+        doubtful: Pictures of submissions without a task id, and of completed edits without a cost. They may be charged.
         queued: The time that edits waited for a slot of the session and for permission to send.
         running: The time from the service's acceptance of the task to the reply that reported the task's end.
         lag: An upper bound on the time from the task's end to the reply that reported the end.
