@@ -31,8 +31,6 @@ class SubmissionObserver(Protocol):
     async def about_to_submit(self, uploads: Sequence[Upload]) -> None:
         """Called before an attempt, with the images and their digests. The attempt is sent when this method returns.
 
-        If a Retry-After pause has begun meanwhile, the attempt is not sent, but settled as refused.
-
         If this method raises an error, the attempt is not sent. The edit then ends with the error, unless it is a
         :class:`QwenEditError` that allows a retry. This method is cancelled if the edit is cancelled, if the edit's
         deadline passes, or if the session ends.

@@ -201,7 +201,8 @@ class Submission:
             await self._recover(refusal)
 
     async def _prepare(self) -> None:
-        self._uploads = uploads = await self._parts.prepare(self._request.images, hashed=self._observer is not None)
+        hashed = self._observer is not None
+        self._uploads = uploads = await self._parts.prepare(self._request.images, hashed=hashed)
         notes = [note for upload in uploads for note in upload.notes]
         warnings = [warning for upload in uploads for warning in upload.warnings]
         self._notes = (*notes, *self._notes, *map(str, warnings))
@@ -270,9 +271,14 @@ class Submission:
         if self.accepted.done():
             raise EditCancelledError("the edit was given up before this attempt")
         parts, observer = self._parts, self._observer
+        turn = parts.gate.submit_at_once()
+        if turn is None:
+            turn = await self._deadline.wait_in_line(parts.gate.wait_turn(submission=True))
+        self._sent_at, self._sent_among = turn, parts.gate.pacer.in_flight
         call = protocol.submission(self._request)
         body = parts.body(call, self._uploads or ())
-        await self._take_turn()
+        if observer is not None:
+            await observer.about_to_submit(self._uploads or ())
         fate: TaskSnapshot | CallFailure = CallFailure.REFUSED
         try:
             parts.gate.check_open()
@@ -292,20 +298,6 @@ class Submission:
         self._pending = None
         parts.service.adopt(protocol)
         return snapshot
-
-    async def _take_turn(self) -> None:
-        """Wait for a turn, and announce the attempt to the observer. If all requests pause meanwhile, start again."""
-        gate, observer = self._parts.gate, self._observer
-        while True:
-            if (turn := gate.submit_at_once()) is None:
-                turn = await self._deadline.wait_in_line(gate.wait_turn(submission=True))
-            self._sent_at, self._sent_among = turn, gate.pacer.in_flight
-            if observer is None:
-                return
-            await observer.about_to_submit(self._uploads or ())
-            if not gate.pacer.pause_left(gate.loop.time()):
-                return
-            observer.settled(CallFailure.REFUSED)
 
     async def _exchange(self, protocol: WireProtocol, call: Call, body: JSONBody) -> TaskSnapshot:
         """Send the request, and return the task that the reply names. A refusal may name a charged task too."""

@@ -904,32 +904,6 @@ async def test_a_retry_after_that_is_about_one_task_alone_holds_nobody_up():
             await session.edit(IMAGE, "snow")
 
 
-async def test_an_attempt_that_is_announced_as_a_pause_begins_is_taken_back_and_sent_after_the_pause():
-    announced, throttled = asyncio.Event(), asyncio.Event()
-    history = []
-
-    class Observer:
-        async def about_to_submit(self, uploads):
-            history.append("announced")
-            announced.set()
-            await throttled.wait()
-
-        def settled(self, fate):
-            history.append(fate if isinstance(fate, CallFailure) else "accepted")
-
-    service = MemoryService(on_submission=in_order(status(429, retry_after=30)))
-    async with MemorySession(service) as session, asyncio.TaskGroup() as tasks:
-        tasks.create_task(session.submit(IMAGE, "snow", observer=Observer()))
-        await announced.wait()
-        tasks.create_task(session.submit(IMAGE, "snow"))
-        while not session.statistics().throttled:  # noqa: ASYNC110  # there is no event for it
-            await asyncio.sleep(0.1)
-        throttled.set()
-        resumes_at = asyncio.get_running_loop().time() + session.statistics().pause_left
-    assert history == ["announced", CallFailure.REFUSED, "announced", "accepted"]
-    assert [sent.at >= resumes_at for sent in service.submissions] == [False, True, True]
-
-
 async def test_an_attempt_that_was_announced_is_settled_but_not_sent_if_the_session_stops_submitting_meanwhile():
     announced, stopped, fates = asyncio.Event(), asyncio.Event(), []
 
