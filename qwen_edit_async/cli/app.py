@@ -9,7 +9,7 @@ from typing import Any, cast
 import cyclopts
 
 from qwen_edit_async.cli.help import COMMANDS
-from qwen_edit_async.cli.messages import ExitCode, exit_code
+from qwen_edit_async.cli.messages import ExitCode, MissingKeyError, exit_code
 from qwen_edit_async.errors import QwenEditError
 from qwen_edit_async.text import visible
 from qwen_edit_async.version import __version__
@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     except cyclopts.CycloptsError as error:
         print(f"error: {visible(_wrong_usage(error))}", file=sys.stderr)  # noqa: T201  # rich is slow to import
         return ExitCode.USAGE
-    except (QwenEditError, OSError) as error:
+    except (MissingKeyError, QwenEditError, OSError) as error:
         from qwen_edit_async.cli.display import Screen  # noqa: PLC0415  # rich is slow to import
 
         Screen().error(str(error))

@@ -69,7 +69,7 @@ class Command:
                 return runner.run(self._main(work))
         except (KeyboardInterrupt, asyncio.CancelledError):
             return ExitCode.INTERRUPTED
-        except (QwenEditError, OSError) as error:
+        except (MissingKeyError, QwenEditError, OSError) as error:
             self._show(error)
             return exit_code(error)
 

@@ -19,7 +19,7 @@ MISSING_KEY = (
 )
 
 
-class MissingKeyError(ConfigurationError):
+class MissingKeyError(Exception):
     """The environment has no API key, or its key is invalid."""
 
 
