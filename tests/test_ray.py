@@ -7,6 +7,7 @@ import os
 import sys
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import looptime
@@ -333,6 +334,24 @@ def test_the_key_is_no_option_and_ray_is_asked_for_if_it_is_missing(tmp_path, mo
     for call in (lambda: start_hub(tmp_path), get_hub):
         with pytest.raises(ConfigurationError, match=r'pip install "qwen-edit-async\[ray\]"'):
             call()
+
+
+class TaskError(Exception):
+    """In place of Ray's error for a method that raised one."""
+
+
+@pytest.mark.parametrize(("trouble", "ends"), [(TaskError(), True), (ConnectionError("unavailable"), False)])
+def test_only_an_error_of_the_hub_itself_ends_a_hub_that_others_may_use(monkeypatch, trouble, ends):
+    def get(_):
+        raise trouble
+
+    ended = []
+    ray = SimpleNamespace(get=get, kill=ended.append, exceptions=SimpleNamespace(RayTaskError=TaskError))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    actor = SimpleNamespace(open=SimpleNamespace(remote=lambda: None))
+    with pytest.raises(type(trouble)):
+        Hub("job", actor).open()
+    assert (ended == [actor]) is ends
 
 
 def test_a_hub_travels_by_its_name():

@@ -96,7 +96,7 @@ class Worker:
             return
         try:
             job = self._loop.run_in_executor(self._executor, self._call_all, calls)
-        except BaseException:  # no call has begun, so the callers would wait forever
+        except BaseException:  # whatever the error, no call has begun, so the callers would wait forever
             for future in futures:
                 future.cancel()
             self._busy = False

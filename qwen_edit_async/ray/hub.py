@@ -95,10 +95,11 @@ class Hub:
 
     def open(self) -> Any:
         """Open the hub's session and journal unless they are open, and return the actor's arguments."""
+        ray = _ray()
         try:
-            return _ray().get(self._actor.open.remote())
-        except Exception:  # Ray would otherwise restart an actor that can't open its journal or session
-            _ray().kill(self._actor)
+            return ray.get(self._actor.open.remote())
+        except ray.exceptions.RayTaskError:  # raised by the actor, which can't open its journal or session
+            ray.kill(self._actor)
             raise
 
     def statistics(self) -> SessionStatistics:

@@ -229,7 +229,7 @@ class EditPipeline:
                     self._begin(index, request)
                     del request
                     index += 1
-        except BaseException:  # the user's loop must not wait forever
+        except BaseException:  # also a cancellation: the user's loop must not wait forever
             if not self._stopped:
                 self._input_error = SessionClosedError("the session was closed in the middle of edit_many")
             raise
