@@ -25,7 +25,7 @@ from PIL import Image
 
 from qwen_edit_async import EditRequest, EditSession, EditWarning, FixedInterval
 from qwen_edit_async.emulator import AfterChecks
-from qwen_edit_async.images.encode import encode_base64  # both clients encode with the same function
+from qwen_edit_async.images.upload import encode_base64  # both clients encode with the same function
 
 GROWTH_TARGET, CPU_TARGET, STALL_TARGET = 64.0, 1.3, 150.0
 _BEAT = 0.02  # seconds; short compared with relevant stalls, but too long to add much CPU

@@ -16,7 +16,6 @@ from qwen_edit_async.batch.rules.decide import Entry, Fingerprint
 from qwen_edit_async.batch.rules.identity import content_hash, identity_of, stamp_of, storable
 from qwen_edit_async.batch.rules.signatures import unsigned
 from qwen_edit_async.errors import InvalidEditError
-from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.images.kinds import ArrayLike, BinaryReader, PillowImage, is_data_uri, is_url, map_images
 from qwen_edit_async.images.source import (
@@ -28,6 +27,7 @@ from qwen_edit_async.images.source import (
     read_piece,
     reading,
 )
+from qwen_edit_async.images.upload import Upload
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.storage.bucket import BucketPath
 

@@ -30,7 +30,7 @@ from qwen_edit_async.errors import (
     SubmitUncertainError,
     summary_of,
 )
-from qwen_edit_async.images.encode import Upload
+from qwen_edit_async.images.upload import Upload
 from qwen_edit_async.log import about
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.replies import as_text

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import attrs
 
-from qwen_edit_async.images.encode import encode_base64
 from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, ArrayLike, PillowImage
-from qwen_edit_async.images.source import exclusive_access, local_path, open_image
+from qwen_edit_async.images.source import exclusive_access, local_path
+from qwen_edit_async.images.upload import encode_base64, open_image
 from qwen_edit_async.storage.bucket import BucketPath
 
 THUMBNAIL_SIDE: Final = 256

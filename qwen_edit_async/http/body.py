@@ -16,7 +16,7 @@ from aiohttp import Payload
 from aiohttp.http import StreamWriter
 
 from qwen_edit_async.errors import APIConnectionError, APITimeoutError, QwenEditError
-from qwen_edit_async.images.encode import Upload
+from qwen_edit_async.images.upload import Upload
 from qwen_edit_async.threads import Offloader
 
 _GATHERED_BYTES: Final = 64 * 1024

@@ -26,8 +26,8 @@ from qwen_edit_async.images.decoders import (
 from qwen_edit_async.images.findings import Findings, ImageError
 from qwen_edit_async.images.kinds import ACCEPTED, ArrayLike
 from qwen_edit_async.images.pixels import orientation, plain, shrunk, stored_orientation, to_srgb
-from qwen_edit_async.images.source import SPOOL_BYTES
 from qwen_edit_async.images.tiff import UPRIGHT
+from qwen_edit_async.images.upload import SPOOL_BYTES
 from qwen_edit_async.log import log
 
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024

@@ -14,7 +14,6 @@ import attrs
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, RECOMMENDED_MAX_SIDE, RECOMMENDED_MIN_SIDE
 from qwen_edit_async.errors import ConfigurationError, EditWarning
-from qwen_edit_async.images.encode import Upload, url_upload
 from qwen_edit_async.images.findings import Findings, ImageError
 from qwen_edit_async.images.integrity import find_cut, find_damage, pillow_if_installed
 from qwen_edit_async.images.kinds import (
@@ -28,17 +27,9 @@ from qwen_edit_async.images.kinds import (
     is_url,
     map_images,
 )
-from qwen_edit_async.images.source import (
-    check_regular,
-    check_size,
-    exclusive_access,
-    hash_file,
-    local_path,
-    open_image,
-    open_temporary,
-    reading,
-)
+from qwen_edit_async.images.source import check_regular, check_size, exclusive_access, hash_file, local_path, reading
 from qwen_edit_async.images.tiff import UPRIGHT
+from qwen_edit_async.images.upload import Upload, open_image, open_temporary, url_upload
 from qwen_edit_async.storage.bucket import BucketPath
 
 

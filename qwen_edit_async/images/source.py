@@ -1,58 +1,23 @@
-"""Opens an image (bytes, data URI, path, open file or remote path) as a binary file. Blocking."""
+"""Finds, checks and reads the files behind images: local paths, open files and remote paths. Blocking."""
 
 from __future__ import annotations
 
-import binascii
 import contextlib
 import hashlib
 import inspect
 import os
 import stat
-import tempfile
 import threading
 from collections.abc import Iterator
-from io import BytesIO
 from typing import IO, Any, Final
 from weakref import WeakValueDictionary
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES
-from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload, path_upload, spooled_upload
 from qwen_edit_async.images.findings import ImageError
-from qwen_edit_async.images.kinds import BinaryReader, base64_start, is_data_uri, is_url
+from qwen_edit_async.images.kinds import BinaryReader, is_data_uri, is_url
 
-SPOOL_BYTES: Final = 1024 * 1024
-"""The size up to which a copied or converted image stays in memory. A larger image is put in a temporary file."""
-
-_TEXT_PIECE: Final = 512 * 1024
-"""Characters of Base64 text that are decoded at a time: a multiple of 4."""
-
-
-def open_image(image: Any, limit: int) -> tuple[IO[bytes], Upload]:
-    """Open an image. Return its file, positioned at the start, and its upload, whose ``head`` is still empty.
-
-    If the file is ``upload.file``, :meth:`Upload.close` closes it. Otherwise, the caller must close it.
-
-    Raises:
-        ImageError: The image can't be read, is empty, or has more than ``limit`` bytes.
-    """
-    if isinstance(image, bytes | bytearray | memoryview):
-        return _open_bytes(bytes(image), limit)
-    if is_data_uri(image):
-        return _open_data_uri(image, limit)
-    path = local_path(image)
-    return _open_stream(image, limit) if path is None else _open_path(path, limit)
-
-
-def open_temporary(file: IO[bytes], size: int) -> tuple[IO[bytes], Upload]:
-    """Return a temporary file, positioned at the start, and its upload, as :func:`open_image` does.
-
-    A small file is closed, and its copy in memory is returned instead.
-    """
-    file.seek(0)
-    if size > SPOOL_BYTES:
-        return file, spooled_upload(file, size)
-    with file:
-        return _open_bytes(file.read(), size)
+_PIECE_BYTES: Final = 384 * 1024
+"""Bytes of a stream to copy at a time."""
 
 
 def local_path(image: Any) -> str | None:
@@ -190,50 +155,7 @@ def _innermost(image: Any) -> Any:
     return image
 
 
-def _open_bytes(data: bytes, limit: int) -> tuple[IO[bytes], Upload]:
-    check_size(len(data), limit)
-    return BytesIO(data), bytes_upload(data)
-
-
-def _open_path(path: str, limit: int) -> tuple[IO[bytes], Upload]:
-    with reading(), contextlib.ExitStack() as undo:
-        check_regular(path)
-        file = undo.enter_context(open(path, "rb"))  # noqa: PTH123  # the path is a str
-        status = os.fstat(file.fileno())
-        check_size(status.st_size, limit)
-        if status.st_size <= RAW_CHUNK:
-            return _open_bytes(file.read(), limit)
-        undo.pop_all()
-    return file, path_upload(path, status)
-
-
-def _open_data_uri(uri: str, limit: int) -> tuple[IO[bytes], Upload]:
-    start = base64_start(uri)
-    size = (len(uri) - start) // 4 * 3 - uri.count("=", -2)
-    check_size(size, limit)
-    try:
-        pieces = [
-            binascii.a2b_base64(uri[offset : offset + _TEXT_PIECE], strict_mode=True)
-            for offset in range(start, len(uri), _TEXT_PIECE)
-        ]
-    except ValueError:
-        raise ImageError("is a data URI with broken Base64") from None
-    data = b"".join(pieces)
-    if len(data) != size:  # padding in the middle
-        raise ImageError("is a data URI with broken Base64")
-    return _open_bytes(data, limit)
-
-
-def _open_stream(image: Any, limit: int) -> tuple[IO[bytes], Upload]:
-    with contextlib.ExitStack() as undo:
-        file = undo.enter_context(tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
-        with reading(Exception):  # each library of remote files raises its own kind of error
-            size = _copy(image, file, limit)
-        undo.pop_all()
-    return open_temporary(file, size)
-
-
-def _copy(image: Any, file: IO[bytes], limit: int) -> int:
+def copy_stream(image: Any, file: IO[bytes], limit: int) -> int:
     """Copy the unread part of a stream to a file, and return the number of bytes."""
     with exclusive_access(image), contextlib.ExitStack() as stack:
         if isinstance(image, BinaryReader):
@@ -243,7 +165,7 @@ def _copy(image: Any, file: IO[bytes], limit: int) -> int:
             reader = stack.enter_context(contextlib.closing(open_remote(image)))
             stack.enter_context(exclusive_access(reader))
         size = 0
-        while size <= limit and (piece := read_piece(reader, min(RAW_CHUNK, limit + 1 - size))):
+        while size <= limit and (piece := read_piece(reader, min(_PIECE_BYTES, limit + 1 - size))):
             size += file.write(piece)
     if not size:
         raise ImageError(

@@ -23,7 +23,8 @@ from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES, ArrayLike, PillowImage, is_data_uri, is_url, map_images
 from qwen_edit_async.images.prepare import signed_url
-from qwen_edit_async.images.source import check_regular, check_size, local_path, open_image, reading
+from qwen_edit_async.images.source import check_regular, check_size, local_path, reading
+from qwen_edit_async.images.upload import open_image
 from qwen_edit_async.models import EditRequest, requested_pictures
 from qwen_edit_async.ray.actor import Images, ImagesWanted
 from qwen_edit_async.ray.hub import Hub

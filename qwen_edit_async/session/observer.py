@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import attrs
 
 from qwen_edit_async.errors import EditWarning
-from qwen_edit_async.images.encode import Upload
+from qwen_edit_async.images.upload import Upload
 from qwen_edit_async.models import EditKeywords
 from qwen_edit_async.scheduling.retry import CallFailure
 from qwen_edit_async.tasks import TaskSnapshot

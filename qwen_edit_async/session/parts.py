@@ -10,9 +10,9 @@ import attrs
 from qwen_edit_async.errors import QwenEditError, RateLimitError
 from qwen_edit_async.events import EditEvent
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.kinds import ImageInput
 from qwen_edit_async.images.prepare import prepare
+from qwen_edit_async.images.upload import Upload
 from qwen_edit_async.log import about
 from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.session.gate import Gate

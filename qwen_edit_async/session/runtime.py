@@ -18,7 +18,7 @@ import attrs
 from qwen_edit_async.errors import DeadlineExceededError, QwenEditError, SessionClosedError
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.fetcher import Fetcher
-from qwen_edit_async.images.encode import Upload
+from qwen_edit_async.images.upload import Upload
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import WireProtocol

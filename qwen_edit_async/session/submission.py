@@ -25,7 +25,7 @@ from qwen_edit_async.errors import (
 )
 from qwen_edit_async.events import EditEnded, EditRetried, EditSubmitted, EditThrottled
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.images.encode import Upload
+from qwen_edit_async.images.upload import Upload
 from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import Call, WireProtocol

@@ -37,7 +37,7 @@ from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.batch.journal.schema import APPLICATION_ID, VERSION
 from qwen_edit_async.batch.rules.decide import State
 from qwen_edit_async.emulator import Fault
-from qwen_edit_async.images.encode import RAW_CHUNK
+from qwen_edit_async.images.upload import RAW_CHUNK
 
 pytestmark = pytest.mark.anyio
 

@@ -33,7 +33,7 @@ from qwen_edit_async.http.api import AiohttpTransport
 from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.http.network import Network
 from qwen_edit_async.http.secret import Secret
-from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload
+from qwen_edit_async.images.upload import RAW_CHUNK, Upload, bytes_upload
 from qwen_edit_async.protocol.base import Call
 from qwen_edit_async.protocol.replies import error_from_reply
 from qwen_edit_async.threads import Offloader

@@ -25,8 +25,8 @@ from PIL import Image
 
 from qwen_edit_async.errors import APITimeoutError, InvalidEditError
 from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.images.encode import RAW_CHUNK, Upload, bytes_upload, path_upload, spooled_upload, url_upload
 from qwen_edit_async.images.prepare import named, prepare
+from qwen_edit_async.images.upload import RAW_CHUNK, Upload, bytes_upload, path_upload, spooled_upload, url_upload
 from qwen_edit_async.threads import Offloader
 
 pytestmark = pytest.mark.anyio

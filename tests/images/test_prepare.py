@@ -28,15 +28,14 @@ from PIL import AvifImagePlugin, Image, ImageFile, ImageOps, PngImagePlugin
 
 from qwen_edit_async.contract import MAX_IMAGE_BYTES, SAFE_IMAGE_BYTES
 from qwen_edit_async.errors import ConfigurationError, InvalidEditError
-from qwen_edit_async.images import encode as _sending
 from qwen_edit_async.images import pillow as _pillow
-from qwen_edit_async.images import source
+from qwen_edit_async.images import upload as upload_module
 from qwen_edit_async.images.decoders import check_pixels
-from qwen_edit_async.images.encode import Upload
 from qwen_edit_async.images.findings import ImageError
 from qwen_edit_async.images.integrity import find_damage
 from qwen_edit_async.images.kinds import MAX_SOURCE_BYTES
 from qwen_edit_async.images.prepare import prepare
+from qwen_edit_async.images.upload import Upload
 
 FORMATS = ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"]
 ORIENTATION = 0x0112
@@ -93,7 +92,7 @@ def content(*images: object, fit: bool = False) -> bytes:
 @pytest.fixture
 def large_jpeg() -> bytes:
     data = encoded(noise(900, 900), "JPEG", quality=95)
-    assert len(data) > _sending.RAW_CHUNK
+    assert len(data) > upload_module.RAW_CHUNK
     return data
 
 
@@ -239,7 +238,7 @@ def test_a_small_file_is_read_once_and_kept(tmp_path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encoded(photo(400, 400), "PNG"))
     data = path.read_bytes()
-    assert len(data) <= _sending.RAW_CHUNK
+    assert len(data) <= upload_module.RAW_CHUNK
     uploads = prepare([path])
     path.unlink()
     assert (uploads[0].file, uploads[0].reopen) == (None, None)
@@ -976,7 +975,7 @@ def test_a_data_uri_without_an_image_is_refused(uri) -> None:
 
 def test_base64_with_padding_in_its_middle_is_refused() -> None:
     text = base64.b64encode(encoded(noise(900, 900), "JPEG", quality=95)).decode()
-    middle = source._TEXT_PIECE
+    middle = upload_module._TEXT_PIECE
     with pytest.raises(InvalidEditError, match="broken Base64"):
         prepare(["data:image/jpeg;base64," + text[: middle - 1] + "=" + text[middle:]])
 
@@ -1582,10 +1581,14 @@ def test_files_are_sent_without_pillow_too(format_name) -> None:
 def test_base64_is_the_same_without_pybase64(monkeypatch) -> None:
     data = random.Random(7).randbytes(1000)
     monkeypatch.setitem(sys.modules, "pybase64", None)
-    without = importlib.util.module_from_spec(_sending.__spec__)
-    _sending.__spec__.loader.exec_module(without)
-    assert without.encode_base64 is not _sending.encode_base64
-    assert without.encode_base64(memoryview(data)) == _sending.encode_base64(memoryview(data)) == base64.b64encode(data)
+    without = importlib.util.module_from_spec(upload_module.__spec__)
+    upload_module.__spec__.loader.exec_module(without)
+    assert without.encode_base64 is not upload_module.encode_base64
+    assert (
+        without.encode_base64(memoryview(data))
+        == upload_module.encode_base64(memoryview(data))
+        == base64.b64encode(data)
+    )
 
 
 def test_checking_a_large_photo_takes_little_memory(tmp_path) -> None:

@@ -1,24 +1,29 @@
-"""Uploads: images as Base64 text in a JSON body, encoded chunk by chunk.
+"""Opens images (bytes, data URIs, paths, open files and remote paths) as uploads. Blocking.
 
-Each attempt to submit opens local files again, and reads and encodes every chunk again. So an abandoned attempt can't
-disturb the next one.
+An upload encodes its image as Base64 text for a JSON body, chunk by chunk. Each attempt to submit opens local files
+again, and reads and encodes every chunk again. So an abandoned attempt can't disturb the next one.
 """
 
 from __future__ import annotations
 
 import binascii
+import contextlib
 import functools
 import io
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Callable
+from io import BytesIO
 from typing import IO, Any, Final, TypeAlias, TypeVar
 
 import attrs
 
 from qwen_edit_async.errors import EditWarning
 from qwen_edit_async.images.findings import ImageError
+from qwen_edit_async.images.kinds import base64_start, is_data_uri
+from qwen_edit_async.images.source import check_regular, check_size, copy_stream, local_path, reading
 
 T = TypeVar("T")
 
@@ -35,6 +40,12 @@ else:
 
 RAW_CHUNK: Final = 384 * 1024
 """Bytes of an image per chunk: a multiple of 3, so that only the last chunk is padded."""
+
+SPOOL_BYTES: Final = 1024 * 1024
+"""The size up to which a copied or converted image stays in memory. A larger image is put in a temporary file."""
+
+_TEXT_PIECE: Final = 512 * 1024
+"""Characters of Base64 text that are decoded at a time: a multiple of 4."""
 
 
 @attrs.define(kw_only=True)  # not frozen, because a frozen object takes twice as long to create
@@ -110,6 +121,34 @@ class Upload:
             raise error.named(self.name, self.position) from None
 
 
+def open_image(image: Any, limit: int) -> tuple[IO[bytes], Upload]:
+    """Open an image. Return its file, positioned at the start, and its upload, whose ``head`` is still empty.
+
+    If the file is ``upload.file``, :meth:`Upload.close` closes it. Otherwise, the caller must close it.
+
+    Raises:
+        ImageError: The image can't be read, is empty, or has more than ``limit`` bytes.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return _open_bytes(bytes(image), limit)
+    if is_data_uri(image):
+        return _open_data_uri(image, limit)
+    path = local_path(image)
+    return _open_stream(image, limit) if path is None else _open_path(path, limit)
+
+
+def open_temporary(file: IO[bytes], size: int) -> tuple[IO[bytes], Upload]:
+    """Return a temporary file, positioned at the start, and its upload, as :func:`open_image` does.
+
+    A small file is closed, and its copy in memory is returned instead.
+    """
+    file.seek(0)
+    if size > SPOOL_BYTES:
+        return file, spooled_upload(file, size)
+    with file:
+        return _open_bytes(file.read(), size)
+
+
 def url_upload(url: str) -> Upload:
     """Return the upload of a URL, which the service fetches itself."""
     return Upload(head=json.dumps(url)[1:-1].encode())
@@ -167,3 +206,46 @@ def spooled_upload(spooled: IO[bytes], size: int) -> Upload:
             raise ImageError(f"can't be read from its temporary file any more: {error}") from None
 
     return Upload(size=size, read=read, file=spooled)
+
+
+def _open_bytes(data: bytes, limit: int) -> tuple[IO[bytes], Upload]:
+    check_size(len(data), limit)
+    return BytesIO(data), bytes_upload(data)
+
+
+def _open_path(path: str, limit: int) -> tuple[IO[bytes], Upload]:
+    with reading(), contextlib.ExitStack() as undo:
+        check_regular(path)
+        file = undo.enter_context(open(path, "rb"))  # noqa: PTH123  # the path is a str
+        status = os.fstat(file.fileno())
+        check_size(status.st_size, limit)
+        if status.st_size <= RAW_CHUNK:
+            return _open_bytes(file.read(), limit)
+        undo.pop_all()
+    return file, path_upload(path, status)
+
+
+def _open_data_uri(uri: str, limit: int) -> tuple[IO[bytes], Upload]:
+    start = base64_start(uri)
+    size = (len(uri) - start) // 4 * 3 - uri.count("=", -2)
+    check_size(size, limit)
+    try:
+        pieces = [
+            binascii.a2b_base64(uri[offset : offset + _TEXT_PIECE], strict_mode=True)
+            for offset in range(start, len(uri), _TEXT_PIECE)
+        ]
+    except ValueError:
+        raise ImageError("is a data URI with broken Base64") from None
+    data = b"".join(pieces)
+    if len(data) != size:  # padding in the middle
+        raise ImageError("is a data URI with broken Base64")
+    return _open_bytes(data, limit)
+
+
+def _open_stream(image: Any, limit: int) -> tuple[IO[bytes], Upload]:
+    with contextlib.ExitStack() as undo:
+        file = undo.enter_context(tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES))
+        with reading(Exception):  # each library of remote files raises its own kind of error
+            size = copy_stream(image, file, limit)
+        undo.pop_all()
+    return open_temporary(file, size)
