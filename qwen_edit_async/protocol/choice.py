@@ -1,16 +1,47 @@
-"""Chooses the protocol of a session. Pure."""
+"""Chooses the protocol of a session, and the form of its request bodies. Pure."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast, get_args
+from typing import Any, Final, Literal, cast, get_args
 
-from qwen_edit_async.errors import ConfigurationError
+import attrs
+
+from qwen_edit_async.errors import BadRequestError, ConfigurationError
 from qwen_edit_async.protocol.base import WireProtocol
 from qwen_edit_async.protocol.generation import Envelope, GenerationProtocol
 from qwen_edit_async.text import quoted
 
 ProtocolName = Literal["generation", "queue", "dashscope"]
 EnvelopeOption = Literal["auto"] | Envelope
+
+_MALFORMED_STATUSES: Final = frozenset({200, 400, 422})
+"""The HTTP statuses with which services refuse a body of the wrong form. Some services use 200 for this."""
+
+
+@attrs.define(eq=False)
+class Forms:
+    """The forms (envelopes) of request bodies that the service may accept, and the form to use.
+
+    Attributes:
+        protocol: The protocol in the form to use.
+        alternative: The protocol in the form to try next; ``None`` if no form is left to try.
+    """
+
+    protocol: WireProtocol
+    alternative: WireProtocol | None
+
+    def after(self, protocol: WireProtocol, refusal: BadRequestError) -> WireProtocol | None:
+        """Return the form to try after this form was refused; ``None`` if the form can't be the cause."""
+        is_untried = protocol is not self.alternative
+        return self.alternative if is_untried and refusal.status_code in _MALFORMED_STATUSES else None
+
+    def adopt(self, protocol: WireProtocol) -> bool:
+        """Use this form from now on, unless a form was already accepted. Return whether this changes the form."""
+        if self.alternative is None:
+            return False
+        is_change = protocol is not self.protocol
+        self.protocol, self.alternative = protocol, None
+        return is_change
 
 
 def choose_protocol(

@@ -15,12 +15,14 @@ from qwen_edit_async.errors import (
     APIResponseError,
     APIStatusError,
     AuthenticationError,
+    DeadlineExceededError,
     InsufficientBalanceError,
     InternalServerError,
     NotFoundError,
     PermissionDeniedError,
     QwenEditError,
     RateLimitError,
+    SubmitUncertainError,
 )
 
 _SERVICE_UNAVAILABLE = 503
@@ -128,6 +130,25 @@ class Attempts:
             again = repeatable and self._failures <= self.max_retries and resumes_at <= deadline
         self.count += again
         return again
+
+    def error_when_late(self) -> QwenEditError:
+        """Return the error of an edit whose deadline has passed, unless an attempt waits for its reply."""
+        if self.last_error is None:
+            return DeadlineExceededError("the deadline passed before the edit could be submitted")
+        if isinstance(self.last_error, RateLimitError):
+            self.last_error.hint = 'the last reply before the deadline was "too many requests"'
+        return self.last_error
+
+    def final_error(self, error: Exception) -> Exception:
+        """Return the error to raise when the edit ends with ``error``, because an attempt may have created a task."""
+        if not self.may_exist or isinstance(error, SubmitUncertainError):
+            return error
+        uncertain = SubmitUncertainError(
+            f"a task may exist and be charged: {error}. Check the account before you submit the edit again. "
+            "resubmit_uncertain=True submits again without a check, and may pay twice"
+        )
+        uncertain.__cause__ = error
+        return uncertain
 
 
 @attrs.frozen(kw_only=True)

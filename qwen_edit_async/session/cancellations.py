@@ -9,8 +9,7 @@ import attrs
 from qwen_edit_async.errors import QwenEditError
 from qwen_edit_async.log import about
 from qwen_edit_async.protocol.base import Call
-from qwen_edit_async.session.service import Service
-from qwen_edit_async.statistics import SessionStatistics
+from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.tasks import TaskSnapshot
 
 _REPLY_SECONDS = 5.0
@@ -26,19 +25,18 @@ class Cancellations:
     The id of a task that the service has cancelled is removed from ``given_up``.
     """
 
-    _service: Service
-    _counters: SessionStatistics
+    _parts: SessionParts
     _given_up: dict[str, None]
     _turns: asyncio.Semaphore = attrs.field(factory=lambda: asyncio.Semaphore(_CONCURRENT), init=False)
     _asking: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
 
     def possible(self, task: TaskSnapshot) -> bool:
         """Return whether the protocol has a request to cancel this task."""
-        return self._service.protocol.cancellation(task) is not None
+        return self._parts.protocol.cancellation(task) is not None
 
     def ask(self, task: TaskSnapshot) -> None:
         """Start a request to cancel a task, if the protocol has such a request."""
-        if (call := self._service.protocol.cancellation(task)) is not None:
+        if (call := self._parts.protocol.cancellation(task)) is not None:
             asking = asyncio.get_running_loop().create_task(self._ask(task, call))
             self._asking.add(asking)
             asking.add_done_callback(self._asking.discard)
@@ -58,7 +56,7 @@ class Cancellations:
         task_id = task.task_id
         try:
             async with asyncio.timeout(_REPLY_SECONDS), self._turns:
-                self._service.protocol.read_cancellation(await self._service.transport.send(call), task)
+                self._parts.protocol.read_cancellation(await self._parts.transport.send(call), task)
         except (QwenEditError, TimeoutError) as error:
             about(task_id).warning(
                 "the service did not confirm the cancellation of task %s, which may run on and be charged: %s",
@@ -66,6 +64,6 @@ class Cancellations:
                 str(error) or "no reply in time",
             )
         else:
-            self._counters.cancellations += 1
+            self._parts.counters.cancellations += 1
             self._given_up.pop(task_id, None)
             about(task_id).info("the service cancelled task %s", task_id)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable
+from typing import Final, TypeVar
 
+from qwen_edit_async.errors import APITimeoutError
 from qwen_edit_async.session.gate import Gate
 
 T = TypeVar("T")
+
+_LATE_SECONDS: Final = 1.0
+"""Seconds to wait for the result after an edit's deadline, because a bulk run journals even a late result."""
 
 
 class Deadline:
@@ -21,17 +25,17 @@ class Deadline:
     Args:
         seconds: The time limit.
         gate: The session's gate, which knows when the service last accepted an edit.
-        on_passed: Called when the deadline has passed, unless :meth:`stop` was called.
 
     Attributes:
+        passed: Done when the deadline has passed; cancelled by :meth:`stop`.
         counts_from: The time when the submission last took a slot, plus its later waits; infinity before that.
     """
 
-    def __init__(self, seconds: float, gate: Gate, on_passed: Callable[[], None]) -> None:
+    def __init__(self, seconds: float, gate: Gate) -> None:
+        self.passed: asyncio.Future[None] = gate.loop.create_future()
         self.counts_from: float = math.inf
         self._seconds = seconds
         self._gate = gate
-        self._on_passed: Callable[[], None] | None = on_passed
         self._first_slot_at = math.inf
         self._is_in_line = False
         self._timer: asyncio.TimerHandle | None = None
@@ -65,9 +69,28 @@ class Deadline:
             self.counts_from = max(self.counts_from, loop.time() - counted)
             self._set_timer()
 
+    async def wait_for_result(self, reply: Awaitable[T]) -> T:
+        """Wait for a reply that holds the result, until shortly after the deadline.
+
+        Raises:
+            APITimeoutError: If the reply did not arrive in time.
+        """
+        limit, end = asyncio.timeout(None), self.at + _LATE_SECONDS
+        # The timer does not end the wait at once, so that a result that arrived while the loop was blocked goes first.
+        timer = self._gate.loop.call_at(end, limit.reschedule, end)
+        try:
+            async with limit:
+                return await reply
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise APITimeoutError("the service did not give the result in time", request_sent=True) from None
+        finally:
+            timer.cancel()
+
     def stop(self) -> None:
         """Stop counting, because the submission has ended or was given up."""
-        self._on_passed = None  # the callback refers to the submission, which would make a reference cycle
+        self.passed.cancel()
         self._set_timer()
 
     @property
@@ -77,12 +100,11 @@ class Deadline:
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._on_passed is not None:
+        if not self.passed.done():
             self._timer = self._gate.loop.call_at(self._until, self._on_timer, self._until)
 
     def _on_timer(self, reached: float) -> None:
-        loop = self._gate.loop
-        if self._until > max(reached, loop.time()):  # meanwhile, the service has accepted another edit
+        if self._until > max(reached, self._gate.loop.time()):  # meanwhile, the service has accepted another edit
             self._set_timer()
-        elif self._on_passed is not None:
-            loop.call_soon(self._on_passed)  # not at once, so that a reply that has just arrived goes first
+        elif not self.passed.done():
+            self.passed.set_result(None)  # its callbacks run later, so a reply that has just arrived goes first

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
 from typing import Any
 
 import attrs
 
 from qwen_edit_async.errors import QwenEditError, RateLimitError
 from qwen_edit_async.events import EditEvent
-from qwen_edit_async.http.body import JSONBody
-from qwen_edit_async.images.kinds import ImageInput
-from qwen_edit_async.images.prepare import prepare
-from qwen_edit_async.images.upload import Upload
+from qwen_edit_async.http.api import Transport
 from qwen_edit_async.log import about
-from qwen_edit_async.protocol.base import Call
+from qwen_edit_async.protocol.base import WireProtocol
+from qwen_edit_async.protocol.choice import Forms
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.options import Options
-from qwen_edit_async.session.service import Service
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.threads import Offloader
 
@@ -27,14 +24,23 @@ class SessionParts:
     """The parts of an open session.
 
     Attributes:
+        forms: The forms of request bodies that the service may accept.
         offloader: The threads that read and encode images.
+        form_trial: Held by the one submission that tries several forms. The others wait for the outcome.
     """
 
-    service: Service
+    transport: Transport
+    forms: Forms
     options: Options
     gate: Gate
     offloader: Offloader
     counters: SessionStatistics
+    form_trial: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
+
+    @property
+    def protocol(self) -> WireProtocol:
+        """The protocol, in the form to use."""
+        return self.forms.protocol
 
     def tell(self, kind: type[EditEvent], **facts: Any) -> None:
         """Call ``on_event``, if it is set, with an event. Log any error that ``on_event`` raises."""
@@ -48,15 +54,6 @@ class SessionParts:
         except BaseException as error:  # noqa: BLE001  # a user's function may raise anything, even CancelledError
             kinds = type(error).__name__, kind.__name__
             about(event.task_id).warning("on_event raised %s for %s: %s", *kinds, error)
-
-    async def prepare(self, images: Sequence[ImageInput], *, hashed: bool = False) -> tuple[Upload, ...]:
-        """Read and check images off the event loop, and change them as the options require."""
-        fit, inline = self.options.fit, self.options.inline
-        return await self.offloader.run(prepare, images, fit=fit, inline=inline, hashed=hashed)
-
-    def body(self, call: Call, uploads: Sequence[Upload]) -> JSONBody:
-        """Return the body of a call with images."""
-        return JSONBody(call.parts, uploads, self.offloader, stall_timeout=self.options.timeouts.send)
 
     def check_answered(self) -> None:
         """Count the reply to a status check or estimate."""

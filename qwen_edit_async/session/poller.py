@@ -6,16 +6,19 @@ The pure :class:`PollSchedule` decides which task to check, and when. The poller
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Callable
 from typing import Any
 
 import attrs
 
 from qwen_edit_async.errors import (
+    APIResponseError,
+    APIStatusError,
     DeadlineExceededError,
     EditCancelledError,
     EditFailedError,
+    NotFoundError,
     QwenEditError,
     RateLimitError,
 )
@@ -26,7 +29,7 @@ from qwen_edit_async.scheduling.schedule import PollSchedule
 from qwen_edit_async.session.cancellations import Cancellations
 from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.session.results import EditResult, ResultStore, result_or_error
-from qwen_edit_async.session.task import ActiveCalls, EditTask
+from qwen_edit_async.session.task import ActiveCalls, EditTask, closed_error
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 MAX_CONCURRENT_CHECKS = 64
@@ -71,7 +74,7 @@ class Poller:
         self._policy_error: Exception | None = None
         self._unfinished: dict[str, EditTask] = {}
         self._given_up: dict[str, None] = {}
-        self.cancellations: Cancellations = Cancellations(parts.service, parts.counters, self._given_up)
+        self.cancellations: Cancellations = Cancellations(parts, self._given_up)
         self._logged_words: set[str] = set()
 
     def __len__(self) -> int:
@@ -124,10 +127,11 @@ class Poller:
         for task in self._schedule.tasks:
             self._cancel_at_service(task)
 
-    def give_up_all(self, make_error: Callable[[str], Exception]) -> None:
-        """Stop watching all tasks. Each task's waiters get the error that ``make_error`` returns for the task's id."""
+    def give_up_all(self, error: Exception | None = None) -> None:
+        """Stop watching all tasks. Their waiters get the error, by default the error of a closed session."""
         for task in list(self._schedule.tasks):
-            self.give_up(task, make_error(task.task_id))
+            own_error = error.for_task(task.task_id) if isinstance(error, QwenEditError) else error
+            self.give_up(task, own_error or closed_error(task.task_id))
 
     def remember_orphan(self, snapshot: TaskSnapshot, *, owned: bool) -> None:
         """Remember a task whose submission was given up before the task's id arrived.
@@ -175,9 +179,22 @@ class Poller:
             self._pacer.sent(now, check=True)
         return task
 
+    async def fetch_status(self, task: TaskSnapshot) -> TaskSnapshot:
+        """Check the status of a task, in one attempt. If the result needs a second call, wait for its turn."""
+        protocol, transport = self._parts.protocol, self._parts.transport
+        snapshot = protocol.read_status(await transport.send(protocol.status_check(task)), task)
+        if (call := protocol.result_call(snapshot)) is None:
+            return snapshot
+        with contextlib.suppress(APIStatusError):  # refused submissions do not end the checks of paid tasks
+            await self._parts.gate.wait_turn()
+        try:
+            return protocol.read_status(await transport.send(call), snapshot)
+        except NotFoundError as error:  # the status has just proved that the task exists
+            raise APIResponseError(f"the result is not available yet: {error}", task_id=task.task_id) from error
+
     async def _check(self, task: EditTask, sent_at: float) -> None:
         try:
-            snapshot = await self._parts.service.check(task.snapshot, self._parts.gate)
+            snapshot = await self.fetch_status(task.snapshot)
         except QwenEditError as error:
             self._failed(task, error, sent_at)
         else:
@@ -210,7 +227,7 @@ class Poller:
                 self._end(task, error)
             case CallFailure.ENDS_SESSION:  # every call would fail like this one
                 self._parts.gate.close(error)
-                self.give_up_all(error.for_task)
+                self.give_up_all(error)
 
     def _end(self, task: EditTask, end: TaskSnapshot | Exception) -> None:
         """End the wait for a task that is no longer in the schedule, unless the wait has already ended."""
@@ -260,7 +277,7 @@ class Poller:
 
     def way_back(self, task_id: str) -> str:
         """Return a clause that says how to get the result of a given-up task."""
-        if self._parts.service.protocol.has_tasks:
+        if self._parts.protocol.has_tasks:
             return f"session.attach({task_id!r}) gets its result"
         return "this protocol can't get its result again"
 

@@ -10,28 +10,31 @@ import asyncio
 import contextlib
 import os
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import attrs
 
-from qwen_edit_async.errors import DeadlineExceededError, QwenEditError, SessionClosedError
+from qwen_edit_async.errors import BadRequestError, DeadlineExceededError, QwenEditError, SessionClosedError
+from qwen_edit_async.http.api import Transport
+from qwen_edit_async.http.body import JSONBody
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.fetcher import Fetcher
+from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.images.upload import Upload
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
-from qwen_edit_async.protocol.base import WireProtocol
+from qwen_edit_async.protocol.choice import Forms
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.retry import CallFailure, judge_check
+from qwen_edit_async.session.background import BackgroundTasks
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.session.poller import Poller
-from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.shield import wait_shielded
 from qwen_edit_async.session.submitter import Submitter
-from qwen_edit_async.session.task import closed_error, require_loop
+from qwen_edit_async.session.task import require_loop
 from qwen_edit_async.statistics import SessionStatistics
 from qwen_edit_async.storage.paths import FilePath
 from qwen_edit_async.tasks import Estimate, TaskSnapshot, TaskStatus
@@ -55,23 +58,25 @@ class Runtime:
         crash: The error that crashed the background work and ended the session; ``None`` without a crash.
     """
 
-    def __init__(self, service: Service, options: Options) -> None:
+    def __init__(self, transport: Transport, forms: Forms, options: Options) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self.crash: BaseException | None = None
         self._process = os.getpid()
-        self._service, self._options = service, options
+        self._options = options
         self._closing = False
-        pacer = Pacer(options.max_in_flight, options.submit_rate, replies_hold_results=not service.protocol.has_tasks)
+        has_tasks = forms.protocol.has_tasks
+        pacer = Pacer(options.max_in_flight, options.submit_rate, replies_hold_results=not has_tasks)
         self.gate: Gate = Gate(pacer, self.loop)
         self._offloader, self._counters = Offloader(_THREADS), SessionStatistics()
-        self._parts = SessionParts(service, options, self.gate, self._offloader, self._counters)
+        self._parts = SessionParts(transport, forms, options, self.gate, self._offloader, self._counters)
         self._fetcher = Fetcher(options.timeouts, options.result_hosts, options.network)
-        renew = self._renew if service.protocol.has_tasks else None
+        renew = self._renew if has_tasks else None
         self._downloader = Downloader(
             self._fetcher, self._offloader, options.retry, self._counters, options.random, renew
         )
         self.poller: Poller = Poller(self._parts, self)
-        self.submitter: Submitter = Submitter(self._parts, self.poller)
+        self._background = BackgroundTasks(self.gate)
+        self.submitter: Submitter = Submitter(self._parts, self.poller, self._background)
         self._started: asyncio.Future[None] = self.loop.create_future()
         self._task = self.loop.create_task(self._run(), name="qwen-edit-async session")
         _running.add(self._task)
@@ -92,24 +97,27 @@ class Runtime:
 
     async def status(self, task_id: str, max_retries: int) -> TaskSnapshot:
         """Check the status of a task now. Retry after temporary failures."""
-        task = TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN)
-        return await self._ask(lambda: self._service.check(task, self.gate), max_retries)
+        task, attempt = TaskSnapshot(task_id=task_id, status=TaskStatus.UNKNOWN), 0
+        with self.poller.active_calls:
+            while True:
+                sent_at = await self.gate.wait_turn()
+                try:
+                    snapshot = await self.poller.fetch_status(task)
+                except QwenEditError as error:
+                    attempt += 1
+                    await self._recover(error, sent_at, attempt, max_retries)
+                else:
+                    self._parts.check_answered()
+                    return snapshot
 
     async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
         """Request the price of an edit. Retry after temporary failures."""
-        uploads: tuple[Upload, ...] = ()
-
-        async def ask(protocol: WireProtocol) -> Estimate:
-            if protocol is self._service.alternative:  # the second call of this attempt
-                await self.gate.wait_turn()
-            call = protocol.estimation(request)
-            return protocol.read_estimate(await self._service.transport.send(call, self._parts.body(call, uploads)))
-
+        uploads, fit, inline = tuple[Upload, ...](), self._options.fit, self._options.inline
         try:
             async with asyncio.timeout(limits.deadline) as limit:
                 with self.poller.active_calls:
-                    uploads = await self._parts.prepare(request.images)
-                return await self._ask(lambda: self._service.try_forms(ask), limits.max_retries)
+                    uploads = await self._offloader.run(prepare, request.images, fit=fit, inline=inline)
+                    return await self._ask_price(request, uploads, limits.max_retries)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -118,25 +126,35 @@ class Runtime:
             for upload in uploads:
                 upload.close()
 
-    async def _ask(self, call: Callable[[], Awaitable[T]], max_retries: int) -> T:
-        """Make a call that changes nothing at the service. Retry after temporary failures."""
-        with self.poller.active_calls:
-            attempt = 0
-            while True:
-                sent_at = await self.gate.wait_turn()
-                try:
-                    answer = await call()
-                except QwenEditError as error:
-                    attempt += 1
-                    self._parts.check_failed(error, sent_at)
-                    may_pass = judge_check(error, in_grace=False) in {CallFailure.REFUSED, CallFailure.THROTTLED}
-                    if not may_pass or attempt > max_retries:
-                        raise
-                else:
-                    self._parts.check_answered()
-                    return answer
-                delay = self._options.retry.delay(attempt, self._options.random.random())
-                await asyncio.wait([self._task], timeout=delay)  # the end of the session ends the wait
+    async def _ask_price(self, request: EditRequest, uploads: Sequence[Upload], max_retries: int) -> Estimate:
+        protocol, refusal, attempt = self._parts.protocol, None, 0
+        while True:
+            sent_at = await self.gate.wait_turn()
+            call = protocol.estimation(request)
+            body = JSONBody(call.parts, uploads, self._offloader, stall_timeout=self._options.timeouts.send)
+            try:
+                estimate = protocol.read_estimate(await self._parts.transport.send(call, body))
+            except QwenEditError as error:
+                failure: QwenEditError = error
+                if isinstance(error, BadRequestError):
+                    if (other := self._parts.forms.after(protocol, error)) is not None:
+                        protocol, refusal = other, error
+                        continue
+                    failure = refusal or error
+                attempt += 1
+                await self._recover(failure, sent_at, attempt, max_retries)
+            else:
+                self._parts.check_answered()
+                return estimate
+
+    async def _recover(self, error: QwenEditError, sent_at: float, attempt: int, max_retries: int) -> None:
+        """Wait before another attempt of a call that changes nothing, or raise the error if no attempt may follow."""
+        self._parts.check_failed(error, sent_at)
+        may_pass = judge_check(error, in_grace=False) in {CallFailure.REFUSED, CallFailure.THROTTLED}
+        if not may_pass or attempt > max_retries:
+            raise error
+        delay = self._options.retry.delay(attempt, self._options.random.random())
+        await asyncio.wait([self._task], timeout=delay)  # the end of the session ends the wait
 
     async def close(self, *, cancel: bool) -> None:
         """End the session. Without ``cancel``, first wait for all unfinished calls.
@@ -152,7 +170,7 @@ class Runtime:
         finally:
             if cancel:
                 self.poller.cancel_all()
-            self._end(SessionClosedError("the session is closed"), closed_error)
+            self._end(SessionClosedError("the session is closed"))
             await wait_shielded(self._finish())
         if self.crash is not None and not cancel:
             raise self.crash
@@ -226,7 +244,7 @@ class Runtime:
 
     async def _run(self) -> None:
         try:
-            await self._service.transport.open()
+            await self._parts.transport.open()
             await self._fetcher.open()
             if not self._started.done():  # a cancelled `start` leaves the future done, and stops this task
                 self._started.set_result(None)
@@ -242,25 +260,25 @@ class Runtime:
             self.poller.over = True
             if not self._started.done():
                 self._started.set_exception(SessionClosedError("the session was closed while it was being opened"))
-            self._end(SessionClosedError("the session is closed"), closed_error)
+            self._end(SessionClosedError("the session is closed"))
             # A cancellation that coincides with a crash is raised at the next await. Suppress it before the cleanup.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
             async with contextlib.AsyncExitStack() as closing:
                 closing.push_async_callback(self._offloader.aclose)
-                closing.push_async_callback(self._service.transport.aclose)
+                closing.push_async_callback(self._parts.transport.aclose)
                 closing.push_async_callback(self._fetcher.aclose)
                 closing.push_async_callback(self.poller.cancellations.aclose)
-                closing.push_async_callback(self.submitter.stop)
+                closing.push_async_callback(self._background.stop)
 
-    def _end(self, error: SessionClosedError, error_of_task: Callable[[str], Exception]) -> None:
-        self.gate.close(error)
-        self.poller.give_up_all(error_of_task)
+    def _end(self, closed: SessionClosedError, error: Exception | None = None) -> None:
+        self.gate.close(closed)
+        self.poller.give_up_all(error)
 
     async def _finish(self) -> None:
         """Wait for the replies to sent submissions and cancellations, then stop the host task."""
         try:
-            await self.submitter.finish_sent(self._service.protocol.reply_grace)
+            await self._background.finish_sent(self._parts.protocol.reply_grace)
             await self.poller.cancellations.finish()
         finally:
             await self._stop()
@@ -277,7 +295,7 @@ class Runtime:
             self._started.set_exception(error)
         closed = SessionClosedError("the session has crashed: create another")
         closed.__cause__ = error
-        self._end(closed, lambda _: error if isinstance(error, Exception) else closed)
+        self._end(closed, error if isinstance(error, Exception) else closed)
         self.poller.active_calls.none_left.set()
 
     async def _renew(self, task_id: str) -> tuple[str, ...]:
@@ -296,7 +314,7 @@ class SessionState:
     runtime: Runtime | None = None
     closed: bool = False
 
-    async def open(self, service: Service, options: Options) -> None:
+    async def open(self, transport: Transport, forms: Forms, options: Options) -> None:
         """Open the session on the running event loop.
 
         Raises:
@@ -304,7 +322,7 @@ class SessionState:
         """
         if self.runtime is not None or self.closed:
             raise SessionClosedError("a session can be opened only once: create another")
-        self.runtime = Runtime(service, options)
+        self.runtime = Runtime(transport, forms, options)
         try:
             await self.runtime.start()
         except BaseException:  # also a cancellation: a half-open session must not be used

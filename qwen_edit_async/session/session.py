@@ -18,7 +18,7 @@ from qwen_edit_async.http.options import Timeouts
 from qwen_edit_async.images.kinds import ImageInputs
 from qwen_edit_async.models import EditKeywords, EditParameters, EditRequest, RequestInput, request_from_arguments
 from qwen_edit_async.protocol.base import check_task_id
-from qwen_edit_async.protocol.choice import EnvelopeOption, ProtocolName, choose_protocol
+from qwen_edit_async.protocol.choice import EnvelopeOption, Forms, ProtocolName, choose_protocol
 from qwen_edit_async.scheduling.learned import Learned
 from qwen_edit_async.scheduling.policies import PollPolicy
 from qwen_edit_async.scheduling.retry import RetryPolicy
@@ -26,7 +26,6 @@ from qwen_edit_async.session.observer import CallSite, SubmissionObserver, Submi
 from qwen_edit_async.session.options import Limits, Options
 from qwen_edit_async.session.results import EditResult, OutputImage, pictures_of
 from qwen_edit_async.session.runtime import SessionState
-from qwen_edit_async.session.service import Service
 from qwen_edit_async.session.stream import EditPipeline, EditStream
 from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.statistics import SessionStatistics
@@ -111,14 +110,15 @@ class EditSession:
     ) -> None:
         self._state, self._base_url = SessionState(), ""  # first, because `__repr__` also runs if `__init__` fails
         try:
-            chosen, alternative = choose_protocol(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE))
-            key = http.resolve_api_key(api_key, chosen, os.environ)
+            forms = Forms(*choose_protocol(protocol, envelope, model, os.environ.get(http.PROTOCOL_VARIABLE)))
+            key = http.resolve_api_key(api_key, forms.protocol, os.environ)
             network = Network(ssl=resolve_ssl(ssl), proxy=resolve_proxy(proxy), trust_env=trust_env)
         finally:
             del api_key, proxy  # some tools show the local variables of a traceback
         self._limits = Limits(deadline=deadline, max_retries=max_retries)
         named_url = os.environ.get(http.BASE_URL_VARIABLE)
-        self._base_url = http.resolve_base_url(base_url, named_url, chosen, allow_insecure=allow_insecure)
+        self._base_url = http.resolve_base_url(base_url, named_url, forms.protocol, allow_insecure=allow_insecure)
+        self._forms = forms
         self._options = Options(
             max_in_flight=max_in_flight,
             submit_rate=submit_rate,
@@ -137,7 +137,7 @@ class EditSession:
         )
         headers, timeouts = http.check_headers(default_headers), self._options.timeouts
         own = AiohttpTransport(self._base_url, key, timeouts, default_headers=headers, network=network)
-        self._service = Service(transport if transport is not None else own, chosen, alternative)
+        self._transport: Transport = transport if transport is not None else own
 
     async def open(self) -> Self:
         """Open the session on the running event loop; ``async with`` does this.
@@ -145,7 +145,7 @@ class EditSession:
         Raises:
             SessionClosedError: If the session was opened before.
         """
-        await self._state.open(self._service, self._options)
+        await self._state.open(self._transport, self._forms, self._options)
         return self
 
     async def aclose(self) -> None:
@@ -360,12 +360,12 @@ class EditSession:
     @property
     def has_tasks(self) -> bool:
         """Whether :meth:`attach` and :meth:`status` work. They do not work with ``dashscope``."""
-        return self._service.protocol.has_tasks
+        return self._forms.protocol.has_tasks
 
     @property
     def reply_grace(self) -> float:
         """The seconds that closing the session waits for the replies to sent submissions."""
-        return self._service.protocol.reply_grace
+        return self._forms.protocol.reply_grace
 
     @property
     def fit(self) -> bool:

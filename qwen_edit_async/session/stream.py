@@ -163,7 +163,7 @@ class EditPipeline:
             Exception: If the input raised this exception. All earlier outcomes are returned first.
         """
         if self._task is None and not self._stopped:
-            self._task = self._submitter.spawn(self._pull())
+            self._task = self._submitter.background.start(self._pull())
         while (outcome := self._take()) is None:
             finished = self._task is not None and self._task.done() and not self.edits
             if self._input_error is not None and finished:
@@ -207,7 +207,7 @@ class EditPipeline:
     async def aclose(self) -> None:
         """Stop, and wait until nothing more is sent. Replies to requests already sent arrive in the background."""
         submissions = [
-            edit.stage.task for edit in self.edits if isinstance(edit.stage, Submission) and not edit.stage.sent_whole
+            edit.stage.work for edit in self.edits if isinstance(edit.stage, Submission) and not edit.stage.sent_whole
         ]
         self.stop()
         if self._task is not None:

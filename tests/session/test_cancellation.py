@@ -117,7 +117,7 @@ OPERATIONS = {
 
 def submissions() -> list[asyncio.Task]:
     """The tasks of the session in which submissions run."""
-    return [task for task in asyncio.all_tasks() if task.get_coro().__qualname__.startswith("Submission.")]
+    return [task for task in asyncio.all_tasks() if task.get_coro().__qualname__.startswith("Submitter.")]
 
 
 class SubmissionsInterrupted:
@@ -141,7 +141,7 @@ class SubmissionsInterrupted:
         asyncio.get_running_loop().set_task_factory(None)
 
     def _make_task(self, loop, work, **options):
-        if work.__qualname__ == "Submission.run":
+        if work.__qualname__ == "Submitter.run":
             work = run(Interrupted(work, on_suspension=self._suspended))
         return asyncio.Task(work, loop=loop, **options)
 

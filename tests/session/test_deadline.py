@@ -23,8 +23,7 @@ async def passed_at(gate: Gate, *waits: float, accepts_at: tuple[float, ...] = (
     loop, begun = gate.loop, gate.loop.time()
     for at in accepts_at:
         loop.call_at(begun + at, lambda at=at: setattr(gate.pacer, "accepted_at", begun + at))
-    passed = asyncio.Event()
-    deadline = Deadline(10.0, gate, passed.set)
+    deadline = Deadline(10.0, gate)
     deadline.start(begun)
 
     async def wait_in_line() -> None:
@@ -32,7 +31,7 @@ async def passed_at(gate: Gate, *waits: float, accepts_at: tuple[float, ...] = (
             await deadline.wait_in_line(asyncio.sleep(seconds))
 
     waiting = asyncio.create_task(wait_in_line())
-    await passed.wait()
+    await deadline.passed
     deadline.stop()
     waiting.cancel()
     await asyncio.wait([waiting])
@@ -57,7 +56,7 @@ async def test_a_wait_in_line_lasts_as_long_as_the_service_accepts_other_edits(g
 
 
 async def test_another_slot_starts_the_deadline_anew_but_not_the_wait_in_line(gate):
-    deadline, begun = Deadline(10.0, gate, lambda: None), gate.loop.time()
+    deadline, begun = Deadline(10.0, gate), gate.loop.time()
     deadline.start(begun)
     await asyncio.sleep(6.0)
     deadline.start(gate.loop.time())
@@ -66,9 +65,8 @@ async def test_another_slot_starts_the_deadline_anew_but_not_the_wait_in_line(ga
 
 
 async def test_a_stopped_deadline_does_not_pass(gate):
-    passed = asyncio.Event()
-    deadline = Deadline(1.0, gate, passed.set)
+    deadline = Deadline(1.0, gate)
     deadline.start(gate.loop.time())
     deadline.stop()
     await deadline.wait_in_line(asyncio.sleep(5.0))
-    assert not passed.is_set()
+    assert deadline.passed.cancelled()

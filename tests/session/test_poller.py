@@ -47,6 +47,9 @@ from qwen_edit_async import (
     TaskSnapshot,
     TaskStatus,
 )
+from qwen_edit_async.contract import STATUS_PATH
+from qwen_edit_async.protocol.base import Call, Reply
+from qwen_edit_async.protocol.choice import Forms
 from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.scheduling.pacing import Pacer
 from qwen_edit_async.scheduling.schedule import LAST_CHECK_GRACE, UNKNOWN_TASK_GRACE
@@ -68,9 +71,8 @@ def now() -> float:
 
 @attrs.define
 class Bench:
-    """A service whose checks take their time, and a log of what was checked and ended."""
+    """A transport whose checks take their time, and a log of what was checked and ended."""
 
-    protocol = GenerationProtocol()
     durations: dict[str, float] = attrs.field(factory=dict)
     seconds: dict[str, float] = attrs.field(factory=dict)
     ended: dict[str, object] = attrs.field(factory=dict)
@@ -78,8 +80,8 @@ class Bench:
     under_way: int = 0
     peak: int = 0
 
-    async def check(self, task: TaskSnapshot, gate: object) -> TaskSnapshot:
-        task_id = task.task_id
+    async def send(self, call: Call) -> Reply:
+        task_id = call.path.removeprefix(STATUS_PATH.format(task_id=""))
         self.checks.append((task_id, now()))
         self.under_way += 1
         self.peak = max(self.peak, self.under_way)
@@ -88,15 +90,16 @@ class Bench:
         finally:
             self.under_way -= 1
         if now() < self.durations.get(task_id, 0.0):
-            return TaskSnapshot(task_id=task_id, status=TaskStatus.IN_PROGRESS)
+            return says({"id": task_id, "status": "in_progress"}).reply
         self.ended[task_id] = now()
-        return TaskSnapshot(task_id=task_id, status=TaskStatus.COMPLETED, urls=("https://results.example/1.png",))
+        return says(completed(task_id)).reply
 
     def poller(self, policy=None) -> Poller:
         gate = Gate(Pacer(16), asyncio.get_running_loop())
         settings = {"poll_rate": None, "random": random.Random(1), "on_event": lambda _: None}
         options = SimpleNamespace(polling=policy or FixedInterval(1.0), **settings)
-        parts = SessionParts(service=self, options=options, gate=gate, offloader=None, counters=SessionStatistics())
+        forms = Forms(GenerationProtocol(), None)
+        parts = SessionParts(self, forms, options, gate, offloader=None, counters=SessionStatistics())
         return Poller(parts, store=None)
 
 
@@ -200,9 +203,9 @@ async def test_a_check_has_the_context_variables_of_whoever_watches_the_task():
     seen, name = {}, contextvars.ContextVar("name", default="nobody")
 
     class Watching(Bench):
-        async def check(self, task: TaskSnapshot, gate: object) -> TaskSnapshot:
-            seen.setdefault(name.get(), set()).add(task.task_id)
-            return await super().check(task, gate)
+        async def send(self, call: Call) -> Reply:
+            seen.setdefault(name.get(), set()).add(call.path.rpartition("/")[2])
+            return await super().send(call)
 
     bench = Watching(durations={str(number): 5.0 for number in range(300)})
     poller = bench.poller()
