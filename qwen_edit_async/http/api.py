@@ -1,6 +1,6 @@
 """Makes HTTP calls to the service's API, with the key and within time limits. Errors do not contain the key.
 
-No call is retried here, because retries depend on the kind of call: see ``session.submission`` and ``session.poller``.
+No call is retried here, because retries depend on the kind of call: see ``session.submitter`` and ``session.poller``.
 """
 
 from __future__ import annotations

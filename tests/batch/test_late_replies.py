@@ -151,8 +151,14 @@ async def test_a_reply_that_comes_just_as_the_deadline_passes_counts_once(tmp_pa
     async with MemorySession(account, deadline=DEADLINE) as session, EditHub(tmp_path, session, max_cost="0.11") as hub:
         with monkeypatch.context() as patch:
             answer, expire = asyncio.get_running_loop().create_future(), Submission._expire
+
+            def expire_as_the_reply_comes(submission, passed):
+                if not passed.cancelled():
+                    answer.set_result(reply)
+                expire(submission, passed)
+
             patch.setattr(MemoryService, "_reply", lambda *_: answer)
-            patch.setattr(Submission, "_expire", lambda submission: (answer.set_result(reply), expire(submission)))
+            patch.setattr(Submission, "_expire", expire_as_the_reply_comes)
             assert not (await hub.edit(FIRST)).ok
         assert hub.progress.failed == 1
         await hub.edit(FIRST)
