@@ -50,6 +50,11 @@ class EditBatch:
     Pictures are saved as ``{name}-{index}.png``. The name is made from the key, or else from the first image's
     name. The suffixes ``-2``, ``-3`` and so on keep names unique. An edit keeps its name in all runs.
 
+    Before a run has saved its first edit, submissions pause while pictures are downloaded. If an edit's pictures can't
+    be downloaded, edits run one at a time until an edit is saved. If the pictures of three edits in a row can't be
+    downloaded, submissions wait until an edit in progress is saved. If none of the edits in progress can be saved, the
+    run ends. The next run starts with the missing downloads.
+
     Args:
         requests: The input. To resume a batch, give the same input again. One of:
 
@@ -199,11 +204,6 @@ class EditBatch:
 
         The run first locks the journal. If the input is a folder, a table or a data frame, or if the batch is
         ``strict``, the run then makes a plan of the whole input. So bad rows are found before anything is sent.
-
-        Before the run has saved its first edit, submissions pause while pictures are downloaded. If an edit's pictures
-        can't be downloaded, edits run one at a time until an edit is saved. If the pictures of three edits in a row
-        can't be downloaded, submissions wait until an edit in progress is saved. If none of the edits in progress can
-        be saved, the run ends. The next run starts with the missing downloads.
 
         An error that every other edit would also have, such as an invalid key, ends the run and is in ``report.error``.
         Cancelling the run stops submissions at once. The run then waits up to 5 s for the ids of tasks, and up to 10 s

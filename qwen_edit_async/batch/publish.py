@@ -76,11 +76,15 @@ def publish(
             return report
     # If the journal is lost, report.json in the journal's folder stops the next run from starting an empty journal.
     for path in {journal.with_name(JSON_NAME), folder / JSON_NAME}:
-        try:
-            write_atomically(path, [report.to_json(), "\n"])
-        except Exception as error:  # noqa: BLE001  # a damaged journal may hold values that JSON can't represent
-            _log_problem(path, error)
+        _write_json(report, path)
     return report
+
+
+def _write_json(report: BatchReport, path: FilePath) -> None:
+    try:
+        write_atomically(path, [report.to_json(), "\n"])
+    except Exception as error:  # noqa: BLE001  # a damaged journal may hold values that JSON can't represent
+        _log_problem(path, error)
 
 
 def _gallery_edits(

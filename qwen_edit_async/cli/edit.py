@@ -54,22 +54,24 @@ def edit(
         submission: Options for submissions.
         connection: Options for the connection.
     """
-    from qwen_edit_async.batch.rules.identity import image_stem  # noqa: PLC0415  # slow to import
-
     command = Command(Screen(), connection, submission, output=output, as_json=as_json)
 
     async def work(session: EditSession) -> int:
         request = EditRequest(images, instruction, parameters.parameters())
         async with showing(session, command.screen, lambda: "submitting"):
             task = await session.submit(request)
-        name = image_stem(images[0]) or "picture"  # not earlier: the URL may be invalid
-        stem = f"{name[:_NAME_CHARACTERS]}-{task.id}"
-        result, paths = await save_result(session, task, output, command, stem)
+        result, paths = await save_result(session, task, output, command, _stem(images[0], task.id))
         if as_json:
             print_json(_as_json(result, paths))
         return ExitCode.DONE
 
     return command(work)
+
+
+def _stem(image: str, task_id: str) -> str:
+    from qwen_edit_async.batch.rules.identity import image_stem  # noqa: PLC0415  # slow to import
+
+    return f"{(image_stem(image) or 'picture')[:_NAME_CHARACTERS]}-{task_id}"
 
 
 def _as_json(result: EditResult, paths: tuple[FilePath, ...]) -> dict[str, Any]:
