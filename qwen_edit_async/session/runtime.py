@@ -134,15 +134,14 @@ class Runtime:
             body = JSONBody(call.parts, uploads, self._offloader, stall_timeout=self._options.timeouts.send)
             try:
                 estimate = protocol.read_estimate(await self._parts.transport.send(call, body))
+            except BadRequestError as error:
+                if (other := self._parts.forms.after(protocol, error)) is None:
+                    self._parts.check_failed(error, sent_at)
+                    raise (refusal or error) from None
+                protocol, refusal = other, error
             except QwenEditError as error:
-                failure: QwenEditError = error
-                if isinstance(error, BadRequestError):
-                    if (other := self._parts.forms.after(protocol, error)) is not None:
-                        protocol, refusal = other, error
-                        continue
-                    failure = refusal or error
                 attempt += 1
-                await self._recover(failure, sent_at, attempt, max_retries)
+                await self._recover(error, sent_at, attempt, max_retries)
             else:
                 self._parts.check_answered()
                 return estimate

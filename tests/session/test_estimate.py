@@ -129,6 +129,17 @@ async def test_the_other_form_is_asked_for_once_and_its_refusal_is_not_raised():
 
 
 @pytest.mark.virtual_clock
+@pytest.mark.parametrize("envelope", ["flat", "auto"])
+async def test_a_refusal_with_http_200_is_not_repeated(envelope):
+    service = PricedService(says({"status": "failed", "data": {"cost": None, "reason": "no such model"}}))
+    async with MemorySession(service, envelope=envelope) as session:
+        with pytest.raises(BadRequestError, match="no such model"):
+            await session.estimate(IMAGE, "snow")
+        assert session.statistics().failed_checks == 1
+    assert [type(body["input"]) for body in service.asked] == ([dict] if envelope == "flat" else [dict, list])
+
+
+@pytest.mark.virtual_clock
 @pytest.mark.parametrize("refusal", [status(400).reply, says({"data": {"reason": "malformed"}})], ids=["400", "200"])
 async def test_the_other_form_is_asked_for_next_but_only_after_a_pause(refusal):
     loop, asked_at = asyncio.get_running_loop(), []
