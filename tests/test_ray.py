@@ -19,7 +19,7 @@ from bulk_runs import PHOTO, until
 from commands import API_KEY
 from hub_in_process import cluster, row
 
-from qwen_edit_async import ConfigurationError, EditRequest, InvalidEditError
+from qwen_edit_async import ConfigurationError, EditRequest, InvalidEditError, JournalError
 from qwen_edit_async.batch.fingerprint import ImageHash, hash_image
 from qwen_edit_async.emulator import Fault
 from qwen_edit_async.ray import EditRows, Hub, get_hub, start_hub
@@ -260,6 +260,9 @@ async def test_a_hub_that_does_not_answer_fails_no_row(photo, tmp_path):
     for error in (WrappedError("a long traceback"), DeadError("no API key\nand more"), RuntimeError("no API key")):
         edited = await EditRows(Broken(error), tmp_path).edit(row(photo))
         assert (edited["status"], edited["error"]) == ("planned", "no API key")
+
+    broken = JournalError("the journal in 'two\nlines' is damaged", hint="use a copy")
+    assert (await EditRows(Broken(broken), tmp_path).edit(row(photo)))["error"] == str(broken)
 
 
 async def test_a_hub_without_a_key_opens_once_it_has_one(tmp_path, photo, monkeypatch):

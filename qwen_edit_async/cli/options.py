@@ -176,14 +176,15 @@ _NAMES = set(_OTHER_NAMES) | {
     for options in (BatchOptions, HubOptions, SubmissionOptions, ConnectionOptions)
     for field in attrs.fields(options)
 }
-_OPTION = re.compile(rf"\b({'|'.join(sorted(_NAMES))})\b(=True\b|(?==))?")
+_OPTION = re.compile(rf"(?<![^\s(])({'|'.join(sorted(_NAMES))})(?!\.?[\w/\\-])(=True\b|(?==))?")
 _ATTACH = re.compile(r"session\.attach\('([^']+)'\)")
 
 
 def shell_text(text: str) -> str:
     """Replace the Python options in a message with shell options.
 
-    ``name=True`` becomes ``--name``, and ``session.attach('TASK_ID')`` becomes ``qwen-edit fetch TASK_ID``.
+    ``name=True`` becomes ``--name``, and ``session.attach('TASK_ID')`` becomes ``qwen-edit fetch TASK_ID``. A
+    name that touches other parts of a path, as in ``runs/dry_run``, stays as it is.
 
     Messages in journals keep the Python options, because Python users read journals too.
     """

@@ -137,7 +137,8 @@ class EditRows:
             edited |= {"status": "failed", "error": str(error)}
         except Exception as error:  # noqa: BLE001  # an exception would fail the whole dataset, or drop other rows
             cause = getattr(error, "cause", None) or error  # Ray wraps an error of the hub
-            edited["error"] = str(cause).partition("\n")[0]
+            # Ray's own errors have many lines. The first line states the problem.
+            edited["error"] = str(cause) if isinstance(cause, QwenEditError) else str(cause).partition("\n")[0]
         return edited
 
     def _requests_of(self, row: Mapping[str, Any]) -> tuple[EditRequest, EditRequest]:

@@ -173,6 +173,17 @@ def test_an_impossible_output_folder_is_refused_before_anything_is_paid_for(comm
         ("the price of a model, in strict order", "the price of a model, in strict order"),
         ("n=2, size=1024*1536", "n=2, size=1024*1536"),
         ("session.attach('t-1') gets it", "qwen-edit fetch t-1 gets it"),
+        ("use max_tasks instead of max_cost", "use --max-tasks instead of --max-cost"),
+        ("2 failed (stop_after_failures=2)", "2 failed (--stop-after-failures=2)"),
+        (
+            "resubmit_uncertain, fit=True; add it to allow_result_hosts",
+            "--resubmit-uncertain, --fit; add it to --allow-result-hosts",
+        ),
+        ("before and after: /runs/dry_run/report.html", "before and after: /runs/dry_run/report.html"),
+        ("done, 2 pictures in /runs/dry_run", "done, 2 pictures in /runs/dry_run"),
+        ("image 1 (max_cost/a.png) does not exist", "image 1 (max_cost/a.png) does not exist"),
+        (r"edit_changed-2.png and C:\price=3\journal.db", r"edit_changed-2.png and C:\price=3\journal.db"),
+        ("'dry_run' is not a folder", "'dry_run' is not a folder"),
     ],
 )
 def test_the_librarys_options_are_said_as_the_shells(said, in_the_shell):
