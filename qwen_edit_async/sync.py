@@ -116,7 +116,7 @@ class EditSession(face(aio.EditSession, on_loop={"attach", "pictures"})):
 
     def __reduce__(self):
         # `datasets` finds cached results by a hash of the pickle. So the pickle leaves out the key and the counters.
-        protocol = self._wrapped._service.protocol
+        protocol = self._wrapped._forms.protocol
         return _closed_copy, (self.base_url, protocol.name, protocol.model, self.fit)
 
 
