@@ -97,6 +97,12 @@ class BatchOutput:
                 hint="use another output folder, or give this edit another key (the name of its files)",
             )
         existing = [each for each in names if self._exists(each)]
+        if any(self._is_folder(each) for each in existing):
+            raise InvalidEditError(
+                "the name of its result is taken by a folder",
+                hint="move that folder, use another output folder, or give this edit another key (the name of its "
+                "files)",
+            )
         if existing and not self.overwrite:
             raise InvalidEditError(
                 "the name of its result is taken by a file that this batch did not make",
@@ -122,6 +128,13 @@ class BatchOutput:
         if isinstance(self.folder, BucketPath):
             return name in self._files_in(self.folder)
         return os.path.lexists(self.folder / name)
+
+    def _is_folder(self, name: str) -> bool:
+        """Return whether a name is taken by a folder. A result replaces a link to a folder as it replaces any link."""
+        if isinstance(self.folder, BucketPath):
+            return False
+        path = self.folder / name
+        return path.is_dir() and not path.is_symlink()
 
     def _files_in(self, folder: BucketPath) -> dict[str, int]:
         """Return the size of each file in the bucket's folder. One listing is faster than a request for each file."""

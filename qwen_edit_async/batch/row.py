@@ -7,10 +7,11 @@ sent, and the results' URLs before the download. The files' names are journalled
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -39,6 +40,9 @@ from qwen_edit_async.session.observer import NotNowError
 from qwen_edit_async.session.results import EditResult, OutputImage, failure_of
 from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus, Usage
+
+_ERRORS_OF_NAMES: Final = frozenset({errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG})
+"""The errors of the file system that concern the name of one file, so that pictures with other names can be saved."""
 
 
 class Row:
@@ -285,8 +289,8 @@ class Row:
                 for place, image in zip(_places_of(images, asked), images, strict=False)
             ]
         except (DownloadError, SessionClosedError, OSError) as error:
-            # The disk is probably full, so later pictures could not be saved either.
-            if isinstance(error, OSError) and not isinstance(error, FileExistsError):
+            # Other errors, such as a full disk, concern later pictures too.
+            if isinstance(error, OSError) and error.errno not in _ERRORS_OF_NAMES:
                 run.budget.stop(f"pictures can't be saved: {error.strerror or error}")
             elif not run.stop_if_fatal(error):
                 run.count_unsaved(summary_of(error), earlier=self._was_completed_before)

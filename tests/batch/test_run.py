@@ -1136,6 +1136,20 @@ async def test_a_full_disk_stops_submitting_and_loses_nothing(requests, out, mon
     assert emulator.statistics().tasks_created == 30
 
 
+@pytest.mark.may_block("the test makes a folder")
+async def test_a_folder_that_took_a_results_name_later_keeps_no_other_edit_from_being_saved(requests, out):
+    async with service(Fault.status(403).on("download").times(2), max_in_flight=1) as (emulator, session):
+        assert (await EditBatch(requests(1), out).run(session)).unsaved == 1
+        (out / "edit0-0.png").mkdir()
+        for _ in range(2):
+            report = await EditBatch(requests(5), out).run(session)
+            assert (report.saved, report.unsaved, report.stopped) == (4, 1, ""), report.text()
+            assert [group.reason for group in report.failures] == ["a file can't be written: Is a directory"]
+        (out / "edit0-0.png").rmdir()
+        assert (await EditBatch(requests(5), out).run(session)).ok
+        assert emulator.statistics().tasks_created == 5
+
+
 async def test_nothing_more_is_paid_for_once_no_result_can_be_fetched(requests, out, caplog):
     blocked = [True]
     fault = Fault.status(500).on("download").when(lambda _: blocked[0])

@@ -521,6 +521,33 @@ async def test_a_file_that_is_put_at_a_results_name_between_two_runs_is_kept(pho
     assert (out / "c-0.png").read_bytes() != b"precious"
 
 
+@pytest.mark.may_block(reason="the test makes a folder")
+@pytest.mark.parametrize("overwrite", [False, True])
+async def test_a_folder_at_a_results_name_is_found_before_the_edit_is_paid_for(photos, out, overwrite):
+    (out / "b-0.png").mkdir(parents=True)
+    batch = EditBatch(photos, out, instruction="snow", overwrite=overwrite)
+    plan = await batch.plan()
+    advice = "move that folder, use another output folder, or give this edit another key (the name of its files)"
+    assert problems(plan) == [(str(photos / "b.png"), f"the name of its result is taken by a folder; {advice}")]
+    assert plan.existing == 0
+    async with service() as (emulator, session):
+        report = await batch.run(session)
+        assert (report.saved, report.failed, report.stopped) == (plan.submit, 1, "")
+        assert len(emulator.tasks) == plan.submit
+        (out / "b-0.png").rmdir()
+        assert (await batch.run(session)).ok
+
+
+@pytest.mark.may_block(reason="the test makes a folder and a link")
+async def test_a_link_to_a_folder_at_a_results_name_is_replaced(photos, out):
+    (out / "folder").mkdir(parents=True)
+    (out / "a-0.png").symlink_to("folder")
+    async with service() as (_, session):
+        assert (await EditBatch(photos / "a.png", out, instruction="snow", overwrite=True).run(session)).ok
+    assert (out / "folder").is_dir()
+    assert (out / "a-0.png").is_file()
+
+
 @pytest.mark.may_block(reason="the test writes files")
 async def test_an_uncertain_edit_is_not_repeated_over_a_file_that_was_put_at_its_results_name(photos, out):
     async with service(Fault.drop_reply().on("submit").nth(1)) as (emulator, session):
