@@ -85,8 +85,9 @@ class EditBatch:
             rows are reported and skipped. A strict batch needs an input that can be read twice.
         max_cost: The maximum cost of the whole batch, in the account's currency. Unfinished edits, and completed edits
             without a stated cost, count at the highest known price. If the price rises, edits that were already sent
-            can exceed the limit. Until a price above 0 is known, edits run one at a time. If the service states no
-            costs, nothing more is submitted after an edit has completed. If edits are free, use ``max_tasks`` instead.
+            can exceed the limit. Until a price above 0 is known, edits run one at a time, and nothing more is submitted
+            after an edit that may have been charged, such as an uncertain one. If the service states no costs, nothing
+            more is submitted after an edit has completed. If edits are free, use ``max_tasks`` instead.
         price: The assumed price of a picture, for :meth:`plan` and ``max_cost``. ``max_cost`` ignores this price
             once the service states a higher price, or if the service stated a price in an earlier run.
             :meth:`EditSession.estimate` asks the service for a price.

@@ -56,6 +56,7 @@ class EditHub:
             an :class:`EditBatch`: the hub then continues the batch's journal.
         session: The session that edits.
         max_cost: The maximum cost of all edits of the folder, as for :class:`EditBatch`.
+        price: The assumed price of a picture for ``max_cost``, as for :class:`EditBatch`.
         max_tasks: The maximum number of tasks that may be created for the folder.
         resubmit_uncertain: Whether a request for an uncertain edit submits it again. The earlier and the new task may
             both be charged.
@@ -76,6 +77,7 @@ class EditHub:
         session: EditSession,
         *,
         max_cost: Decimal | float | str | None = None,
+        price: Decimal | float | str | None = None,
         max_tasks: int | None = None,
         resubmit_uncertain: bool = False,
         deadline: float | None = None,
@@ -89,6 +91,7 @@ class EditHub:
         self._options = RunOptions(
             consent=Consent(resubmit_uncertain=resubmit_uncertain),
             max_cost=to_money(max_cost, "max_cost"),
+            price=to_money(price, "price"),
             max_tasks=max_tasks,
             deadline=deadline,
             saves=save,

@@ -56,6 +56,7 @@ def hub(
             output,
             session,
             max_cost=options.max_cost,
+            price=options.price,
             max_tasks=options.max_tasks,
             resubmit_uncertain=submission.resubmit_uncertain,
             service=submission.service,

@@ -164,6 +164,8 @@ class HubOptions:
     """Maximum number of submissions per second (default: no limit)."""
     max_cost: Decimal | None = None
     """Stop submitting before the folder's edits together could cost more than this amount."""
+    price: Decimal | None = None
+    """The price of a picture, for --max-cost until the service states a higher one."""
     max_tasks: int | None = None
     """Stop submitting after this many tasks have been created for the folder."""
 

@@ -37,6 +37,7 @@ def start_hub(
     max_in_flight: int = 64,
     submit_rate: float | None = None,
     max_cost: float | str | None = None,
+    price: float | str | None = None,
     max_tasks: int | None = None,
     resubmit_uncertain: bool = False,
     **session: Any,
@@ -52,6 +53,7 @@ def start_hub(
         max_in_flight: The maximum number of tasks in flight, for all workers together.
         submit_rate: The maximum number of submissions per second, for all workers together.
         max_cost: See :class:`EditHub`.
+        price: See :class:`EditHub`.
         max_tasks: See :class:`EditHub`.
         resubmit_uncertain: See :class:`EditHub`.
         **session: Other options of :class:`EditSession`. Pass no secrets, because the cluster stores these options.
@@ -62,7 +64,7 @@ def start_hub(
     """
     if "api_key" in session:
         raise ConfigurationError("the hub takes its key from the head node's environment: leave out api_key")
-    limits = {"max_cost": max_cost, "max_tasks": max_tasks, "resubmit_uncertain": resubmit_uncertain}
+    limits = {"max_cost": max_cost, "price": price, "max_tasks": max_tasks, "resubmit_uncertain": resubmit_uncertain}
     session |= {"max_in_flight": max_in_flight, "submit_rate": submit_rate}
     given = (str(Path(folder).expanduser().absolute()), limits, session)
     hub = Hub(name, _ray().remote(HubActor).options(name=name, **_LASTING).remote(*given))

@@ -192,6 +192,19 @@ async def test_limits_hold_for_all_callers_and_all_hubs_of_the_folder(job, reque
         assert created(emulator) == 2
 
 
+async def test_a_hub_goes_on_after_a_lost_reply_at_the_price_that_it_was_given(job, request_of):
+    async with service(Fault.drop_reply().on("submit").nth(1)) as (emulator, session):
+        for _ in range(2):
+            async with EditHub(job, session, max_cost="0.08") as hub:
+                assert (await hub.edit(request_of("0"))).status == "uncertain"
+                outcome = await hub.edit(request_of("1"))
+                assert (outcome.status, "no price is known" in outcome.error) == ("planned", True)
+        async with EditHub(job, session, max_cost="0.08", price="0.0357") as hub:
+            assert (await hub.edit(request_of("1"))).ok
+            assert (await hub.edit(request_of("2"))).status == "planned"
+        assert created(emulator) == 2
+
+
 async def test_no_more_is_in_flight_than_allowed_though_a_hub_left_tasks_behind(job, request_of):
     durations = iter([0.2, 1.0, 1.0, *[0.02] * 6])
     async with service(duration=lambda _: next(durations), max_in_flight=3) as (emulator, session):

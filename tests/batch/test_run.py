@@ -905,6 +905,18 @@ async def test_what_lost_replies_may_have_cost_is_kept_in_mind_by_the_next_run(r
     assert (report.saved, report.uncertain, emulator.statistics().tasks_created) == (2, 1, 3)
 
 
+async def test_lost_replies_do_not_exceed_the_limit_though_no_price_is_known(requests, out):
+    async with service(Fault.drop_reply().on("submit")) as (emulator, session):
+        for consent in (False, True):
+            report = await EditBatch(requests(10), out, max_cost="0.10", resubmit_uncertain=consent).run(session)
+            assert (report.uncertain, report.limit, report.cost) == (1, "", 0)
+            assert "no price is known: give the price of a picture as price=…" in report.stopped
+            assert emulator.statistics().tasks_created == 1
+        report = await EditBatch(requests(10), out, max_cost="0.10", price="0.0357").run(session)
+        assert (report.uncertain, report.limit, emulator.statistics().tasks_created) == (2, "max_cost", 2)
+    assert emulator.statistics().charges <= Decimal("0.10")
+
+
 async def test_failed_tasks_do_not_use_up_the_limit_of_cost(requests, out):
     async with service(Fault.failed_task().for_task(2), max_in_flight=1) as (_, session):
         report = await EditBatch(requests(3), out, max_cost="0.0714").run(session)

@@ -87,3 +87,19 @@ def test_a_public_address_and_a_missing_certificate_are_refused_and_a_taken_port
     assert "give a PEM file" in capsys.readouterr().err
     assert main(["hub", "-o", str(out), "--listen", service.url.removeprefix("http://")]) != 0
     assert "address already in use" in capsys.readouterr().err
+
+
+def test_an_edit_whose_given_price_exceeds_the_limit_is_not_submitted(no_key, out):
+    options = ("--emulator", "--price", "0.5", "--max-cost", "0.4", "--listen", "127.0.0.1:0")
+    with start_command("hub", "-o", str(out), *options, env=os.environ | {"QWEN_EDIT_HUB_TOKEN": TOKEN}) as process:
+        try:
+            with pytest.raises(urllib.error.HTTPError, match="503") as caught:
+                ask(process.stdout.readline().strip(), TOKEN)
+        finally:
+            process.send_signal(signal.SIGINT)
+        process.communicate()
+    outcome = json.load(caught.value)
+    assert (outcome["status"], outcome["error"]) == (
+        "planned",
+        "0 was spent, and the next edit could exceed max_cost=0.4",
+    )

@@ -11,6 +11,7 @@ import attrs
 
 from qwen_edit_async.batch.rules.report import JournalSummary
 from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.protocol.base import KNOWN_PRICE
 from qwen_edit_async.text import counted, quoted
 
 _UNREACHABLE_LIMIT: Final = 20
@@ -37,7 +38,8 @@ class Budget:
     The cost of an edit is known only when its task ends. Until then, each picture of the edit counts against
     ``max_cost`` at the highest known price of a picture. Prices are known from completed edits or from the batch's
     ``price``. With ``max_cost``, edits run one at a time until a price above 0 is known. Each is assumed to cost
-    as much as the most expensive edit so far, failed edits included.
+    as much as the most expensive edit so far, failed edits included. An edit that may have been charged, such as an
+    uncertain one, could have cost any amount. If there is one, nothing is submitted until a price is known.
 
     Prices can rise while an admitted edit waits for a slot, so :meth:`confirm` judges the edit again just before it is
     sent. Edits sent before a higher price is known can still exceed ``max_cost``.
@@ -253,6 +255,10 @@ class Budget:
         if unstated:
             # `self.limit` stays empty, because a higher max_cost would not help.
             return self._exhaust("", "the service does not say what edits cost: use max_tasks instead of max_cost")
+        if self._price is None and self._reserved:
+            # `self.limit` stays empty, because a higher max_cost would not help.
+            reason = f"an edit may have been charged, but no price is known: {KNOWN_PRICE}, or use max_tasks instead"
+            return self._exhaust("", reason)
         if self._price is None:
             over = self.spent >= limit or self.spent + self._highest > limit
         else:

@@ -111,6 +111,36 @@ def test_an_edit_that_may_still_be_charged_is_reckoned_with():
     assert budget.admit(1) is Verdict.STOP
 
 
+def test_until_a_price_is_known_nothing_follows_an_edit_that_may_have_been_charged():
+    budget = Budget(max_cost=Decimal(9), price=Decimal(0))
+    assert budget.admit(1) is Verdict.GO
+    budget.created()
+    budget.ended(1, chargeable=True)
+    assert (budget.admit(1), budget.limit) == (Verdict.STOP, "")
+    advice = "give the price of a picture as price=…, or use max_tasks instead"
+    assert budget.stopped == f"an edit may have been charged, but no price is known: {advice}"
+
+
+def test_a_known_price_counts_for_an_edit_that_may_have_been_charged():
+    budget = Budget(max_cost=Decimal(2), price=Decimal(1))
+    assert budget.admit(1) is Verdict.GO
+    budget.created()
+    budget.ended(1, chargeable=True)
+    assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
+
+
+def test_an_edit_of_an_earlier_run_that_may_have_been_charged_waits_for_a_price():
+    budget = Budget(max_cost=Decimal(2))
+    budget.resume(JournalSummary(tasks=2, doubtful=1))
+    budget.adopt(1)
+    assert budget.admit(1) is Verdict.WAIT
+    budget.completed(1, Decimal("0.5"), made=1)
+    assert [budget.admit(1) for _ in range(3)] == [Verdict.GO, Verdict.GO, Verdict.WAIT]
+    budget = Budget(max_cost=Decimal(2))
+    budget.resume(JournalSummary(tasks=1, doubtful=1))
+    assert budget.admit(1) is Verdict.STOP
+
+
 def test_an_edit_that_is_free_is_not_reckoned_with():
     budget = Budget(max_cost=Decimal(2))
     budget.admit(1)
