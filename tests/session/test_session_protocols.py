@@ -34,7 +34,6 @@ from qwen_edit_async import (
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine, PillowEngine
 from qwen_edit_async.protocol.base import Reply
-from qwen_edit_async.protocol.dashscope import DashScopeProtocol
 
 pytestmark = pytest.mark.anyio
 
@@ -185,15 +184,18 @@ async def test_a_result_of_model_studio_that_expired_is_not_said_to_be_had_again
         assert (session.has_tasks, elsewhere.expires_at, len(emulator.tasks)) == (False, None, 1)
 
 
-async def test_a_result_of_model_studio_that_nobody_fetched_is_not_said_to_be_had_again(caplog, monkeypatch):
-    monkeypatch.setattr(DashScopeProtocol, "reply_grace", 30.0)  # on a busy machine, the reply may take long
-    async with session_in("dashscope", Fault.slow(delay=0.05).on("submit")) as (emulator, session):
-        edit = asyncio.create_task(session.edit(PHOTO, "snow"))
-        await until(lambda: emulator.statistics().submits)
+@pytest.mark.virtual_clock
+async def test_a_result_of_model_studio_that_nobody_fetched_is_not_said_to_be_had_again(caplog):
+    message = {"content": [{"image": RESULT.format(task_id="request-1")}]}
+    reply = says({"request_id": "request-1", "output": {"choices": [{"message": message}]}})
+    service = MemoryService(on_submission=in_order(attrs.evolve(reply, delay=0.05)))
+    async with MemorySession(service, protocol="dashscope", envelope="auto") as session:
+        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(0.01)
+        assert len(service.submissions) == 1
         edit.cancel()
         await asyncio.wait([edit])
-    [task_id] = emulator.tasks
-    assert f"created task {task_id}: this protocol can't get its result again" in caplog.text
+    assert "created task request-1: this protocol can't get its result again" in caplog.text
 
 
 @pytest.mark.parametrize("protocol", ["generation", "queue"])
