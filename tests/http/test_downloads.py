@@ -804,7 +804,8 @@ async def test_leaving_the_session_waits_for_a_download_that_somebody_awaits(emu
     ) as session:
         result = await session.edit(IMAGE, "snow")
         loading = asyncio.create_task(result.images[0].save(tmp_path / "a.png"))
-        await asyncio.sleep(0.05)
+        await until(lambda: emulator.statistics().downloads == 1)
+        assert not loading.done()
     assert (await loading).exists()
 
 

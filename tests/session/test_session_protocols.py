@@ -11,6 +11,7 @@ from decimal import Decimal
 
 import attrs
 import pytest
+from bulk_runs import until
 from emulator_calls import decode, encode
 from memory_transport import HANGS, IMAGE, KEY, RESULT, Answer, MemoryService, MemorySession, in_order, says, status
 from PIL import Image
@@ -319,13 +320,6 @@ async def test_checks_of_the_queue_decide_its_end():
 
 
 # Cancellation at the service.
-
-
-async def until(condition):
-    """Wait until a condition holds."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # in real time
-            await asyncio.sleep(0.005)
 
 
 async def test_a_task_that_is_cancelled_is_cancelled_at_the_service():
