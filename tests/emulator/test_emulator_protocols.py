@@ -376,19 +376,25 @@ def model_studio(monkeypatch):
         yield emulator
 
 
-@pytest.mark.qwen_edit_emulator(engine=FixedEngine(), duration=3600)
-async def test_an_edit_that_statistics_end_in_another_thread_is_answered_at_once(qwen_edit_emulator, monkeypatch):
-    service = qwen_edit_emulator._runtime.service
-    service.loop.set_debug(True)  # asyncio then refuses calls from other threads
+class AnHour:
+    """The duration of an hour. Notes the emulator's loop, which from then on refuses calls from other threads."""
+
+    def __call__(self, _):
+        self.loop = asyncio.get_running_loop()
+        self.loop.set_debug(True)
+        return 3600.0
+
+
+@pytest.mark.qwen_edit_emulator(engine=FixedEngine(), duration=AnHour())
+async def test_an_edit_that_statistics_end_in_another_thread_is_answered_at_once(qwen_edit_emulator, leap):
     headers = {"Authorization": f"Bearer {qwen_edit_emulator.api_key}"}
     async with aiohttp.ClientSession(qwen_edit_emulator.url, headers=headers) as session:
         pending = asyncio.create_task(Caller(session).post(studio_body(), DASHSCOPE))
         while not any(record.on_change and record.picture_ready for record in qwen_edit_emulator.tasks.values()):  # noqa: ASYNC110  # the emulator runs in another thread
             await asyncio.sleep(0)
-        step = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), service.loop)
+        step = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), qwen_edit_emulator.duration.loop)
         await asyncio.wrap_future(step)  # the edit was about to wait; now it waits
-        later = service.now() + 3600
-        monkeypatch.setattr(service, "now", lambda: later)
+        leap(3600)
         assert qwen_edit_emulator.statistics().tasks_completed == 1
         assert (await pending)[0] == 200
 
