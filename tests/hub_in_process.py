@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 from commands import API_KEY
 
-from qwen_edit_async import FixedInterval
+from qwen_edit_async import EditRequest, FixedInterval
 from qwen_edit_async.emulator import EditEmulator, Fault, FaultPlan, FixedEngine
 from qwen_edit_async.ray import EditRows
 from qwen_edit_async.ray.actor import HubActor
@@ -32,6 +32,35 @@ class LocalHub:
         if method == "edit" and len(arguments) > 1:
             await asyncio.to_thread(self.on_images, arguments[1])
         return _copied(await getattr(self.actor, method)(*_copied(arguments)))
+
+
+@attrs.define
+class DeafHub:
+    """A hub that misses the calls of one method, as if the worker died just before.
+
+    Attributes:
+        hub: The hub that gets the other calls.
+        method: The name of the method.
+        missed: The arguments of the calls that the hub missed.
+    """
+
+    hub: LocalHub | None
+    method: str
+    missed: list[tuple[object, ...]] = attrs.field(factory=list)
+
+    async def ask(self, method: str, *arguments: object) -> object:
+        if method == self.method:
+            self.missed.append(arguments)
+            raise ConnectionError("the worker died")
+        return await self.hub.ask(method, *arguments)
+
+
+async def identified(cells: dict[str, object]) -> EditRequest:
+    """Return the request that a worker sends to the hub for a row."""
+    hub = DeafHub(None, "edit")
+    await EditRows(hub, "out").edit(cells)
+    ((request,),) = hub.missed
+    return request
 
 
 def _copied(value):

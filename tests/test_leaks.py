@@ -16,7 +16,7 @@ import pytest
 from connection_ends import ending
 from jitter import NoJitter
 from leftovers import open_files
-from memory_transport import HANGS, IMAGE, KEY, NORMAL, MemoryService, MemorySession, in_order, status
+from memory_transport import HANGS, IMAGE, KEY, NORMAL, MemoryService, MemorySession, in_order, status, until
 from PIL import Image
 
 from qwen_edit_async import BadRequestError, ConfigurationError, EditSession, FixedInterval, QwenEditError, Timeouts
@@ -135,19 +135,19 @@ async def test_a_name_that_does_not_resolve_reveals_nothing(monkeypatch):
     assert not [each for each in exceptions_in(caught.value) if isinstance(each, aiohttp.ClientError)]
 
 
-async def time_out(call):
+async def time_out(call, _):
     async with asyncio.timeout(0.3):
         await call
 
 
-async def time_out_in_a_scope(call):
+async def time_out_in_a_scope(call, _):
     with anyio.fail_after(0.3):
         await call
 
 
-async def cancel(call):
+async def cancel(call, emulator):
     task = asyncio.ensure_future(call)
-    await asyncio.sleep(0.3)
+    await until(lambda: emulator.statistics().checks)
     task.cancel()
     await task
 
@@ -162,7 +162,7 @@ async def test_an_interrupted_call_reveals_nothing(call, end):
     ):
         [picture] = session.pictures("task-1", [f"{emulator.url}/results/1.png"])
         with pytest.raises((TimeoutError, asyncio.CancelledError)) as caught:
-            await end(session.status("task-1") if call == "status" else picture.read())
+            await end(session.status("task-1") if call == "status" else picture.read(), emulator)
         assert emulator.statistics().checks == 1
     assert KEY not in shown(caught.value)
     files = {frame.f_code.co_filename for each in exceptions_in(caught.value) for frame, _ in frames_of(each)}

@@ -20,7 +20,6 @@ from qwen_edit_async import (
     ConfigurationError,
     EditFailedError,
     EditParameters,
-    EditRequest,
     EditSession,
     Estimate,
     Usage,
@@ -458,8 +457,8 @@ async def test_a_failed_edit_counts_at_the_cost_that_the_service_states(tmp_path
         return Estimate(cost=Decimal("0.04"))
 
     state = ServerState(SimpleNamespace(submit=submit, estimate=estimate), tmp_path, Allowance(Decimal("0.10")))
-    with pytest.raises(EditFailedError):
-        await mcp._edit(call_in(state), EditRequest("https://pictures.example/cat.png", "x"), 1)
+    with pytest.raises(ToolError, match="moderation"):
+        await edit_image(call_in(state), ["https://pictures.example/cat.png"], "x")
     assert state.allowance.left == Decimal("0.07")
 
 
@@ -487,11 +486,14 @@ async def test_edits_run_one_at_a_time_until_a_price_above_0_is_known(tmp_path, 
         for _ in range(10):  # the other calls come as far as they can
             await anyio.lowlevel.checkpoint()
         running -= 1
-        return EndedTask(SimpleNamespace(usage=usage))
+        return EndedTask(SimpleNamespace(task_id="task-1", usage=usage, notes=(), save=save))
+
+    async def save(_):
+        return []
 
     async def edit():
         try:
-            await mcp._edit(call_in(state), EditRequest("https://pictures.example/cat.png", "x"), 1)
+            await edit_image(call_in(state), ["https://pictures.example/cat.png"], "x")
         except ToolError:
             ended.append("refused")
         else:
@@ -519,7 +521,7 @@ async def test_pictures_that_can_not_be_saved_are_named_by_their_task(tmp_path):
     with pytest.raises(
         ToolError, match=r"task task-1 is completed, but .*No space left.*: solve this problem, and call get_t"
     ):
-        await mcp.edit_image(call_in(state), ["https://pictures.example/cat.png"], "x")
+        await edit_image(call_in(state), ["https://pictures.example/cat.png"], "x")
     assert state.allowance.left == Decimal("0.06")
 
 

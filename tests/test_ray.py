@@ -17,9 +17,9 @@ import pyarrow as pa
 import pytest
 from bulk_runs import PHOTO, until
 from commands import API_KEY
-from hub_in_process import cluster, row
+from hub_in_process import DeafHub, LocalHub, cluster, identified, row
 
-from qwen_edit_async import ConfigurationError, EditRequest, InvalidEditError, JournalError
+from qwen_edit_async import ConfigurationError, InvalidEditError, JournalError
 from qwen_edit_async.batch.fingerprint import ImageHash, hash_image
 from qwen_edit_async.emulator import Fault
 from qwen_edit_async.ray import EditRows, Hub, get_hub, start_hub
@@ -57,8 +57,8 @@ async def test_a_row_gets_its_pictures_and_costs_nothing_when_it_is_run_again(tm
 
 async def test_without_a_key_the_place_of_the_image_counts_and_the_hub_needs_no_file(tmp_path, photo):
     async with cluster(tmp_path) as (emulator, _, rows):
-        _, identified = await asyncio.to_thread(rows._requests_of, row(photo, None, owner="me"))
-        assert (identified.images, identified.metadata) == ((ImageHash(hash_image(PHOTO)),), {})
+        request = await identified(row(photo, None, owner="me"))
+        assert (request.images, request.metadata) == ((ImageHash(hash_image(PHOTO)),), {})
         first = await rows.edit(row(photo, None))
         assert await rows.edit(row(photo, None)) == first
         assert Path(first["files"][0]).name.startswith("photo-")
@@ -86,11 +86,11 @@ async def test_a_wrong_row_is_a_row_with_an_error_and_sends_nothing(tmp_path, ph
         assert emulator.statistics().submits == 0
 
 
-def test_a_file_that_is_larger_than_any_image_is_not_read(tmp_path, photo):
+async def test_a_file_that_is_larger_than_any_image_is_not_read(tmp_path, photo):
     os.truncate(photo, 2**30)
-    rows = EditRows(Hub("hub", object()), tmp_path)
-    with pytest.raises(InvalidEditError, match="is over the limit"):
-        rows._requests_of(row(photo))
+    edited = await EditRows(Hub("hub", object()), tmp_path).edit(row(photo))
+    assert edited["status"] == "failed"
+    assert "is over the limit" in edited["error"]
 
 
 async def test_an_open_file_is_read_by_the_worker(tmp_path, photo):
@@ -165,11 +165,13 @@ async def test_no_other_file_is_replaced_and_no_edit_is_lost(tmp_path, photo):
 
 
 async def test_pictures_that_were_saved_by_a_worker_that_died_are_no_other_files(tmp_path, photo):
-    async with cluster(tmp_path) as (_, _, rows):
-        outcome = await rows._edit(*await asyncio.to_thread(rows._requests_of, row(photo)))
-        first = await rows._download(outcome)
+    async with cluster(tmp_path) as (_, actor, rows):
+        hub = DeafHub(LocalHub(actor, print), "record")
+        assert (await EditRows(hub, tmp_path / "out").edit(row(photo)))["error"] == "the worker died"
+        first = [str(path) for path in (tmp_path / "out").iterdir()]
         edited = await rows.edit(row(photo))
-    assert (edited["status"], edited["files"]) == ("saved", [*map(str, first)])
+    assert len(first) == len(hub.missed) == 1
+    assert (edited["status"], edited["files"]) == ("saved", first)
 
 
 async def test_what_a_worker_lacks_is_found_before_anything_is_paid(tmp_path, photo, monkeypatch):
@@ -195,8 +197,8 @@ async def test_the_hub_gets_the_images_of_the_next_edits_only(tmp_path):
 
 async def test_another_worker_sends_the_images_of_one_that_died(tmp_path, photo):
     async with cluster(tmp_path) as (emulator, actor, rows):
-        _, identified = await asyncio.to_thread(rows._requests_of, row(photo))
-        assert await actor.edit(identified) == await actor.edit(identified) == ImagesWanted("a", inline=False)
+        request = await identified(row(photo))
+        assert await actor.edit(request) == await actor.edit(request) == ImagesWanted("a", inline=False)
         edited = await asyncio.gather(*(rows.edit(row(photo)) for _ in range(3)))
         assert [each["status"] for each in edited] == ["saved"] * 3
         assert emulator.statistics().tasks_created == 1
@@ -204,21 +206,28 @@ async def test_another_worker_sends_the_images_of_one_that_died(tmp_path, photo)
 
 async def test_images_that_nobody_wants_are_dropped_and_asked_for_when_they_are_wanted(tmp_path, photo):
     async with cluster(tmp_path) as (emulator, actor, rows):
-        request, identified = await asyncio.to_thread(rows._requests_of, row(photo))
-        assert isinstance(await actor.edit(identified, [b"not wanted"]), ImagesWanted)
-        assert (await rows._edit(request, identified)).status == "completed"
-        assert (await actor.edit(identified, [b"not wanted"])).status == "completed"
+        request = await identified(row(photo))
+        assert isinstance(await actor.edit(request, [b"not wanted"]), ImagesWanted)
+        assert (await rows.edit(row(photo)))["status"] == "saved"
+        assert (await actor.edit(request, [b"not wanted"])).status == "saved"
         assert emulator.statistics().tasks_created == 1
 
 
 async def test_an_image_that_is_gone_when_its_turn_comes_costs_nothing(tmp_path, photo):
-    async with cluster(tmp_path) as (_, actor, rows):
-        _, identified = await asyncio.to_thread(rows._requests_of, row(photo))
-        wanted = await actor.edit(identified)
-        outcome = await actor.edit(
-            identified, await asyncio.to_thread(rows._images_of, EditRequest("gone.png", "snow"), wanted)
-        )
-        assert (outcome.status, outcome.error) == ("failed", "image 1 (gone.png) does not exist")
+    class SlowHub(LocalHub):
+        async def ask(self, method, *arguments):
+            reply = await super().ask(method, *arguments)
+            if isinstance(reply, ImagesWanted):
+                await asyncio.to_thread(os.rename, photo, gone)
+            return reply
+
+    gone = tmp_path / "gone.png"
+    async with cluster(tmp_path) as (emulator, actor, rows):
+        edited = await EditRows(SlowHub(actor, print), tmp_path / "out").edit(row(photo))
+        assert (edited["status"], edited["error"]) == ("failed", f"image 1 ({photo}) does not exist")
+        report = await actor.report()
+        assert (report.failed, emulator.statistics().submits) == (1, 0)
+        await asyncio.to_thread(os.rename, gone, photo)
         assert (await rows.edit(row(photo)))["status"] == "saved"
 
 

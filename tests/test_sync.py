@@ -345,20 +345,21 @@ def test_an_edit_that_a_signal_interrupts_names_its_task(number, raised, monkeyp
         signal.signal(number, before)
 
 
-def test_an_interrupted_call_that_had_already_returned_names_its_result(session):
+def test_an_interrupted_call_that_had_already_returned_names_its_result(qwen_edit_emulator):
     interrupted = threading.Event()
     main = threading.main_thread().ident
 
     async def edit():
-        result = await session._wrapped.edit(PHOTO, "make it snow")
+        async with aio.EditSession(qwen_edit_emulator.api_key, base_url=qwen_edit_emulator.url) as session:
+            result = await session.edit(PHOTO, "make it snow")
         signal.pthread_kill(main, signal.SIGINT)
         assert interrupted.wait(20)
         return result
 
     before = signal.signal(signal.SIGINT, lambda *args: (interrupted.set(), signal.default_int_handler(*args)))
     try:
-        with pytest.raises(KeyboardInterrupt) as caught:
-            session._loop.call(edit)
+        with LoopThread() as loop, pytest.raises(KeyboardInterrupt) as caught:
+            loop.call(edit)
     finally:
         signal.signal(signal.SIGINT, before)
     [note] = caught.value.__notes__
@@ -415,9 +416,10 @@ def test_a_generator_that_is_forgotten_on_its_own_thread_ends_the_thread():
 
     generators = [numbers()]
     assert next(generators[0]) == 0
+    thread = loops[0].call(threading.current_thread)
     loops[0].call(generators.clear)
-    loops[0]._thread.join(20)
-    assert not loops[0]._thread.is_alive()
+    thread.join(20)
+    assert not thread.is_alive()
 
 
 async def endless():
@@ -441,17 +443,24 @@ def test_a_callback_can_not_wait_for_its_own_session(qwen_edit_emulator):
 
 def test_a_result_that_comes_just_before_the_thread_ends_is_returned():
     class Late(queue.SimpleQueue):
-        def get(self, *, timeout):
-            if loop._thread.is_alive():  # the first wait times out; then the call and the thread end
-                loop.stop()
-                self.put(task)
-                raise queue.Empty
-            return super().get(timeout=timeout)
+        timed_out = False
 
+        def get(self, *, timeout):
+            if self.timed_out:
+                return super().get(timeout=timeout)
+            self.timed_out = True  # the first wait times out; then the call and the thread end
+            result = super().get(timeout=20)
+            loop.stop()
+            self.put(result)
+            raise queue.Empty
+
+    async def results():
+        yield "a paid result"
+
+    source = CallerIterable(())
+    source.news = Late()
     with LoopThread() as loop:
-        task = loop.call(lambda: asyncio.create_task(asyncio.sleep(0, "a paid result")))
-        loop.call(asyncio.wait, [task])
-        assert loop._wait(Late()) is task
+        assert next(loop.iterate(results(), source)) == "a paid result"
 
 
 def test_the_loop_is_made_on_its_own_thread(monkeypatch):
@@ -464,7 +473,7 @@ def test_the_loop_is_made_on_its_own_thread(monkeypatch):
     monkeypatch.setattr(asyncio, "new_event_loop", noting)
     monkeypatch.setattr(asyncio.events, "new_event_loop", noting)
     with LoopThread() as loop:
-        assert makers == [loop._thread]
+        assert makers == [loop.call(threading.current_thread)]
 
 
 @pytest.mark.parametrize("has_loop", [False, True])
@@ -496,19 +505,22 @@ def test_a_loop_ends_if_ctrl_c_comes_while_its_thread_starts(has_loop, monkeypat
 
 
 def test_threads_that_start_a_loop_at_once_start_one(monkeypatch):
-    loop, calls = LoopThread(), []
+    calls = []
     second_waits = threading.Event()
 
     class Lock:
         """The loop's lock, which tells when the second thread waits for it."""
 
-        def __enter__(self, own=loop._starting):
+        def __init__(self, own):
+            self.own = own
+
+        def __enter__(self):
             if threading.current_thread() is second:
                 second_waits.set()
-            own.acquire()
+            self.own.acquire()
 
-        def __exit__(self, *_, own=loop._starting):
-            own.release()
+        def __exit__(self, *_):
+            self.own.release()
 
     def start_in_second_thread():
         loop.start(lambda: calls.append("second"))
@@ -521,10 +533,13 @@ def test_threads_that_start_a_loop_at_once_start_one(monkeypatch):
         assert second_waits.wait(20)
         return os.getpid()
 
-    loop._starting = Lock()
     second = threading.Thread(target=start_in_second_thread)
+    lock = Lock(threading.Lock())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Lock", lambda: lock)
+        loop = LoopThread()
     before = set(threading.enumerate())
-    monkeypatch.setattr("qwen_edit_async.loop_thread.os.getpid", process_id)
+    monkeypatch.setattr(os, "getpid", process_id)
     loop.start(lambda: calls.append("first"))
     second.join(20)
     started = set(threading.enumerate()) - before
@@ -533,15 +548,17 @@ def test_threads_that_start_a_loop_at_once_start_one(monkeypatch):
 
 
 def test_a_call_that_is_interrupted_while_the_loop_is_busy_is_never_made(qwen_edit_emulator):
-    with open_session(qwen_edit_emulator) as session:
+    loops = []
+    with open_session(qwen_edit_emulator, on_event=lambda _: loops.append(asyncio.get_running_loop())) as session:
+        session.edit(PHOTO, "make it rain")
         busy, free = threading.Event(), threading.Event()
-        session._loop._loop.call_soon_threadsafe(lambda: (busy.set(), free.wait(20)))
+        loops[0].call_soon_threadsafe(lambda: (busy.set(), free.wait(20)))
         assert busy.wait(20)
         threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
         threading.Timer(0.4, free.set).start()
         with pytest.raises(KeyboardInterrupt):
             session.edit(PHOTO, "make it snow")
-    assert qwen_edit_emulator.statistics().tasks_created == 0
+    assert qwen_edit_emulator.statistics().tasks_created == 1
 
 
 def test_outcomes_that_are_forgotten_after_the_session_was_closed_are_no_error(qwen_edit_emulator):

@@ -90,7 +90,7 @@ async def test_a_result_that_came_in_the_moment_of_the_cancellation_is_closed(of
 
     waiter = asyncio.create_task(offloader.run(call))
     await asyncio.sleep(0)
-    offloader._executor.submit(done.set)
+    offloader.run_soon(done.set)
     assert done.wait(10)  # blocks the loop on purpose, so that the result exists before the loop knows
     waiter.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
 from qwen_edit_async.batch.counts import RowCounts
@@ -22,9 +24,14 @@ def test_another_reading_begins_at_one_and_misses_what_has_fewer_rows():
     assert list(counts.missing()) == ["a", "z"]
 
 
-def test_a_full_disk_is_an_error_that_names_the_remedy():
+def test_a_full_disk_is_an_error_that_names_the_remedy(monkeypatch):
+    class FullDisk(sqlite3.Connection):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.execute("PRAGMA max_page_count = 3")
+
+    monkeypatch.setattr("sqlite3.connect", FullDisk)
     counts = RowCounts()
-    counts._connection.execute("PRAGMA max_page_count = 3")
     with pytest.raises(ConfigurationError, match="temporary file: database or disk is full; set SQLITE_TMPDIR"):
         sum(counts.add(f"{number:050}")[0] for number in range(1_000))
 

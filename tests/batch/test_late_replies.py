@@ -18,6 +18,7 @@ from memory_transport import (
     MemoryService,
     MemorySession,
     completed,
+    in_order,
     says,
     status,
     until,
@@ -25,7 +26,6 @@ from memory_transport import (
 
 from qwen_edit_async import EditBatch, EditHub, EditParameters, EditRequest
 from qwen_edit_async.protocol.base import Reply
-from qwen_edit_async.session.submission import Submission
 
 pytestmark = [
     pytest.mark.anyio,
@@ -145,21 +145,29 @@ async def test_the_price_in_a_late_reply_is_that_of_the_pictures_that_have_urls(
     [({}, "0.0714"), (FAILED | {"usage": {"cost": "0.01"}}, "0.0457"), (CHEAP, "0.0457")],
     ids=["running", "failed", "cheap"],
 )
-async def test_a_reply_that_comes_just_as_the_deadline_passes_counts_once(tmp_path, monkeypatch, members, cost):
-    account = late()
-    reply = says({"id": "task-1", "status": "in_progress", **members}).reply
+@pytest.mark.parametrize("steps", range(4))
+async def test_a_reply_that_comes_just_as_the_deadline_passes_counts_once(tmp_path, monkeypatch, members, cost, steps):
+    loop, timers = asyncio.get_running_loop(), []
+    call_at = loop.call_at
+    monkeypatch.setattr(
+        loop, "call_at", lambda when, *rest, **options: timers.append(when) or call_at(when, *rest, **options)
+    )
+
+    class JustInTime(MemoryService):
+        """Its first reply comes at the deadline, and reaches the session so many steps of the event loop later."""
+
+        async def _create(self, call, body):
+            reply = await super()._create(call, body)
+            if len(self.submissions) == 1:
+                await asyncio.sleep(max(timers) - loop.time())
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+            return reply
+
+    answer = attrs.evolve(says({"id": "task-1", "status": "in_progress", **members}), accepted=True)
+    account = JustInTime(duration=0.0, on_submission=in_order(answer))
     async with MemorySession(account, deadline=DEADLINE) as session, EditHub(tmp_path, session, max_cost="0.11") as hub:
-        with monkeypatch.context() as patch:
-            answer, expire = asyncio.get_running_loop().create_future(), Submission._expire
-
-            def expire_as_the_reply_comes(submission, passed):
-                if not passed.cancelled():
-                    answer.set_result(reply)
-                expire(submission, passed)
-
-            patch.setattr(MemoryService, "_reply", lambda *_: answer)
-            patch.setattr(Submission, "_expire", expire_as_the_reply_comes)
-            assert not (await hub.edit(FIRST)).ok
+        assert not (await hub.edit(FIRST)).ok
         assert hub.progress.failed == 1
         await hub.edit(FIRST)
         assert (await hub.edit(OTHER)).ok

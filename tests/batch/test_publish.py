@@ -103,9 +103,7 @@ def keys(out) -> list[str]:
 
 async def cancel_when_saved(batch: EditBatch, session: EditSession, count: int) -> asyncio.Task[object]:
     run = asyncio.create_task(batch.run(session))
-    async with asyncio.timeout(10):
-        while batch.progress.saved < count:  # noqa: ASYNC110  # a counter is no event
-            await asyncio.sleep(0.005)
+    await until(lambda: batch.progress.saved >= count)
     run.cancel()
     return run
 

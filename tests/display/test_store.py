@@ -97,12 +97,16 @@ def test_an_image_that_is_not_a_file_is_not_kept(tmp_path, image, opened):
 
 
 def test_no_thumbnail_is_made_of_a_picture_in_memory(photo, opened, monkeypatch):
-    made = []
-    monkeypatch.setattr("qwen_edit_async.display.store.make_thumbnail", made.append)
+    made, make = [], PIL.Image.Image.thumbnail
+    monkeypatch.setattr(
+        PIL.Image.Image, "thumbnail", lambda *args, **options: made.append(args) or make(*args, **options)
+    )
     store = opened(photo.parent)
-    for image in (photo.read_bytes(), PIL.Image.new("RGB", (640, 480)), photo):
+    for image in (photo.read_bytes(), PIL.Image.new("RGB", (640, 480))):
         assert store.get(image) is None
-    assert made == [photo]
+    assert made == []
+    assert store.get(photo) is not None
+    assert len(made) == 1
 
 
 def test_a_picture_that_can_not_be_decoded_has_none(photo, opened):

@@ -185,11 +185,11 @@ async def test_a_cancelled_request_ends_costs_nothing_and_frees_its_slot(slots):
         assert (counts.charges, counts.balance) == (0, Decimal(1) - 2 * emulator.price)
 
 
-async def test_a_cancelled_request_stays_cancelled_after_its_time():
-    async with queue(duration=0.05) as (emulator, client):
+async def test_a_cancelled_request_stays_cancelled_after_its_time(leap):
+    async with queue(duration=60) as (emulator, client):
         ticket = await client.submit("snow", PHOTO_URI)
         await client.cancel(ticket)
-        await asyncio.sleep(0.1)
+        leap(61)
         assert (await client.status(ticket))["error_type"] == "CANCELED"
         assert (emulator.statistics().tasks_completed, emulator.statistics().unfinished) == (0, 0)
 
@@ -376,19 +376,25 @@ def model_studio(monkeypatch):
         yield emulator
 
 
-@pytest.mark.qwen_edit_emulator(engine=FixedEngine(), duration=3600)
-async def test_an_edit_that_statistics_end_in_another_thread_is_answered_at_once(qwen_edit_emulator, monkeypatch):
-    service = qwen_edit_emulator._runtime.service
-    service.loop.set_debug(True)  # asyncio then refuses calls from other threads
+class AnHour:
+    """The duration of an hour. Notes the emulator's loop, which from then on refuses calls from other threads."""
+
+    def __call__(self, _):
+        self.loop = asyncio.get_running_loop()
+        self.loop.set_debug(True)
+        return 3600.0
+
+
+@pytest.mark.qwen_edit_emulator(engine=FixedEngine(), duration=AnHour())
+async def test_an_edit_that_statistics_end_in_another_thread_is_answered_at_once(qwen_edit_emulator, leap):
     headers = {"Authorization": f"Bearer {qwen_edit_emulator.api_key}"}
     async with aiohttp.ClientSession(qwen_edit_emulator.url, headers=headers) as session:
         pending = asyncio.create_task(Caller(session).post(studio_body(), DASHSCOPE))
         while not any(record.on_change and record.picture_ready for record in qwen_edit_emulator.tasks.values()):  # noqa: ASYNC110  # the emulator runs in another thread
             await asyncio.sleep(0)
-        step = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), service.loop)
+        step = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), qwen_edit_emulator.duration.loop)
         await asyncio.wrap_future(step)  # the edit was about to wait; now it waits
-        later = service.now() + 3600
-        monkeypatch.setattr(service, "now", lambda: later)
+        leap(3600)
         assert qwen_edit_emulator.statistics().tasks_completed == 1
         assert (await pending)[0] == 200
 

@@ -9,14 +9,15 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from cells import LONGEST_EDIT, Service, batch, batch_again, estimated, given_up, many, single, troubled_service
 from raw_proxy import WireFault
 from skipping_loop import SkippingLoop
 
-from qwen_edit_async.emulator import Fault
+from qwen_edit_async.emulator import Fault, FaultPlan, Operation
+from qwen_edit_async.emulator.faults import FaultRun
 
 pytestmark = [pytest.mark.anyio, pytest.mark.may_block("the loop waits for its threads")]
 
@@ -111,10 +112,17 @@ PHASES = ("submit", "check", "download")
 WORK_OF_PHASE = {"cancel": ((given_up, 1),), "precharge": ((estimated, 1),)}
 
 
+def phases_of(fault: Fault) -> list[str]:
+    """Return the phases whose requests the fault strikes."""
+    struck = [phase for phase in get_args(Operation) if FaultRun(FaultPlan([fault])).on_request(phase, 1, None)]
+    return struck or ["task"]
+
+
 def rows() -> Iterator[tuple[str, Fault | WireFault, str, bool]]:
     for call in FAULTS:
         fault = eval(f"Fault.{call}")
-        for phase in (*fault._occasions, *(("dashscope",) if "submit" in fault._occasions else ())):
+        phases = phases_of(fault)
+        for phase in (*phases, *(("dashscope",) if "submit" in phases else ())):
             yield from ((f"`{call}`", fault, phase, once) for once in (True, False))
     for wire_fault in WireFault:
         for phase in PHASES:

@@ -710,16 +710,16 @@ async def test_a_cancelled_call_closes_its_connection(make_body):
 
 
 @contextlib.asynccontextmanager
-async def hanging_call(body) -> AsyncIterator[Callable[[], Awaitable[object]]]:
-    """A call that is never answered, to be made once."""
+async def hanging_call(body) -> AsyncIterator[tuple[Callable[[], Awaitable[object]], Callable[[], Awaitable[None]]]]:
+    """A call that is never answered, to be made once, and a function that waits until the server has its request."""
     async with serving(says_nothing) as server, transport_to(server.url) as transport:
-        yield functools.partial(transport.send, POST, body)
+        yield functools.partial(transport.send, POST, body), functools.partial(until, lambda: server.requests != [])
 
 
 async def test_a_cancelled_call_says_with_which_words(make_body):
-    async with hanging_call(make_body()) as call:
+    async with hanging_call(make_body()) as (call, until_sent):
         task = asyncio.create_task(call())
-        await asyncio.sleep(0.05)
+        await until_sent()
         task.cancel("enough")
         with pytest.raises(asyncio.CancelledError, match="enough"):
             await task
@@ -727,7 +727,7 @@ async def test_a_cancelled_call_says_with_which_words(make_body):
 
 
 async def test_timeouts_around_a_call_know_their_own_cancellation(make_body):
-    async with hanging_call(make_body()) as call:
+    async with hanging_call(make_body()) as (call, _):
         async with asyncio.timeout(10) as outer:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05) as inner:
@@ -741,16 +741,16 @@ async def test_a_timeout_takes_no_cancellation_from_outside_for_its_own(make_bod
         async with asyncio.timeout(10):
             await call()
 
-    async with hanging_call(make_body()) as call:
+    async with hanging_call(make_body()) as (call, until_sent):
         task = asyncio.create_task(within_a_timeout())
-        await asyncio.sleep(0.05)
+        await until_sent()
         task.cancel()
         await asyncio.wait([task])
     assert task.cancelled()
 
 
 async def test_scopes_around_a_call_know_their_own_cancellation(make_body):
-    async with hanging_call(make_body()) as call:
+    async with hanging_call(make_body()) as (call, _):
         with anyio.CancelScope() as outer:
             with anyio.move_on_after(0.05) as inner:
                 await call()
@@ -766,7 +766,7 @@ async def test_scopes_around_a_call_know_their_own_cancellation(make_body):
 @pytest.mark.parametrize("make_group", [asyncio.TaskGroup, anyio.create_task_group])
 async def test_a_group_of_tasks_ends_its_calls_and_raises_what_failed_alone(make_body, make_group):
     async def fail():
-        await asyncio.sleep(0.05)
+        await until_sent()
         raise ZeroDivisionError
 
     async def group_with(call):
@@ -775,7 +775,7 @@ async def test_a_group_of_tasks_ends_its_calls_and_raises_what_failed_alone(make
             start(call)
             start(fail)
 
-    async with hanging_call(make_body()) as call:
+    async with hanging_call(make_body()) as (call, until_sent):
         with pytest.raises(ExceptionGroup) as caught:
             await group_with(call)
     assert [type(each) for each in caught.value.exceptions] == [ZeroDivisionError]

@@ -33,7 +33,7 @@ from qwen_edit_async import (
     OutputImage,
     SessionClosedError,
 )
-from qwen_edit_async.emulator import EditEmulator, Fault, FixedEngine
+from qwen_edit_async.emulator import EditEmulator, EditJob, Fault
 from qwen_edit_async.http.downloads import Downloader
 from qwen_edit_async.http.fetcher import MAX_RESULT_BYTES, Fetcher
 from qwen_edit_async.http.hosts import ResultHosts
@@ -46,11 +46,16 @@ from qwen_edit_async.threads import Offloader
 pytestmark = pytest.mark.anyio
 
 
-class NoisyEngine(FixedEngine):
-    """Return a picture of several pieces."""
+class NoisyEngine:
+    """Returns the same picture of several pieces for every task."""
+
+    reads_images = False
 
     def __init__(self, size: int = 3_000_000) -> None:
-        self._picture = png(size)
+        self.picture = png(size)
+
+    def render(self, job: EditJob) -> list[bytes]:
+        return [self.picture] * job.n
 
 
 def png(size: int) -> bytes:
@@ -130,20 +135,20 @@ async def until_clean(folder: Path) -> None:
 
 
 async def test_a_picture_is_read_whole(session, emulator, image):
-    assert await image.read() == emulator.engine._picture
+    assert await image.read() == emulator.engine.picture
     assert session.statistics().downloads == 1
 
 
 async def test_a_picture_is_saved_whole(emulator, image, tmp_path):
     path = await image.save(tmp_path / "new" / "folder" / "a.png")
-    assert path.read_bytes() == emulator.engine._picture
+    assert path.read_bytes() == emulator.engine.picture
     assert files_in(path.parent) == ["a.png"]
 
 
 async def test_saving_replaces_what_was_there(emulator, image, tmp_path):
     (tmp_path / "a.png").write_bytes(b"old")
     await image.save(str(tmp_path / "a.png"))
-    assert (tmp_path / "a.png").read_bytes() == emulator.engine._picture
+    assert (tmp_path / "a.png").read_bytes() == emulator.engine.picture
 
 
 async def test_no_key_and_no_header_of_the_api_goes_to_the_results(emulator, image):
@@ -251,7 +256,7 @@ PASSING = {
 async def test_a_download_that_fails_is_tried_again(emulator, image, tmp_path, fault):
     emulator.inject(fault.on("download").times(2))
     path = await image.save(tmp_path / "a.png")
-    assert path.read_bytes() == emulator.engine._picture
+    assert path.read_bytes() == emulator.engine.picture
     assert (emulator.statistics().downloads, files_in(tmp_path)) == (3, ["a.png"])
 
 
@@ -291,7 +296,7 @@ CUT = {
 async def test_a_picture_that_is_cut_short_is_tried_again(emulator, image, tmp_path, kind):
     emulator.inject(Fault.wrong_download(CUT[kind][0], "image/png").on("download").times(2))
     path = await image.save(tmp_path / "a.png")
-    assert path.read_bytes() == emulator.engine._picture
+    assert path.read_bytes() == emulator.engine.picture
     assert emulator.statistics().downloads == 3
 
 
@@ -387,7 +392,7 @@ async def test_nothing_is_seen_under_the_final_name_before_it_is_whole(emulator,
 
 async def test_a_download_that_hangs_times_out(emulator, image):
     emulator.inject(Fault.hang().on("download").times(1))
-    assert await image.read() == emulator.engine._picture
+    assert await image.read() == emulator.engine.picture
 
 
 def gzipped_for_ever() -> tuple[bytes, bytes]:
@@ -439,7 +444,7 @@ async def test_a_download_of_which_no_data_comes_is_given_up_however_the_wire_mo
 
 async def test_what_came_of_a_download_that_failed_is_no_part_of_the_next(emulator, image):
     emulator.inject(Fault.truncated_download(0.8).times(1))
-    assert await image.read() == emulator.engine._picture
+    assert await image.read() == emulator.engine.picture
 
 
 # Final failures.
@@ -537,7 +542,7 @@ async def test_a_redirect_to_another_host_is_followed_without_the_key(session, s
     async def redirect(request):
         raise web.HTTPFound(image.url)
 
-    assert await image_at(session, await serve(redirect)).read() == emulator.engine._picture
+    assert await image_at(session, await serve(redirect)).read() == emulator.engine.picture
     assert emulator.statistics().keys_at_results == 0
 
 
@@ -644,7 +649,7 @@ async def test_a_name_that_the_server_proposes_is_not_used(session, serve, tmp_p
 async def test_an_expired_url_is_renewed_by_asking_the_task_again(session, emulator, image):
     emulator.inject(Fault.expired_url().times(1))
     checks = emulator.statistics().checks
-    assert await image.read() == emulator.engine._picture
+    assert await image.read() == emulator.engine.picture
     assert emulator.statistics().checks == checks + 1
     assert session.statistics().renewals == 1
 
@@ -658,14 +663,14 @@ async def test_a_url_is_renewed_once_and_only_once(session, emulator, image, sta
 
 
 async def test_a_really_expired_url_is_renewed(leap):
-    emulator = EditEmulator(duration=0.0, engine=FixedEngine(), result_lifetime=60.0)
+    emulator = EditEmulator(duration=0.0, engine=NoisyEngine(1000), result_lifetime=60.0)
     async with (
         emulator,
         EditSession(emulator.api_key, base_url=emulator.url, polling=FixedInterval(0.01), random=NoJitter()) as session,
     ):
         result = await session.edit(IMAGE, "snow", n=2)
         leap(60.0)
-        assert await result.images[1].read() == emulator.engine._picture
+        assert await result.images[1].read() == emulator.engine.picture
         assert session.statistics().renewals == 1
 
 
@@ -741,7 +746,7 @@ async def test_a_picture_is_on_the_disk_before_it_has_its_name(emulator, image, 
 
     monkeypatch.setattr(os, "fsync", sync)
     await image.save(tmp_path / "a.png")
-    assert synced == [(len(emulator.engine._picture), False)]
+    assert synced == [(len(emulator.engine.picture), False)]
 
 
 async def test_a_long_name_fits(image, tmp_path):
@@ -753,7 +758,7 @@ async def test_many_downloads_at_once(session, emulator, tmp_path):
     results = await asyncio.gather(*(session.edit(IMAGE, "snow", n=2) for _ in range(10)))
     await asyncio.gather(*(result.save(tmp_path) for result in results))
     assert len(files_in(tmp_path)) == 20
-    assert all(path.read_bytes() == emulator.engine._picture for path in tmp_path.iterdir())
+    assert all(path.read_bytes() == emulator.engine.picture for path in tmp_path.iterdir())
 
 
 # The end of the session.
@@ -799,7 +804,8 @@ async def test_leaving_the_session_waits_for_a_download_that_somebody_awaits(emu
     ) as session:
         result = await session.edit(IMAGE, "snow")
         loading = asyncio.create_task(result.images[0].save(tmp_path / "a.png"))
-        await asyncio.sleep(0.05)
+        await until(lambda: emulator.statistics().downloads == 1)
+        assert not loading.done()
     assert (await loading).exists()
 
 

@@ -13,8 +13,9 @@ import attrs
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from memory_transport import IMAGE, MemoryService, MemorySession
 
-from qwen_edit_async import Backoff, ConfigurationError, EditParameters, EditSession, FixedInterval, Learned
+from qwen_edit_async import Backoff, ConfigurationError, EditParameters, FixedInterval, Learned
 from qwen_edit_async.scheduling.policies import PolledTask
 from qwen_edit_async.scheduling.schedule import ScheduledTask
 
@@ -305,11 +306,33 @@ def test_progress_of_a_task_of_unknown_age_is_not_looked_at() -> None:
     told, untold = told_progress(policy, 0.9, attached=True), a_task(attached=True)
     untold.found_running(10.0, None)
     assert policy.likelihood(told, 12.0) == policy.likelihood(untold, 12.0)
-    gain = policy._progress._gain
-    told.found_running(20.0, 0.91)
-    policy.next_check(told, 20.0)
-    policy.ended(told, 30.0, completed=True)
-    assert policy._progress._gain == gain
+
+
+def runs_on(policy: Learned, task: PolledTask) -> None:
+    """Let a task that is nearly done at 10 s still run at 25 s."""
+    task.found_running(10.0, 0.97)
+    task.found_running(25.0, 0.97)
+    policy.next_check(task, 25.0)
+
+
+def ends_early(policy: Learned, task: PolledTask) -> None:
+    """Let a task that has hardly begun at 10 s end at 10.5 s."""
+    task.found_running(10.0, 0.02)
+    policy.ended(task, 10.5, completed=True)
+
+
+@pytest.mark.parametrize("lie", [runs_on, ends_early])
+def test_progress_of_a_task_of_unknown_age_teaches_nothing(lie: Callable[[Learned, PolledTask], None]) -> None:
+    policy = Learned()
+    teach_progress(policy, linear)
+    late = told_progress(policy, 0.9)
+    trusted = policy.likelihood(late, 12.0)
+    for _ in range(20):
+        lie(policy, a_task(attached=True))
+    assert policy.likelihood(late, 12.0) == trusted
+    for _ in range(20):
+        lie(policy, a_task())
+    assert policy.likelihood(late, 12.0) < trusted
 
 
 def test_likelihood_grows_with_the_time_since_the_last_check() -> None:
@@ -325,10 +348,26 @@ def test_it_tells_its_options() -> None:
     assert repr(Learned(0.5)) == "Learned(poll_cost=0.5, max_interval=30.0, memory=100.0)"
 
 
-def test_each_session_learns_by_itself_unless_told_otherwise() -> None:
-    first, second = (EditSession("key")._options.polling for _ in range(2))
-    assert isinstance(first, Learned)
-    assert first is not second
+@pytest.mark.anyio
+@pytest.mark.virtual_clock
+async def test_each_session_learns_by_itself_unless_told_otherwise() -> None:
+    alone, first, second = [await checks_of_edits(polling) for polling in (Learned(), None, None)]
+    assert alone == first == second
+    assert alone[0] != alone[-1]
+
+
+async def checks_of_edits(polling: Learned | None) -> list[list[float]]:
+    """Return the times of the checks of ten edits, one after the other, from the start of each edit."""
+    service = MemoryService(duration=20.0)
+    async with MemorySession(service, polling=polling) as session:
+        for _ in range(10):
+            await session.edit(IMAGE, "snow")
+    started = {f"task-{number}": sent.at for number, sent in enumerate(service.submissions, 1)}
+    times: dict[str, list[float]] = {task_id: [] for task_id in started}
+    for check in service.checks:
+        task_id = check.call.path.rpartition("/")[2]
+        times[task_id].append(round(check.at - started[task_id], 3))
+    return [*times.values()]
 
 
 # Waiting in simulated time. The margins are wide; benchmarks/waiting.py has the exact figures.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import random
@@ -75,10 +76,9 @@ def test_progress_that_lied_for_long_can_convince_again() -> None:
     assert evidence.convincing
 
 
-def gained(*gains: float, start: float = 0.0) -> ProgressEvidence:
+def gained(*gains: float, evidence: ProgressEvidence | None = None) -> ProgressEvidence:
     """Return evidence after replies that progress predicted better than age, by these nats."""
-    evidence = ProgressEvidence(MEMORY)
-    evidence._gain = start
+    evidence = evidence or ProgressEvidence(MEMORY)
     by_age = Survival(memory=MEMORY, strength=0.15)
     for gain in gains:
         view = evidence.view(10.0, 0.5)
@@ -95,13 +95,16 @@ def test_it_takes_six_nats_to_convince(gains: tuple[float, ...], *, convincing: 
     assert gained(*gains).convincing is convincing
 
 
-def test_what_was_gained_fades_with_every_answer() -> None:
-    assert gained(*[0.0] * 100, start=10.0)._gain == pytest.approx(10 / math.e)
+@pytest.mark.parametrize(("missing", "convincing"), [(-0.001, True), (0.001, False)])
+def test_what_was_gained_fades_with_every_answer(missing: float, *, convincing: bool) -> None:
+    assert gained(10.0, *[0.0] * 99, 6 - 10 / math.e - missing).convincing is convincing
 
 
-@pytest.mark.parametrize(("gain", "bound"), [(15.0, 20.0), (-15.0, -20.0)])
-def test_what_was_gained_or_lost_is_bounded(gain: float, bound: float) -> None:
-    assert gained(*[gain] * 5)._gain == bound
+@pytest.mark.parametrize("gain", [15.0, -15.0])
+@pytest.mark.parametrize(("missing", "convincing"), [(-0.001, True), (0.001, False)])
+def test_what_was_gained_or_lost_is_bounded(gain: float, missing: float, *, convincing: bool) -> None:
+    bound = math.copysign(20.0, gain)
+    assert gained(*[gain] * 5, 6 - bound * math.exp(-1 / MEMORY) - missing).convincing is convincing
 
 
 def test_a_task_half_done_has_as_long_to_go_as_it_took() -> None:
@@ -129,9 +132,10 @@ def test_whatever_it_is_told_it_stays_sane(told: list[tuple[float, float, float,
     evidence, by_age = ProgressEvidence(MEMORY), Survival(memory=MEMORY, strength=0.15)
     for age, progress, seconds, ended in told:
         evidence.learn(by_age, age, progress, age + seconds, ended=ended)
-        assert abs(evidence._gain) <= 20
         view = evidence.view(age, progress)
         if view is not None:
             estimate, unit = view
             assert 0 < unit < math.inf
             assert estimate.check_age(0.0, 0.2 / unit) > 0
+    assert gained(26.0, evidence=copy.deepcopy(evidence)).convincing
+    assert not gained(-14.0, evidence=evidence).convincing

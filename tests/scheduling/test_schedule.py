@@ -109,23 +109,31 @@ def test_items_need_not_be_comparable() -> None:
     assert heap.pop_due(1.0) is not heap.pop_due(1.0)
 
 
+class Time(float):
+    """A time that can be referred to weakly."""
+
+
 @pytest.mark.parametrize("live", [1, 10, 500])
 def test_times_that_were_changed_do_not_pile_up(live: int) -> None:
-    heap: DueHeap[int] = DueHeap()
+    heap, times = DueHeap[int](), weakref.WeakSet[Time]()
     heap.put(-1, 0.0)  # nothing behind it is ever looked at
-    for time in range(20_000):
-        heap.put(time % live, float(time))
-        assert len(heap._heap) <= 2 * (live + 1) + 64
+    for number in range(20_000):
+        time = Time(number + 1)
+        times.add(time)
+        heap.put(number % live, time)
+        assert len(times) <= 2 * (live + 1) + 64
     assert len(heap) == live + 1
 
 
 def test_items_that_were_discarded_do_not_pile_up() -> None:
-    heap: DueHeap[int] = DueHeap()
+    heap, times = DueHeap[int](), weakref.WeakSet[Time]()
     heap.put(-1, 0.0)
     for item in range(20_000):
-        heap.put(item, float(item))
+        time = Time(item + 1)
+        times.add(time)
+        heap.put(item, time)
         heap.discard(item)
-        assert len(heap._heap) <= 70
+        assert len(times) <= 70
 
 
 @pytest.mark.parametrize("end", ["discarded", "taken", "put off"])

@@ -11,6 +11,7 @@ from decimal import Decimal
 
 import attrs
 import pytest
+from bulk_runs import until
 from emulator_calls import decode, encode
 from memory_transport import HANGS, IMAGE, KEY, RESULT, Answer, MemoryService, MemorySession, in_order, says, status
 from PIL import Image
@@ -34,7 +35,6 @@ from qwen_edit_async import (
 )
 from qwen_edit_async.emulator import AfterChecks, EditEmulator, Fault, FaultPlan, FixedEngine, PillowEngine
 from qwen_edit_async.protocol.base import Reply
-from qwen_edit_async.protocol.dashscope import DashScopeProtocol
 
 pytestmark = pytest.mark.anyio
 
@@ -185,15 +185,18 @@ async def test_a_result_of_model_studio_that_expired_is_not_said_to_be_had_again
         assert (session.has_tasks, elsewhere.expires_at, len(emulator.tasks)) == (False, None, 1)
 
 
-async def test_a_result_of_model_studio_that_nobody_fetched_is_not_said_to_be_had_again(caplog, monkeypatch):
-    monkeypatch.setattr(DashScopeProtocol, "reply_grace", 30.0)  # on a busy machine, the reply may take long
-    async with session_in("dashscope", Fault.slow(delay=0.05).on("submit")) as (emulator, session):
-        edit = asyncio.create_task(session.edit(PHOTO, "snow"))
-        await until(lambda: emulator.statistics().submits)
+@pytest.mark.virtual_clock
+async def test_a_result_of_model_studio_that_nobody_fetched_is_not_said_to_be_had_again(caplog):
+    message = {"content": [{"image": RESULT.format(task_id="request-1")}]}
+    reply = says({"request_id": "request-1", "output": {"choices": [{"message": message}]}})
+    service = MemoryService(on_submission=in_order(attrs.evolve(reply, delay=0.05)))
+    async with MemorySession(service, protocol="dashscope", envelope="auto") as session:
+        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(0.01)
+        assert len(service.submissions) == 1
         edit.cancel()
         await asyncio.wait([edit])
-    [task_id] = emulator.tasks
-    assert f"created task {task_id}: this protocol can't get its result again" in caplog.text
+    assert "created task request-1: this protocol can't get its result again" in caplog.text
 
 
 @pytest.mark.parametrize("protocol", ["generation", "queue"])
@@ -230,19 +233,23 @@ async def test_a_second_call_that_fails_is_made_again(fault):
 async def test_the_second_call_waits_for_a_pause_that_begins_during_the_first(asked):
     asked_at = []
 
-    def on_check(*_):
+    def on_check(path, _):
+        if "another" in path:
+            return attrs.evolve(status(429, retry_after=30.0), delay=1.0)
         asked_at.append(asyncio.get_running_loop().time())
         if len(asked_at) > 1:
             return says({"outputs": [{"type": "image", "url": RESULT.format(task_id="task-1")}]})
-        session._state.runtime.gate.hold_back(RateLimitError("later", status_code=429, retry_after=30.0))
-        return says({"status": "COMPLETED"})
+        return attrs.evolve(says({"status": "COMPLETED"}), delay=2.0)
 
     service = MemoryService(on_check=on_check)
     async with MemorySession(service, protocol="queue", envelope="auto") as session:
+        another = asyncio.create_task(session.with_options(max_retries=0).status("another"))
         if asked == "by the user":
             assert (await session.status("task-1")).urls
         else:
             assert (await session.attach("task-1")).images
+        with pytest.raises(RateLimitError):
+            await another
     assert len(asked_at) == 2
     assert asked_at[1] - asked_at[0] >= 30.0
 
@@ -262,32 +269,33 @@ async def test_the_second_call_is_made_though_submissions_are_refused(code):
         assert len((await task).images) == 1
 
 
-def naming_a_task(status, code):
-    """Return a fault that refuses a submission, but accepts it and names its task."""
-
-    def refuse(reply):
-        members = {"id": json.loads(reply.body)["id"], "error": {"code": code, "message": "broken"}}
-        return attrs.evolve(reply, status=status, body=json.dumps(members).encode())
-
-    return Fault._rewrite(refuse).on("submit")
+def naming_a_task(status_code, code):
+    """Return the answer to a first submission that is refused, but accepted, and whose task is named."""
+    reply = status(status_code, code=code, message="broken").reply
+    body = json.dumps({"id": "task-1"} | json.loads(reply.body)).encode()
+    return Answer(attrs.evolve(reply, body=body), accepted=True)
 
 
-@pytest.mark.parametrize(("status", "code"), [(500, 500), (429, 1002), (402, 40201), (409, 409)])
-async def test_a_refusal_that_names_a_task_gives_that_task(status, code):
-    async with session_in(None, naming_a_task(status, code)) as (emulator, session):
-        result = await session.edit(PHOTO, "snow")
-        assert ([result.task_id], emulator.statistics().submits) == ([*emulator.tasks], 1)
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize(("status_code", "code"), [(500, 500), (429, 1002), (402, 40201), (409, 409)])
+async def test_a_refusal_that_names_a_task_gives_that_task(status_code, code):
+    service = MemoryService(on_submission=in_order(naming_a_task(status_code, code)))
+    async with MemorySession(service, max_retries=0) as session:
+        result = await session.edit(IMAGE, "snow")
+        assert ([result.task_id], len(service.submissions)) == (service.ids, 1)
         assert (session.statistics().submitted, session.statistics().uncertain) == (1, 0)
 
 
+@pytest.mark.virtual_clock
 async def test_a_refusal_that_names_a_task_holds_for_the_session():
-    async with session_in(None, naming_a_task(403, 40201)) as (emulator, session):
-        await session.edit(PHOTO, "snow")
+    service = MemoryService(on_submission=in_order(naming_a_task(403, 40201)))
+    async with MemorySession(service, max_retries=0) as session:
+        await session.edit(IMAGE, "snow")
         with pytest.raises(InsufficientBalanceError):
-            await session.edit(PHOTO, "more snow")
-        assert emulator.statistics().submits == 1
-    async with session_in(None, naming_a_task(429, 1002)) as (_, session):
-        await session.edit(PHOTO, "snow")
+            await session.edit(IMAGE, "more snow")
+        assert len(service.submissions) == 1
+    async with MemorySession(MemoryService(on_submission=in_order(naming_a_task(429, 1002)))) as session:
+        await session.edit(IMAGE, "snow")
         assert session.statistics().throttled == 1
 
 
@@ -312,13 +320,6 @@ async def test_checks_of_the_queue_decide_its_end():
 
 
 # Cancellation at the service.
-
-
-async def until(condition):
-    """Wait until a condition holds."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # in real time
-            await asyncio.sleep(0.005)
 
 
 async def test_a_task_that_is_cancelled_is_cancelled_at_the_service():

@@ -25,8 +25,13 @@ def put(path: BucketPath, data: bytes) -> BucketPath:
 
 
 @pytest.fixture
-def memory() -> BucketPath:
-    path = BucketPath.of((MemoryStore(), "folder"))
+def memory_store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def memory(memory_store) -> BucketPath:
+    path = BucketPath.of((memory_store, "folder"))
     assert path is not None
     return path
 
@@ -137,17 +142,17 @@ def test_a_listed_file_has_its_tag_and_is_not_asked_for(bucket, monkeypatch):
     assert not listed.exists()
 
 
-def test_a_tag_that_a_store_lists_without_quotes_is_the_same_tag(memory, monkeypatch):
+def test_a_tag_that_a_store_lists_without_quotes_is_the_same_tag(memory_store, memory, monkeypatch):
     put(memory / "a.png", b"first")
-    found = obstore.head(memory._store, "folder/a.png")
+    found = obstore.head(memory_store, "folder/a.png")
     monkeypatch.setattr(obstore, "head", lambda *_: found | {"e_tag": '"0x1DC58E81DD91780"'})
     monkeypatch.setattr(obstore, "list", lambda *_: [[found | {"e_tag": "0x1DC58E81DD91780"}]])
     ((_, listed),) = memory.files()
     assert listed.tag() == (memory / "a.png").tag()
 
 
-def test_a_tag_that_a_store_does_not_list_is_asked_for(memory, monkeypatch):
-    tag, listed = put(memory / "a.png", b"first").tag(), list(obstore.list(memory._store))
+def test_a_tag_that_a_store_does_not_list_is_asked_for(memory_store, memory, monkeypatch):
+    tag, listed = put(memory / "a.png", b"first").tag(), list(obstore.list(memory_store))
     monkeypatch.setattr(obstore, "list", lambda *_: [[found | {"e_tag": None} for found in page] for page in listed])
     ((_, file),) = memory.files()
     assert file.tag() == tag

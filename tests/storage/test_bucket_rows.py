@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import pickle
 
@@ -11,7 +10,7 @@ import pytest
 from buckets import SECRET, content
 from bulk_runs import PHOTO
 from commands import API_KEY
-from hub_in_process import cluster, row
+from hub_in_process import cluster, identified, row
 from obstore.store import S3Store
 
 from qwen_edit_async.ray.actor import ImagesWanted
@@ -36,9 +35,9 @@ def photo(bucket, s3_server, monkeypatch):
 async def test_workers_sign_the_urls_of_images_in_a_bucket_again_for_each_call(tmp_path, photo):
     sent = []
     async with cluster(tmp_path, on_images=sent.append) as (emulator, actor, rows):
-        _, identified = await asyncio.to_thread(rows._requests_of, row(photo))
-        assert SECRET.encode() not in pickle.dumps(identified)
-        assert isinstance(await actor.edit(identified), ImagesWanted)  # to a worker that dies
+        request = await identified(row(photo))
+        assert SECRET.encode() not in pickle.dumps(request)
+        assert isinstance(await actor.edit(request), ImagesWanted)  # to a worker that dies
         edited = await rows.edit(row(photo))
         assert await rows.edit(row(photo)) == edited
         assert (edited["status"], edited["error"], len(sent)) == ("saved", None, 1)

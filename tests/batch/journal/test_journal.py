@@ -21,7 +21,6 @@ from memory_transport import MemoryService, MemorySession, until
 from qwen_edit_async import EditBatch, EditParameters, EditRequest, EditSession, JournalError
 from qwen_edit_async.batch.input import BatchInput
 from qwen_edit_async.batch.intake import edit_all
-from qwen_edit_async.batch.journal import database
 from qwen_edit_async.batch.journal.database import Store
 from qwen_edit_async.batch.journal.journal import JOURNAL_NAME, LOCK_NAME, Journal
 from qwen_edit_async.batch.journal.lock import run_lock
@@ -208,14 +207,27 @@ async def test_closing_writes_what_nobody_waits_for(tmp_path, rows):
     assert rows("SELECT state FROM edits") == [("submitting",)]
 
 
-def settings_of(store: Store) -> list[object]:
-    return [store._one(f"PRAGMA {name}") for name in ("journal_mode", "synchronous")]
+@pytest.fixture
+def connections(monkeypatch):
+    """The connections to databases that were opened. They do not wait for a lock."""
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def open_at_once(*arguments, timeout=0.0, **options):
+        opened.append(connect(*arguments, timeout=0.0, **options))
+        return opened[-1]
+
+    monkeypatch.setattr("sqlite3.connect", open_at_once)
+    return opened
 
 
-async def test_every_commit_reaches_the_disk(tmp_path):
-    with contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
-        assert settings_of(store) == ["wal", 2]
-        assert store._one("PRAGMA fullfsync") == 1
+def settings_of(connection: sqlite3.Connection, *names: str) -> list[object]:
+    return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+
+async def test_every_commit_reaches_the_disk(tmp_path, connections):
+    with contextlib.closing(Store(tmp_path / JOURNAL_NAME)):
+        assert settings_of(connections[0], "journal_mode", "synchronous", "fullfsync") == ["wal", 2, 1]
 
 
 @pytest.fixture(params=["answers with another mode", "raises"])
@@ -234,25 +246,25 @@ def network_drive(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("network_drive")
-async def test_where_there_is_no_write_ahead_log_it_does_without_and_says_so(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING), contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
-        assert settings_of(store) == ["persist", 2]
+async def test_where_there_is_no_write_ahead_log_it_does_without_and_says_so(tmp_path, caplog, connections):
+    with caplog.at_level(logging.WARNING), contextlib.closing(Store(tmp_path / JOURNAL_NAME)):
+        assert settings_of(connections[0], "journal_mode", "synchronous") == ["persist", 2]
     assert "can't keep a write-ahead log" in caplog.text
 
 
 @pytest.mark.usefixtures("network_drive")
-async def test_without_a_write_ahead_log_readers_see_what_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+async def test_without_a_write_ahead_log_readers_see_what_is_written_whole_or_not_at_all(tmp_path, connections):
     with contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
+        writer = connections[0]
         store.plan(*draft("cat"))
-        store._connection.execute("BEGIN IMMEDIATE")
+        writer.execute("BEGIN IMMEDIATE")
         store.plan(*draft("dog"))
         await plan_in(tmp_path)
         assert await keys_in(tmp_path) == ["cat"]
-        store._connection.execute("COMMIT")
+        writer.execute("COMMIT")
         assert await keys_in(tmp_path) == ["cat", "dog"]
-        store._connection.execute("BEGIN EXCLUSIVE")
+        writer.execute("BEGIN EXCLUSIVE")
         path = tmp_path / JOURNAL_NAME
-        monkeypatch.setattr(database, "PATIENCE", 0.0)
         for look in (partial(Store, path, read_only=True), partial(read_page, path, 0, tmp_path)):
             with pytest.raises(JournalError, match="another program has locked it"):
                 look()
@@ -319,7 +331,8 @@ async def test_a_value_that_a_plan_can_not_read_is_an_error_of_the_journal(tmp_p
     identity, request, content = draft("cat")
     with contextlib.closing(Store(tmp_path / JOURNAL_NAME)) as store:
         store.plan(identity, request, content)
-        store._connection.execute("UPDATE edits SET key = CAST(x'f4' AS TEXT)")
+    with contextlib.closing(sqlite3.connect(tmp_path / JOURNAL_NAME)) as connection, connection:
+        connection.execute("UPDATE edits SET key = CAST(x'f4' AS TEXT)")
     with pytest.raises(JournalError, match="not decode"):
         await EditBatch([request], tmp_path).plan()
 
