@@ -12,7 +12,7 @@ import attrs
 
 from qwen_edit_async.errors import InsufficientBalanceError, PermissionDeniedError, QwenEditError, SessionClosedError
 from qwen_edit_async.log import log
-from qwen_edit_async.scheduling.pacing import Pacer
+from qwen_edit_async.scheduling.pacer import Pacer
 from qwen_edit_async.scheduling.retry import pause_after
 
 _LOGGED_PAUSE: Final = 300.0

@@ -25,7 +25,7 @@ from qwen_edit_async.images.upload import Upload
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.choice import Forms
-from qwen_edit_async.scheduling.pacing import Pacer
+from qwen_edit_async.scheduling.pacer import Pacer
 from qwen_edit_async.scheduling.retry import CallFailure, judge_check
 from qwen_edit_async.session.background import BackgroundTasks
 from qwen_edit_async.session.gate import Gate

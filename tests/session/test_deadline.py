@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from qwen_edit_async.scheduling.pacing import Pacer
+from qwen_edit_async.scheduling.pacer import Pacer
 from qwen_edit_async.session.deadline import Deadline
 from qwen_edit_async.session.gate import Gate
 

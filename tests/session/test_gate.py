@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from qwen_edit_async import AuthenticationError, SessionClosedError
-from qwen_edit_async.scheduling.pacing import Pacer, RequestRate
+from qwen_edit_async.scheduling.pacer import Pacer, RequestRate
 from qwen_edit_async.session.gate import Gate, Slot
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_clock]

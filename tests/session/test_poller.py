@@ -51,7 +51,7 @@ from qwen_edit_async.contract import STATUS_PATH
 from qwen_edit_async.protocol.base import Call, Reply
 from qwen_edit_async.protocol.choice import Forms
 from qwen_edit_async.protocol.generation import GenerationProtocol
-from qwen_edit_async.scheduling.pacing import Pacer
+from qwen_edit_async.scheduling.pacer import Pacer
 from qwen_edit_async.scheduling.schedule import LAST_CHECK_GRACE, UNKNOWN_TASK_GRACE
 from qwen_edit_async.session.gate import Gate
 from qwen_edit_async.session.parts import SessionParts

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_edit_async.scheduling.pacing import Pacer, RequestRate
+from qwen_edit_async.scheduling.pacer import Pacer, RequestRate
 
 STEPS = [
     "start",
