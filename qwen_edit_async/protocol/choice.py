@@ -31,9 +31,10 @@ class Forms:
     alternative: WireProtocol | None
 
     def after(self, protocol: WireProtocol, refusal: BadRequestError) -> WireProtocol | None:
-        """Return the form to try after this form was refused; ``None`` if the form can't be the cause."""
-        is_untried = protocol is not self.alternative
-        return self.alternative if is_untried and refusal.status_code in _MALFORMED_STATUSES else None
+        """Return the form to try after this form was refused; ``None`` if no other form can help."""
+        if refusal.status_code not in _MALFORMED_STATUSES or protocol is self.alternative:
+            return None
+        return self.alternative if protocol is self.protocol else self.protocol  # another call has found the form
 
     def adopt(self, protocol: WireProtocol) -> bool:
         """Use this form from now on, unless a form was already accepted. Return whether this changes the form."""

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import attrs
 
 from qwen_edit_async.contract import MODEL, STATUS_PATH, SUBMIT_PATH
-from qwen_edit_async.errors import APIResponseError, BadRequestError
+from qwen_edit_async.errors import APIResponseError, APIStatusError, BadRequestError
 from qwen_edit_async.models import EditParameters, EditRequest
 from qwen_edit_async.protocol.base import KNOWN_PRICE, Call, Reply, WireProtocol
 from qwen_edit_async.protocol.bodies import message_body
@@ -81,10 +81,7 @@ class GenerationProtocol(WireProtocol):
     def read_estimate(self, reply: Reply) -> Estimate:
         """Read ``data.cost``. If it is missing, or the call failed, raise an error with the service's reason."""
         if not reply.ok:
-            error = error_from_reply(reply)
-            if reply.status in _NO_SUCH_CALL:
-                error.hint = f"this gateway can't tell what an edit costs: {KNOWN_PRICE}"
-            raise error
+            raise _with_advice(error_from_reply(reply))
         document = load_object(reply)
         data = document.get("data")
         data = data if isinstance(data, dict) else {}
@@ -97,3 +94,9 @@ class GenerationProtocol(WireProtocol):
         if refused or has_error(document):
             raise error_from_reply(reply)
         return super().read_estimate(reply)
+
+
+def _with_advice(error: APIStatusError) -> APIStatusError:
+    if error.status_code in _NO_SUCH_CALL:
+        error.hint = f"this gateway can't tell what an edit costs: {KNOWN_PRICE}"
+    return error

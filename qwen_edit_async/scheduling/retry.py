@@ -128,7 +128,9 @@ class Attempts:
             consent = failure is CallFailure.UNCERTAIN and self.resubmit_uncertain
             repeatable = failure is CallFailure.REFUSED or consent
             again = repeatable and self._failures <= self.max_retries and resumes_at <= deadline
-        self.count += again
+        if again:
+            self.count += 1
+            error.__traceback__ = None  # it refers to this object, which would make a reference cycle
         return again
 
     def error_when_late(self) -> QwenEditError:

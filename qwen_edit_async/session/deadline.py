@@ -106,5 +106,5 @@ class Deadline:
     def _on_timer(self, reached: float) -> None:
         if self._until > max(reached, self._gate.loop.time()):  # meanwhile, the service has accepted another edit
             self._set_timer()
-        elif not self.passed.done():
+        else:
             self.passed.set_result(None)  # its callbacks run later, so a reply that has just arrived goes first

@@ -130,8 +130,7 @@ class Poller:
     def give_up_all(self, error: Exception | None = None) -> None:
         """Stop watching all tasks. Their waiters get the error, by default the error of a closed session."""
         for task in list(self._schedule.tasks):
-            own_error = error.for_task(task.task_id) if isinstance(error, QwenEditError) else error
-            self.give_up(task, own_error or closed_error(task.task_id))
+            self.give_up(task, closed_error(task.task_id) if error is None else error)
 
     def remember_orphan(self, snapshot: TaskSnapshot, *, owned: bool) -> None:
         """Remember a task whose submission was given up before the task's id arrived.
@@ -227,7 +226,8 @@ class Poller:
                 self._end(task, error)
             case CallFailure.ENDS_SESSION:  # every call would fail like this one
                 self._parts.gate.close(error)
-                self.give_up_all(error)
+                for each in list(self._schedule.tasks):
+                    self.give_up(each, error.for_task(each.task_id))
 
     def _end(self, task: EditTask, end: TaskSnapshot | Exception) -> None:
         """End the wait for a task that is no longer in the schedule, unless the wait has already ended."""

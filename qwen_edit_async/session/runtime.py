@@ -24,6 +24,7 @@ from qwen_edit_async.images.prepare import prepare
 from qwen_edit_async.images.upload import Upload
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
+from qwen_edit_async.protocol.base import WireProtocol
 from qwen_edit_async.protocol.choice import Forms
 from qwen_edit_async.scheduling.pacer import Pacer
 from qwen_edit_async.scheduling.retry import CallFailure, judge_check
@@ -105,10 +106,12 @@ class Runtime:
                     snapshot = await self.poller.fetch_status(task)
                 except QwenEditError as error:
                     attempt += 1
-                    await self._recover(error, sent_at, attempt, max_retries)
+                    if not self._may_repeat(error, sent_at, attempt, max_retries):
+                        raise
                 else:
                     self._parts.check_answered()
                     return snapshot
+                await self._wait_before_attempt(attempt)
 
     async def estimate(self, request: EditRequest, limits: Limits) -> Estimate:
         """Request the price of an edit. Retry after temporary failures."""
@@ -127,32 +130,43 @@ class Runtime:
                 upload.close()
 
     async def _ask_price(self, request: EditRequest, uploads: Sequence[Upload], max_retries: int) -> Estimate:
-        protocol, refusal, attempt = self._parts.protocol, None, 0
+        protocol, first_refusal, attempt = self._parts.protocol, None, 0
         while True:
             sent_at = await self.gate.wait_turn()
-            call = protocol.estimation(request)
-            body = JSONBody(call.parts, uploads, self._offloader, stall_timeout=self._options.timeouts.send)
             try:
-                estimate = protocol.read_estimate(await self._parts.transport.send(call, body))
+                estimate = await self._ask_price_once(protocol, request, uploads)
             except BadRequestError as error:
                 if (other := self._parts.forms.after(protocol, error)) is None:
                     self._parts.check_failed(error, sent_at)
-                    raise (refusal or error) from None
-                protocol, refusal = other, error
+                    if first_refusal is not None:
+                        raise first_refusal from None
+                    raise
+                protocol, first_refusal = other, error
+                continue
             except QwenEditError as error:
                 attempt += 1
-                await self._recover(error, sent_at, attempt, max_retries)
+                if not self._may_repeat(error, sent_at, attempt, max_retries):
+                    raise
             else:
                 self._parts.check_answered()
                 return estimate
+            await self._wait_before_attempt(attempt)
 
-    async def _recover(self, error: QwenEditError, sent_at: float, attempt: int, max_retries: int) -> None:
-        """Wait before another attempt of a call that changes nothing, or raise the error if no attempt may follow."""
+    async def _ask_price_once(
+        self, protocol: WireProtocol, request: EditRequest, uploads: Sequence[Upload]
+    ) -> Estimate:
+        call, stall_timeout = protocol.estimation(request), self._options.timeouts.send
+        body = JSONBody(call.parts, uploads, self._offloader, stall_timeout=stall_timeout)
+        return protocol.read_estimate(await self._parts.transport.send(call, body))
+
+    def _may_repeat(self, error: QwenEditError, sent_at: float, attempt: int, max_retries: int) -> bool:
+        """Count a failed attempt of a call that changes nothing, and return whether another attempt may follow."""
         self._parts.check_failed(error, sent_at)
         may_pass = judge_check(error, in_grace=False) in {CallFailure.REFUSED, CallFailure.THROTTLED}
-        if not may_pass or attempt > max_retries:
-            raise error
-        delay = self._options.retry.delay(attempt, self._options.random.random())
+        return may_pass and attempt <= max_retries
+
+    async def _wait_before_attempt(self, failed_attempts: int) -> None:
+        delay = self._options.retry.delay(failed_attempts, self._options.random.random())
         await asyncio.wait([self._task], timeout=delay)  # the end of the session ends the wait
 
     async def close(self, *, cancel: bool) -> None:
@@ -270,9 +284,9 @@ class Runtime:
                 closing.push_async_callback(self.poller.cancellations.aclose)
                 closing.push_async_callback(self._background.stop)
 
-    def _end(self, closed: SessionClosedError, error: Exception | None = None) -> None:
+    def _end(self, closed: SessionClosedError, crash: Exception | None = None) -> None:
         self.gate.close(closed)
-        self.poller.give_up_all(error)
+        self.poller.give_up_all(crash)
 
     async def _finish(self) -> None:
         """Wait for the replies to sent submissions and cancellations, then stop the host task."""

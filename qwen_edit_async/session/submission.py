@@ -111,7 +111,7 @@ class Submission:
         return f"{name} was given up after it was sent: a task may exist and be charged"
 
     def _expire(self, passed: asyncio.Future[None]) -> None:
-        """Stop the submission if its deadline has passed. Also called when the deadline is stopped."""
+        """Called when the deadline has passed or was stopped. Stops the submission if the deadline has passed."""
         if not passed.cancelled() and not self.accepted.done():
             error = self._error_when_late()
             self._stop_unless_sent()

@@ -129,8 +129,10 @@ class Submitter:
             try:
                 return await self._attempt_accepted_form(submission)
             except QwenEditError as error:
-                refusal = error
-            await self._recover(submission, refusal)
+                failure = self._judge(submission, error)
+                if failure is None:
+                    raise
+            await self._wait_before_attempt(submission, failure)
 
     async def _attempt_accepted_form(self, submission: Submission) -> TaskSnapshot:
         """Make an attempt in the form that the service accepts, or in each form if that form is unknown."""
@@ -146,14 +148,16 @@ class Submitter:
 
     async def _attempt_each_form(self, submission: Submission) -> TaskSnapshot:
         """Make an attempt. If the service refuses it as malformed, make another in the other form."""
-        protocol, refusal = self.parts.protocol, None
+        protocol, first_refusal = self.parts.protocol, None
         while True:
             try:
                 return await self._attempt(submission, protocol)
             except BadRequestError as error:
                 if (other := self.parts.forms.after(protocol, error)) is None:
-                    raise (refusal or error) from None  # malformed in both forms, so the form is not the cause
-                protocol, refusal = other, error
+                    if first_refusal is not None:  # malformed in both forms, so the form is not the cause
+                        raise first_refusal from None
+                    raise
+                protocol, first_refusal = other, error
 
     async def _attempt(self, submission: Submission, protocol: WireProtocol) -> TaskSnapshot:
         """Wait for a turn, and send the request. Call the observer before and after."""
@@ -211,8 +215,8 @@ class Submitter:
             )
             return TaskSnapshot(task_id=error.task_id, status=TaskStatus.UNKNOWN)
 
-    async def _recover(self, submission: Submission, error: QwenEditError) -> None:
-        """Wait before the next attempt, or raise the error if no attempt may follow.
+    def _judge(self, submission: Submission, error: QwenEditError) -> CallFailure | None:
+        """Record a failed attempt. Return the kind of failure if another attempt may follow, or else ``None``.
 
         The failure may slow or close the whole session, even if nobody waits for this submission any more.
         """
@@ -227,18 +231,21 @@ class Submitter:
             deadline=deadline.at,
             deadline_in_line=deadline.at_in_line,
         )
-        throttled = failure is CallFailure.THROTTLED
-        if throttled and not again:
+        if failure is CallFailure.THROTTLED and not again:
             error.hint = "the service requests a longer pause than the deadline of the edit allows"
         if not again or submission.accepted.done():
-            raise error
+            return None
         self._report_retry(submission, error, failure)
-        if throttled:  # wait for another slot, ahead of all new edits
+        return failure
+
+    async def _wait_before_attempt(self, submission: Submission, failure: CallFailure) -> None:
+        deadline, options = submission.deadline, self.parts.options
+        if failure is CallFailure.THROTTLED:  # wait for another slot, ahead of all new edits
             submission.slot.release()
             deadline.start(await deadline.wait_in_line(submission.slot.take(first=True)))
         else:
-            options = parts.options
-            await parts.gate.sleep(options.retry.delay(attempts.count - 1, options.random.random()))
+            delay = options.retry.delay(submission.attempts.count - 1, options.random.random())
+            await self.parts.gate.sleep(delay)
 
     def _apply_to_session(self, submission: Submission, error: QwenEditError) -> CallFailure:
         """Slow or close the whole session as a failure requires. Return the kind of failure."""

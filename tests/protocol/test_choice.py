@@ -8,9 +8,10 @@ from typing import Any, get_args
 import pytest
 from wire_replies import FLAT, PARAMS
 
-from qwen_edit_async.errors import ConfigurationError
+from qwen_edit_async.errors import BadRequestError, ConfigurationError
 from qwen_edit_async.models import EditRequest
-from qwen_edit_async.protocol.choice import ProtocolName, choose_protocol
+from qwen_edit_async.protocol.base import WireProtocol
+from qwen_edit_async.protocol.choice import Forms, ProtocolName, choose_protocol
 from qwen_edit_async.protocol.dashscope import DashScopeProtocol
 from qwen_edit_async.protocol.generation import GenerationProtocol
 from qwen_edit_async.protocol.queue import QueueProtocol
@@ -81,6 +82,37 @@ def test_an_unknown_protocol_is_refused(protocol: object) -> None:
 def test_an_unknown_protocol_of_the_environment_names_the_variable() -> None:
     with pytest.raises(ConfigurationError, match="QWEN_EDIT_PROTOCOL is 'fal': give 'generation'"):
         choose_protocol(None, "auto", None, "fal")
+
+
+def refused(status_code: int = 400) -> BadRequestError:
+    return BadRequestError("malformed", status_code=status_code)
+
+
+@pytest.mark.parametrize(("status_code", "is_tried"), [(200, True), (400, True), (422, True), (413, False)])
+def test_the_other_form_is_tried_if_the_body_may_be_malformed(status_code: int, *, is_tried: bool) -> None:
+    forms = Forms(FLAT, PARAMS)
+    assert forms.after(FLAT, refused(status_code)) is (PARAMS if is_tried else None)
+    assert forms.after(PARAMS, refused(status_code)) is None
+
+
+def test_without_another_form_none_is_tried() -> None:
+    assert Forms(FLAT, None).after(FLAT, refused()) is None
+
+
+def test_a_form_that_another_call_has_found_is_tried() -> None:
+    forms = Forms(FLAT, PARAMS)
+    forms.adopt(PARAMS)
+    assert forms.after(FLAT, refused()) is PARAMS
+    assert forms.after(PARAMS, refused()) is None
+
+
+@pytest.mark.parametrize(("accepted", "is_change"), [(FLAT, False), (PARAMS, True)])
+def test_the_form_that_is_accepted_first_is_used_from_then_on(accepted: WireProtocol, *, is_change: bool) -> None:
+    forms = Forms(FLAT, PARAMS)
+    assert forms.adopt(accepted) is is_change
+    assert (forms.protocol, forms.alternative) == (accepted, None)
+    assert forms.adopt(FLAT if accepted is PARAMS else PARAMS) is False
+    assert (forms.protocol, forms.alternative) == (accepted, None)
 
 
 @pytest.mark.parametrize("envelope", ["", "AUTO", "queue", None, 5, ["flat"], FLAT])

@@ -162,6 +162,38 @@ async def test_the_other_form_is_asked_for_next_but_only_after_a_pause(refusal):
 
 
 @pytest.mark.virtual_clock
+async def test_an_estimate_uses_the_form_that_an_edit_has_found_meanwhile():
+    class BusyService(PricedService):
+        async def send(self, call, body=None):
+            if not call.path.endswith("precharge"):
+                return await MemoryService.send(self, call, body)
+            await asyncio.sleep(1.0)
+            return await super().send(call, body)
+
+    service = BusyService(status(400).reply, PRICE)
+    service.envelope = "params"
+    async with MemorySession(service, envelope="auto") as session:
+        estimate = asyncio.create_task(session.estimate(IMAGE, "snow"))
+        await session.edit(IMAGE, "snow")
+        assert [each.envelope for each in service.submissions] == ["flat", "params"]
+        assert (await estimate).cost == Decimal("0.0357")
+    assert [type(body["input"]) for body in service.asked] == [dict, list]
+
+
+@pytest.mark.virtual_clock
+async def test_closing_waits_for_an_estimate():
+    class SlowService(PricedService):
+        async def send(self, call, body=None):
+            await asyncio.sleep(5.0)
+            return await super().send(call, body)
+
+    async with MemorySession(SlowService(PRICE)) as session:
+        estimate = asyncio.create_task(session.estimate(IMAGE, "snow"))
+        await asyncio.sleep(1.0)
+    assert (await estimate).cost == Decimal("0.0357")
+
+
+@pytest.mark.virtual_clock
 async def test_a_timeout_of_the_connection_stays_what_it_is():
     service = PricedService(APITimeoutError("no reply"))
     async with MemorySession(service, max_retries=0) as session:

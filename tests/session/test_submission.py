@@ -600,6 +600,13 @@ async def test_the_change_of_envelope_is_logged_once(caplog):
     ]
 
 
+async def test_nothing_is_logged_if_the_first_envelope_is_accepted(caplog):
+    caplog.set_level(logging.WARNING, "qwen_edit_async")
+    async with MemorySession(MemoryService(envelope="flat"), envelope="auto") as session:
+        await session.edit(IMAGE, "snow")
+    assert not caplog.records
+
+
 async def test_submissions_that_start_meanwhile_wait_for_the_verdict():
     service = MemoryService(envelope="params", latency=1.0)
     async with MemorySession(service, envelope="auto") as session:
