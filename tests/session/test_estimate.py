@@ -185,6 +185,7 @@ async def test_closing_waits_for_an_estimate():
     class SlowService(PricedService):
         async def send(self, call, body=None):
             await asyncio.sleep(5.0)
+            assert not self.closed
             return await super().send(call, body)
 
     async with MemorySession(SlowService(PRICE)) as session:
