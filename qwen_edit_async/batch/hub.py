@@ -219,7 +219,7 @@ class EditHub:
         run.notify()
 
     async def write_report(self) -> BatchReport:
-        """Write ``report.json``, and return the report on all edits of the folder so far.
+        """Write ``report.json``, and return the report on all edits in the journal so far.
 
         Raises:
             JournalError: If the journal fails.

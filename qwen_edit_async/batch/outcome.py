@@ -29,7 +29,7 @@ class BatchOutcome:
         images: The paths of the images, or their URLs without signatures; ``None`` for an image in memory.
         parameters: The parameters that were given, by name.
         files: The files of the edit's pictures, once they are saved.
-        name: The beginning of the files' names. Each edit has a different name.
+        name: The beginning of the names of the result files. Each edit has a different name.
         urls: The URLs of the edit's pictures, once the edit is completed; an empty string for a picture without a URL.
         cost: The edit's cost in the account's currency, if the service stated one.
         task_id: The id of the edit's task, if it is known.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qwen_edit_async.session.session import EditSession
     from qwen_edit_async.session.task import EditTask
 
-EMULATOR_NOTE = "the emulator makes these pictures, not the model"
+EMULATOR_NOTE = "the emulator, not the model, makes these pictures"
 
 Work: TypeAlias = "Callable[[EditSession], Coroutine[Any, Any, int]]"
 """A command's own code: it uses the open session and returns the exit code."""
@@ -132,7 +132,7 @@ class Command:
             # Tasks of earlier runs are not counted: they were lost when the emulators of those runs stopped.
             if count := sum(task_id in emulator.tasks for task_id in ids):
                 loss = f"the emulator stops, and loses {counted(count, 'task')}"
-                way = "use --resubmit-uncertain" if self.journalled else "run the command again"
+                way = "run the command again" + (" with --resubmit-uncertain" if self.journalled else "")
                 self.screen.line(f"{loss}: to repeat the edits, {way}")
             return
         if ids and not self.journalled:
@@ -172,7 +172,7 @@ def check_key(connection: ConnectionOptions) -> None:
 
 @contextlib.asynccontextmanager
 async def showing(session: EditSession, screen: Screen, state: Callable[[], str]) -> AsyncIterator[None]:
-    """Show the text from ``state``, and the end of a Retry-After pause, on a terminal while the block runs."""
+    """While the block runs, show the text from ``state`` and the end of a Retry-After pause on a terminal."""
     from rich.text import Text  # noqa: PLC0415  # slow to import
 
     with screen.console.status("") as line:
@@ -228,6 +228,6 @@ def _check_output(folder: FilePath) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
     except OSError as error:
-        raise ConfigurationError(f"{folder} can't be a folder for results: {error.strerror}") from None
+        raise ConfigurationError(f"the output folder {folder} can't be created: {error.strerror}") from None
     if not writable:
         raise ConfigurationError(f"{folder} can't be written to: choose another output folder")

@@ -103,10 +103,9 @@ class _Runtime:
 class EditEmulator(EmulatorSettings):
     """The service for ``qwen_image_edit_plus``, emulated in this process on 127.0.0.1, without the model.
 
-    The emulator enforces the documented contract, edits the pictures, keeps an account, and fails on demand. It also
-    supports the gateway's queue protocol and Alibaba Model Studio's protocol, each on its own paths. Use the emulator
-    as an async context manager, with `start` and `aclose`, or from synchronous code with `in_thread`. It can be started
-    only once.
+    The emulator enforces the documented contract, edits the pictures, keeps an account balance, and fails on demand. It
+    also supports the gateway's queue protocol and Alibaba Model Studio's protocol, each on its own paths. Use it with
+    `async with`, or call `start` and `aclose`. Synchronous code uses `in_thread`. It can be started only once.
 
     Args: the fields of `EmulatorSettings`, by keyword.
 
@@ -141,7 +140,7 @@ class EditEmulator(EmulatorSettings):
         return self._runtime.service.statistics()
 
     def inject(self, *faults: Fault) -> None:
-        """Append faults to the plan. The new faults count only requests and tasks from now on."""
+        """Append faults to the plan. The new faults do not count earlier requests."""
         self._runtime.service.faults.add(faults)
 
     async def start(self) -> Self:

@@ -1,4 +1,4 @@
-"""Checks a PNG file in constant memory.
+"""Checks a PNG file in constant memory, and removes the ancillary chunks of a PNG file.
 
 A PNG file is a signature, followed by chunks. Each chunk has a length, a type, data, and the CRC-32 of type and data
 (PNG specification, sections 5.2 to 5.6). The pixel data is one zlib stream of rows, and a filter byte precedes each row
@@ -66,13 +66,14 @@ def check_png(file: IO[bytes], size: int, *, block: int = BLOCK) -> Findings:
     """Check a whole file, reading at most ``block`` bytes at a time.
 
     Raises:
-        DamageError: The file is not a complete PNG file.
+        DamageError: A chunk is cut short, misplaced or damaged before the last row is complete. Other damage is in the
+            findings.
     """
     return _Check(file, block).read(size)
 
 
 def essentials(data: bytes, broken: Collection[str] = ()) -> tuple[bytes, tuple[str, ...]]:
-    """Remove a PNG file's ancillary chunks, except intact ones of the types tRNS, iCCP and eXIf.
+    """Remove the ancillary chunks of a PNG file in memory, except intact ones of the types tRNS, iCCP and eXIf.
 
     Return the remaining file, and the types of the tRNS and iCCP chunks that were removed. Chunks whose type is in
     ``broken`` are removed even if their checksum is right.
@@ -105,7 +106,7 @@ class _Check:
         self._remark = ""
 
     def read(self, size: int) -> Findings:
-        """Check the file up to its last chunk. Damage after the last row is added to the findings, not raised."""
+        """Check the file up to its last chunk. Raise an error only if its structure is broken before the last row."""
         if (start := self._take(len(_SIGNATURE))) != _SIGNATURE:
             raise DamageError(f"it begins with {start!r}")
         self._read_chunk()
@@ -171,7 +172,7 @@ class _Check:
         if length > _MAX_CHUNK_BYTES or not kind.isalpha():
             raise DamageError(f"{kind!r} of {length} bytes is not a chunk")
         if (kind == b"IHDR") == (b"IHDR" in self._kept) or (kind == b"IHDR" and length != _IHDR_BYTES):
-            raise DamageError("it does not begin with exactly one header")
+            raise DamageError("its header is missing, repeated or of the wrong length")
         if kind == b"IEND" and (length or not self._has_pixels):
             raise DamageError("it ends without pixels" if not length else "its end is damaged")
         if kind[:1].isupper() and kind not in _CRITICAL:

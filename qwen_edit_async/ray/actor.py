@@ -32,7 +32,7 @@ class ImagesWanted:
     """The reply that asks the caller to repeat the call with the images, because the edit will soon be submitted.
 
     Attributes:
-        name: The beginning of the files' names.
+        name: The beginning of the names of the result files.
         inline: Whether images in buckets must be read and sent. If not, presigned URLs are enough.
     """
 
@@ -145,7 +145,7 @@ class HubActor:
         return (await self._parts())[0].statistics()
 
     async def report(self) -> BatchReport:
-        """Write ``report.json``, and return the report on all edits of the folder so far."""
+        """Write ``report.json``, and return the report on all edits in the journal so far."""
         return await (await self._parts())[1].write_report()
 
     async def stop(self) -> BatchReport | None:

@@ -110,7 +110,7 @@ class Hub:
         return counts
 
     def report(self) -> BatchReport:
-        """Write ``report.json``, and return the report on all edits of the folder so far."""
+        """Write ``report.json``, and return the report on all edits in the journal so far."""
         report: BatchReport = _ray().get(self._actor.report.remote())
         return report
 

@@ -21,6 +21,7 @@ from qwen_edit_async.errors import (
     NotFoundError,
     QwenEditError,
     RateLimitError,
+    SessionClosedError,
 )
 from qwen_edit_async.events import EditChecked, EditEnded, EditEvent, EditThrottled
 from qwen_edit_async.log import about
@@ -29,7 +30,7 @@ from qwen_edit_async.scheduling.schedule import PollSchedule
 from qwen_edit_async.session.cancellations import Cancellations
 from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.session.results import EditResult, ResultStore, result_or_error
-from qwen_edit_async.session.task import ActiveCalls, EditTask, closed_error
+from qwen_edit_async.session.task import ActiveCalls, EditTask
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 MAX_CONCURRENT_CHECKS = 64
@@ -130,7 +131,7 @@ class Poller:
     def give_up_all(self, error: Exception | None = None) -> None:
         """Stop watching all tasks. Their waiters get the error, by default the error of a closed session."""
         for task in list(self._schedule.tasks):
-            self.give_up(task, closed_error(task.task_id) if error is None else error)
+            self.give_up(task, self.closed_error(task.task_id) if error is None else error)
 
     def remember_orphan(self, snapshot: TaskSnapshot, *, owned: bool) -> None:
         """Remember a task whose submission was given up before the task's id arrived.
@@ -280,6 +281,11 @@ class Poller:
         if self._parts.protocol.has_tasks:
             return f"session.attach({task_id!r}) gets its result"
         return "this protocol can't get its result again"
+
+    def closed_error(self, task_id: str) -> SessionClosedError:
+        """Return the error for a task whose session was closed before the task ended."""
+        hint = f"in a new session, {self.way_back(task_id)}"
+        return SessionClosedError(f"the session was closed before task {task_id} ended", hint=hint, task_id=task_id)
 
     def _log_unknown(self, snapshot: TaskSnapshot) -> None:
         word = snapshot.status_word[:_SHOWN_CHARACTERS]

@@ -183,7 +183,7 @@ class EditResult:
         usage: The cost.
         metadata: The service's own metadata, unchanged.
         timings: The duration of each phase.
-        notes: Sentences about changes that ``fit=True`` made, ignored text, images that the service may have edited
+        notes: Sentences about changes by ``fit=True``, ignored text, images that the service may have edited
             badly, and missing pictures.
         request: The request; ``None`` for an attached task.
         raw: The service's whole reply, unchanged.

@@ -33,7 +33,7 @@ from qwen_edit_async.session.options import Limits
 from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.session.poller import Poller
 from qwen_edit_async.session.submission import Submission
-from qwen_edit_async.session.task import EditTask, closed_error
+from qwen_edit_async.session.task import EditTask
 from qwen_edit_async.tasks import TaskSnapshot, TaskStatus
 
 _UNKNOWN_CALL_STATUSES: Final = frozenset({404, 405})
@@ -280,7 +280,7 @@ class Submitter:
             self.poller.remember_orphan(snapshot, owned=submission.observer is None)
             if not accepted.done():
                 parts.counters.failed += 1
-                submission.fail(closed_error(snapshot.task_id))
+                submission.fail(self.poller.closed_error(snapshot.task_id))
             return
         # In a protocol without tasks, the edit ran while the session waited for the reply.
         began = now if parts.protocol.has_tasks else submission.sent_at

@@ -37,7 +37,7 @@ class ActiveCalls:
     """Counts a session's unfinished calls, so that closing the session can wait for them to end.
 
     Attributes:
-        none_left: Set whenever the last unfinished call ends.
+        none_left: Set when the last unfinished call ends, or when the session crashes.
     """
 
     def __init__(self) -> None:
@@ -96,15 +96,16 @@ class EditTask(ScheduledTask):
 
     Attributes:
         request: The edit's request; ``None`` for an attached task.
-        notes: Sentences about changes that ``fit=True`` made, ignored text, and images that the service may edit badly.
+        notes: Sentences about changes by ``fit=True``, ignored text, and images that the service may edit badly.
         snapshot: The service's newest reply about the task.
         context: The context variables of the caller who submitted or attached the task. The session uses them for the
             task's status checks, events and cancellation.
         queued: See :class:`EditTimings`.
         submitting: See :class:`EditTimings`.
         outcome: The result that ``await task`` returns, or the error that it raises; ``None`` until there is one.
-        owned: Whether :meth:`cancel` also cancels the task at the service, if the protocol allows that. False for an
-            attached task, and if a :class:`SubmissionObserver`, such as a journal, keeps the id for a later session.
+        owned: Whether :meth:`cancel` also cancels the task at the service, if the protocol allows that. At first, it is
+            false for an attached task, and for a task whose :class:`SubmissionObserver`, such as a journal, keeps the
+            id. A bulk run sets it before it cancels a queued task.
     """
 
     request: EditRequest | None = None
@@ -121,7 +122,7 @@ class EditTask(ScheduledTask):
 
     @property
     def id(self) -> str:
-        """The task's id. ``session.attach(id)`` can get the task's result later."""
+        """The task's id. If the protocol has status checks, ``session.attach(id)`` can get the task's result later."""
         return self.task_id
 
     @property
@@ -262,15 +263,6 @@ class EditTask(ScheduledTask):
                 waiter.set_result(None)
 
 
-def closed_error(task_id: str) -> SessionClosedError:
-    """Return the error for a task whose session was closed before the task ended."""
-    return SessionClosedError(
-        f"the session was closed before task {task_id} ended",
-        hint=f"the task may run on: in a new session, session.attach({task_id!r}) gets its result",
-        task_id=task_id,
-    )
-
-
 def outcome_for_waiter(outcome: EditResult | Exception) -> EditResult | Exception:
-    """Return an outcome to pass to one waiter. An error is copied, so that each waiter has its own traceback."""
+    """Return an outcome to pass to one waiter. For a :class:`QwenEditError`, return a copy with its own traceback."""
     return outcome.for_task(outcome.task_id) if isinstance(outcome, QwenEditError) else outcome

@@ -55,8 +55,7 @@ class Part(abc.ABC, Generic[P]):
     def commit(self, target: P) -> P:
         """Move the file to ``target``, and return the final path.
 
-        If ``target`` differs from the planned name, and a file with other content has it, the file gets the planned
-        name instead.
+        If a file with other content has the name ``target``, this file gets its planned name instead.
 
         Raises:
             OSError: The file can't be written, or another file has its final name.
@@ -97,7 +96,7 @@ class PartFile(Part[Path]):
             return self._path.replace(target)
 
     def _is_taken(self, target: Path) -> bool:
-        # An earlier run may have been killed just after it wrote the file.
+        # A file with the same content may be that of an earlier run that was killed just after it wrote the file.
         return target.exists() and not filecmp.cmp(self._path, target, shallow=False)
 
     def close(self) -> None:

@@ -158,7 +158,7 @@ def test_an_impossible_output_folder_is_refused_before_anything_is_paid_for(comm
     (tmp_path / "file").write_text("not a folder")
     source = photos / "a.png" if command == "edit" else photos
     assert main([command, str(source), "-i", "snow", "-o", str(tmp_path / "file"), *QUICK]) == 2
-    assert "can't be a folder" in capsys.readouterr().err
+    assert "can't be created" in capsys.readouterr().err
     assert service.statistics().submits == 0
 
 

@@ -27,7 +27,7 @@ def submission(service):
 def test_the_embedded_service_needs_no_key_and_says_what_it_is(photos, capsys):
     assert run_edit(photos, "--emulator") == 0
     captured = capsys.readouterr()
-    assert "the emulator makes these pictures, not the model" in captured.err
+    assert "the emulator, not the model, makes these pictures" in captured.err
     assert is_png(captured.out.strip())
 
 

@@ -153,7 +153,7 @@ class Entry:
         number: The edit's number in the journal.
         identity: The identity of the row, from :func:`identity_of`.
         key: The edit's key, or ``name`` for an edit without a key; shown to users.
-        name: The beginning of the files' names.
+        name: The beginning of the names of the result files.
         digest: As in :class:`Fingerprint`; empty until the row's image files are read.
         stamp: As in :class:`Fingerprint`.
         state: The edit's state.
