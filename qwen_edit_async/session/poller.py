@@ -284,8 +284,11 @@ class Poller:
 
     def closed_error(self, task_id: str) -> SessionClosedError:
         """Return the error for a task whose session was closed before the task ended."""
-        hint = f"in a new session, {self.way_back(task_id)}"
-        return SessionClosedError(f"the session was closed before task {task_id} ended", hint=hint, task_id=task_id)
+        return SessionClosedError(
+            f"the session was closed before task {task_id} ended",
+            hint=("in a new session, " if self._parts.protocol.has_tasks else "") + self.way_back(task_id),
+            task_id=task_id,
+        )
 
     def _log_unknown(self, snapshot: TaskSnapshot) -> None:
         word = snapshot.status_word[:_SHOWN_CHARACTERS]

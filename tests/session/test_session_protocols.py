@@ -30,6 +30,7 @@ from qwen_edit_async import (
     InsufficientBalanceError,
     NotFoundError,
     RateLimitError,
+    SessionClosedError,
     SubmitUncertainError,
     TaskStatus,
 )
@@ -560,3 +561,24 @@ async def test_a_connection_to_model_studio_that_takes_too_long_is_not_uncertain
         with pytest.raises(APITimeoutError, match="connecting") as caught:
             await session.edit(PHOTO, "snow")
         assert not caught.value.request_sent
+
+
+@pytest.mark.virtual_clock
+@pytest.mark.parametrize(
+    ("protocol", "hint"),
+    [
+        ("generation", "in a new session, session.attach('task-1') gets its result"),
+        ("dashscope", "this protocol can't get its result again"),
+    ],
+)
+async def test_the_error_of_a_session_that_closes_before_a_late_reply_fits_the_protocol(protocol, hint):
+    document = {"output": {"choices": [{"message": {"content": [{"image": RESULT}]}}]}, "request_id": "task-1"}
+    answer = Answer() if protocol == "generation" else says(document)
+    service = MemoryService(on_submission=in_order(attrs.evolve(answer, delay=1.1)))
+    session = await MemorySession(service, protocol=protocol, envelope="auto").open()
+    edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+    await asyncio.sleep(1.0)
+    await session.__aexit__(ValueError, None, None)
+    with pytest.raises(SessionClosedError, match="was closed before task task-1 ended") as caught:
+        await edit
+    assert caught.value.hint == hint
