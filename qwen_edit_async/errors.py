@@ -206,7 +206,8 @@ class APIResponseError(QwenEditError):
     """The service's reply can't be understood.
 
     Attributes:
-        body: The start of the reply's body, as text.
+        body: The start of the reply's body, as text. If a completed task's reply has no picture, the text names only
+            the reply's members.
     """
 
     def __init__(self, message: str, *, hint: str = "", body: str = "", task_id: str | None = None) -> None:

@@ -9,7 +9,7 @@
 
 An open session has an event loop on a thread of its own. Any other thread can use the session, even one with a running
 loop. The requests of ``edit_many`` are pulled on the thread that waits for the outcomes. Ctrl-C cancels the call that
-the main thread waits for. A copy made by pickle is a closed session.
+the main thread waits for. A session that is pickled and loaded again is closed.
 """
 
 import functools
@@ -27,7 +27,7 @@ class Face:
     _wrapped = _loop = None
 
     def _wrap(self, value):
-        if type(value) is tuple:  # not a request that is a named tuple
+        if type(value) is tuple:  # exact, so that an outcome's (wrong) request that is a named tuple keeps its type
             return tuple(map(self._wrap, value))
         if isinstance(value, AsyncIterable):
             return (self._wrap(item) for item in self._loop.iterate(value))
@@ -48,7 +48,7 @@ class Face:
 
 
 def face(wraps, on_loop=()):
-    """Return a wrapper class for an async class. Its async methods, and those named in ``on_loop``, run on the loop."""
+    """Return a wrapper class. The async methods of ``wraps``, and those named in ``on_loop``, run on the loop."""
 
     @functools.wraps(wraps.__init__)
     def init(self, *args, **options):
@@ -104,7 +104,7 @@ class EditSession(face(aio.EditSession, on_loop={"attach", "pictures"})):
         return self
 
     def close(self):
-        """Wait for calls of other threads to end, and close the session. A second call does nothing."""
+        """Wait for calls from other threads to end, and close the session. A second call does nothing."""
         self.__exit__(None)
 
     def __enter__(self):
@@ -132,7 +132,9 @@ class EditBatch(face(aio.EditBatch)):
     @functools.wraps(aio.EditBatch.run)
     def run(self, session, **options):
         if not isinstance(session, EditSession):
-            raise aio.ConfigurationError("session must be an EditSession of qwen_edit_async.sync, like this EditBatch")
+            raise aio.ConfigurationError(
+                "session must be an EditSession from qwen_edit_async.sync, because this EditBatch comes from there"
+            )
         return session._loop.call(self._wrapped.run, session._wrapped, **options)
 
     @functools.wraps(aio.EditBatch.plan)

@@ -659,7 +659,7 @@ def test_a_bulk_run_goes_on_where_it_ended(session, photos, tmp_path, qwen_edit_
 
 def test_a_bulk_run_refuses_an_asynchronous_session(photos, tmp_path, qwen_edit_emulator):
     session = aio.EditSession(qwen_edit_emulator.api_key, base_url=qwen_edit_emulator.url)
-    with pytest.raises(aio.ConfigurationError, match=r"must be an EditSession of qwen_edit_async\.sync"):
+    with pytest.raises(aio.ConfigurationError, match=r"must be an EditSession from qwen_edit_async\.sync, because"):
         sync.EditBatch(photos, tmp_path / "out", instruction="make it snow").run(session)
 
 

@@ -35,7 +35,7 @@ class _Output:
 
     Args:
         stream: The real stream, or ``None`` if the process was started without one.
-        null: The null device, which replaces a stream that can't be written.
+        null: The null device, which replaces a stream that is missing or can't be written to.
     """
 
     def __init__(self, stream: TextIO | None, null: TextIO) -> None:

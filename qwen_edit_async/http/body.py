@@ -61,7 +61,7 @@ class JSONBody(Payload):
         self, parts: Sequence[bytes], images: Sequence[Upload], offloader: Offloader, *, stall_timeout: float
     ) -> None:
         if len(parts) != len(images) + 1:
-            raise ValueError(f"{len(parts)} parts for {len(images)} images: give one part more than images")
+            raise ValueError(f"{len(parts)} parts for {len(images)} images: give {len(images) + 1}")
         super().__init__(None)
         text = parts[0]
         pieces: list[bytes | Upload] = []
@@ -106,7 +106,7 @@ class JSONBody(Payload):
         Raises:
             APIConnectionError: If the service closed the connection, or the submission was withdrawn.
             APITimeoutError: If the connection took longer than ``stall_timeout`` to accept a chunk.
-            InvalidEditError: If an image's file has changed since the edit was prepared.
+            InvalidEditError: If an image's file has changed since the edit was prepared, or can't be read any more.
         """
         self.sent_whole = False
         self.failure = None
@@ -117,7 +117,8 @@ class JSONBody(Payload):
             else:
                 await self._write_short(writer, self._short)
         except QwenEditError as error:
-            self.failure = error.for_task(None)  # a copy without the traceback, which would make a reference cycle
+            # The copy has no traceback, because a traceback would make a reference cycle.
+            self.failure = error.for_task(None)
             raise
         if self.on_sent is not None:
             self.on_sent()
@@ -209,7 +210,10 @@ def _has_news(writer: ChunkWriter) -> bool:
 
 
 async def _notice_close(writer: ChunkWriter) -> None:
-    """Raise an error if the service has closed the connection. Before the last chunk, no task can exist."""
+    """Raise an error if the service has closed the connection.
+
+    The check comes just before the last chunk is sent, when no task can exist.
+    """
     for _ in range(2):  # the loop notices the close during the first sleep, and tells the transport during the second
         await asyncio.sleep(0)
     if isinstance(writer, StreamWriter) and (writer.transport is None or writer.transport.is_closing()):

@@ -81,8 +81,9 @@ class Downloader:
         """Download a picture to ``path``. A missing folder is created. A failed download replaces no file.
 
         Returns:
-            The file's path, and a description of the picture's damage; empty without damage. If ``path`` has the
-            extension of another picture format, the extension is corrected, unless a file with that name exists.
+            The file's path, and a description of the picture's damage; empty without damage. If ``path`` has another
+            format's extension, the picture gets its own format's extension, unless a different file already has the
+            new name.
 
         Raises:
             DownloadError: No usable picture could be downloaded.

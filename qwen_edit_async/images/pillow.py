@@ -32,7 +32,10 @@ from qwen_edit_async.log import log
 
 _JPEG_SAMPLE_BYTES: Final = 8 * 1024
 _JPEG_PADDING: Final = b"\xff\0" * 8
-"""64 one-bits for a decoder that reads ahead. They can't be pixel data, because no Huffman code is all ones."""
+"""Eight bytes 0xFF, each written as ``FF 00`` as in JPEG files, for a decoder that reads ahead.
+
+Pixel data can't contain so many one-bits in a row, because no Huffman code is all ones.
+"""
 
 _SAVE_OPTIONS: Final = {
     "JPEG": {"quality": 95},
@@ -50,7 +53,7 @@ class Facts:
     Attributes:
         sides: Width and height in pixels, as stored.
         orientation: The Exif orientation; 1 is upright.
-        notes: Remarks on parts that the service ignores, without a subject, as in "has several pages".
+        notes: Remarks on parts that the service ignores. Each begins with its verb, as in "has several pages".
     """
 
     sides: tuple[int, int]
@@ -65,7 +68,7 @@ class Encoded:
     Attributes:
         file: A temporary file, which the caller closes.
         kind: The format: ``PNG``, ``JPEG`` or ``WEBP``.
-        notes: Remarks on changes and omitted parts, without a subject, as in "was turned upright".
+        notes: Remarks on changes and omitted parts. Each begins with its verb, as in "was turned upright".
     """
 
     file: IO[bytes]
@@ -81,8 +84,9 @@ def check(file: IO[bytes], findings: Findings, *, fit: bool = False) -> Facts | 
     Return the file's properties; ``None`` if a warning by Pillow was raised as an exception.
 
     For a PNG, only the header is decoded. For a JPEG, the tables and the first 8 KiB of pixel data are decoded. This
-    sample is enough, because a decoder that accepts the sample also accepts any data that follows. If a JPEG's end is
-    doubtful, the whole picture is decoded at an eighth of its size. For other formats, the first frame is decoded.
+    sample is enough, because a decoder that accepts the sample also accepts any later pixel data of the same scan. If
+    the only scan of a JPEG has suspiciously little data, the whole picture is decoded at an eighth of its size. For
+    other formats, the first frame is decoded.
 
     Raises:
         ImageError: The file can't be decoded, or has too many pixels.
@@ -229,7 +233,8 @@ def _from_array(array: Any) -> Image.Image:
         try:
             import numpy as np  # noqa: PLC0415  # optional
         except ImportError:
-            raise ImageError(f"is {type(array).__name__!r}: give a NumPy array or a PIL image") from None
+            name = type(array).__name__
+            raise ImageError(f"is {name!r}, which needs NumPy: pip install numpy, or give a PIL image") from None
         array = np.asarray(array)
     return Image.fromarray(array.reshape(shape[:2]) if shape[2:] == (1,) else array)
 

@@ -18,8 +18,8 @@ from qwen_edit_async.tasks import Estimate, TaskSnapshot
 HEADERS_READ = ("date", "retry-after", "x-request-id")
 """The reply headers that a :class:`Reply` keeps."""
 
-KNOWN_PRICE = "give the price of a picture as price=…"
-"""Advice for users of a service that can't tell what an edit costs."""
+KNOWN_PRICE = "give a bulk run or hub the price of a picture as price=…"
+"""Advice for users of a protocol or gateway that can't tell what an edit costs."""
 
 _SUCCESSES = range(200, 300)
 _EXCERPT_CHARACTERS = 2_000

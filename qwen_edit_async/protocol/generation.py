@@ -41,7 +41,7 @@ class GenerationProtocol(WireProtocol):
     model: str = MODEL
 
     def body(self, images: int, parameters: EditParameters) -> dict[str, Any]:
-        """Return a message of one to three images and one text (contract, *Creating a task*), in the envelope."""
+        """Return the JSON body for images and an instruction (contract, *Creating a task*), in the envelope's form."""
         body = message_body(images, parameters)
         if self.envelope == "params":
             body = {"input": [{"params": body}]}

@@ -28,7 +28,7 @@ _UNINFORMED = [1 / max(1.0, (start + end) / 2) for start, end in pairwise(_EDGES
 _NEWS_SHARE = 0.3
 _MOST_NEWS = 30.0
 """The weight of evidence is roughly the number of ended tasks. The estimate is renewed when the news (the new evidence)
-weighs 1 plus 30 % of the old evidence, but at most 30. After 50 ended tasks, 16 more are enough."""
+weighs 1 + 0.3 × the weight of the old evidence, or 30 if that is less. After 50 ended tasks, 16 more are enough."""
 
 _NEWS_IN_A_STRETCH = 0.1
 """The weight of the news that a task still runs. With 0, the estimate would adapt late to a slower service."""
@@ -93,8 +93,8 @@ class Survival:
     def survived(self, start: float, end: float) -> None:
         """Learn that a task ran from age ``start`` at least until age ``end``.
 
-        For speed, only the first and the last step of the stretch are marked. :meth:`_take_in_news` later adds the full
-        width of every step, so the parts of these two steps outside the stretch are subtracted here.
+        For speed, this only notes the steps in which the stretch begins and ends. :meth:`_take_in_news` later counts
+        every step of the stretch at full width. So the parts that lie outside the stretch are subtracted here.
         """
         first = bisect_right(_EDGES, start, 1, _SIZE) - 1
         after = bisect_right(_EDGES, end, 1, _SIZE)
@@ -139,7 +139,8 @@ class Survival:
     def check_age(self, age: float, cost: float) -> float:
         """Return the best age for the next check of a task running at ``age``.
 
-        ``cost`` is the lag in finding the task's end that is as bad as one more check.
+        One check counts as much as a lag of ``cost``. The lag is the time from the task's end to the check that finds
+        the end.
         """
         step = bisect_right(_EDGES, age, 1, _SIZE) - 1
         goal = self._cumulated_roots[step] + self._roots[step] * (age - _EDGES[step]) + math.sqrt(2 * cost)
@@ -147,7 +148,7 @@ class Survival:
         return _EDGES[step] + (goal - self._cumulated_roots[step]) / self._roots[step]
 
     def learn_from(self, other: Survival) -> None:
-        """Learn from the new evidence of an estimate whose prior is this estimate."""
+        """Learn from the new evidence of another estimate, which has this one as its prior."""
         self._new_events = list(map(operator.add, self._new_events, other._new_events))
         self._new_time = list(map(operator.add, self._new_time, other._new_time))
         self._entering = list(map(operator.add, self._entering, other._entering))

@@ -80,7 +80,8 @@ class Options:
 
 
 def _is_policy(value: object) -> bool:
-    if isinstance(value, type) or not isinstance(value, PollPolicy):  # a class also has a policy's methods
+    # A policy's class has the methods too, but only an instance is a policy.
+    if isinstance(value, type) or not isinstance(value, PollPolicy):
         return False
     return not (_is_async(value.next_check) or _is_async(value.ended))
 

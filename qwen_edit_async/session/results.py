@@ -62,8 +62,8 @@ class ResultStore(Protocol):
 class OutputImage:
     """One result picture, downloaded on request. Its documented format is PNG.
 
-    Its URL expires, usually after 24 hours. A later download first gets a new URL with a status check. An output image
-    can be pickled and deep-copied, but a copy has no session, so it can't be downloaded: use
+    Its URL expires, usually after 24 hours. If a download finds that the URL has expired, a status check gets a new
+    one. An output image can be pickled and deep-copied, but a copy has no session, so it can't be downloaded: use
     ``session.attach(task_id)``. The protocol ``dashscope`` supports neither new URLs nor ``attach``.
 
     Attributes:
@@ -115,8 +115,8 @@ class OutputImage:
                 an obstore store.
 
         Returns:
-            The file's path. If ``path`` has the extension of another picture format, the extension is corrected,
-            unless a file with that name exists.
+            The file's path. If ``path`` has another format's extension, the picture gets its own format's extension,
+            unless a different file already has the new name.
 
         Raises:
             ConfigurationError: If results can't be written to ``path``, for example because it is an http URL, or has
@@ -161,8 +161,8 @@ class OutputImage:
         if self._store is None:
             raise SessionClosedError(
                 f"image {self.index} of task {self.task_id} can't be downloaded, because a copied or unpickled result "
-                "has no session: with an open session, use "
-                f"(await session.attach({self.task_id!r})).images[{self.index}]",
+                f"has no session: in an open session, (await session.attach({self.task_id!r})).images has the image "
+                f"with the index {self.index}",
                 task_id=self.task_id,
             )
         return self._store
@@ -183,8 +183,8 @@ class EditResult:
         usage: The cost.
         metadata: The service's own metadata, unchanged.
         timings: The duration of each phase.
-        notes: Sentences about changes by ``fit=True``, ignored text, images that the service may have edited
-            badly, and missing pictures.
+        notes: Sentences about changes by ``fit=True``, ignored text and pages, input images that may give a bad
+            result, and missing pictures.
         request: The request; ``None`` for an attached task.
         raw: The service's whole reply, unchanged.
     """
@@ -217,7 +217,7 @@ class EditResult:
 
         Raises:
             ConfigurationError: If results can't be written to ``directory``, for example because it is an http URL.
-            DownloadError: If a usable picture could not be downloaded.
+            DownloadError: If one of the pictures could not be downloaded, or is unusable.
             OSError: If a file can't be written.
             SessionClosedError: If the session is closed.
         """
@@ -276,7 +276,7 @@ def result_or_error(
         return APIResponseError(
             f"task {snapshot.task_id} is completed, but the service's reply has no picture",
             hint=f"session.attach({snapshot.task_id!r}) checks the task again",
-            body=f"members: {', '.join(snapshot.raw)}",
+            body=f"the reply has only the members {', '.join(snapshot.raw)}",
             task_id=snapshot.task_id,
         )
     previews = Previews(request.images if request is not None else ())

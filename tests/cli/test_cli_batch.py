@@ -454,7 +454,8 @@ def test_a_dry_run_asks_for_the_price_and_creates_nothing(photos, batch, out, ca
 
 def test_a_gateway_without_prices_is_told_before_anything_is_read(photos, batch, capsys, service):
     assert batch(photos, "--dry-run", "--ask-price", "--protocol", "queue") == 2
-    said = "error: the protocol 'queue' can't tell what an edit costs; give the price of a picture as --price=…\n"
+    advice = "give a bulk run or hub the price of a picture as --price=…"
+    said = f"error: the protocol 'queue' can't tell what an edit costs; {advice}\n"
     assert capsys.readouterr() == ("", said)
 
 

@@ -159,7 +159,7 @@ async def test_a_body_that_ends_with_an_image_is_whole(offloader) -> None:
 
 
 async def test_parts_that_do_not_enclose_the_images_are_a_mistake(offloader) -> None:
-    with pytest.raises(ValueError, match="2 parts for 0 images"):
+    with pytest.raises(ValueError, match="2 parts for 0 images: give 1"):
         JSONBody([b"", b""], [], offloader, stall_timeout=1)
 
 

@@ -730,7 +730,8 @@ def test_an_object_with_nothing_but_the_array_interface_is_sent(shape) -> None:
 
 def test_an_object_with_the_array_interface_needs_numpy(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "numpy", None)
-    with pytest.raises(InvalidEditError, match="image 1 is 'OnlyInterface': give a NumPy array or a PIL image"):
+    advice = "image 1 is 'OnlyInterface', which needs NumPy: pip install numpy, or give a PIL image"
+    with pytest.raises(InvalidEditError, match=advice):
         prepare([OnlyInterface(np.zeros((400, 400), np.uint8))])
 
 

@@ -86,7 +86,11 @@ async def test_a_protocol_without_the_question_says_so(protocol):
 @pytest.mark.parametrize(
     ("answer", "error", "found"),
     [
-        (says({"error": "no route"}, 404), NotFoundError, "this gateway can't tell what an edit costs: give the price"),
+        (
+            says({"error": "no route"}, 404),
+            NotFoundError,
+            "this gateway can't tell what an edit costs: give a bulk run or hub the price",
+        ),
         (says({"data": {"cost": None, "reason": "bad size"}}), BadRequestError, "gives no price: bad size"),
         (says({"error": {"code": 40201, "message": "empty"}}), InsufficientBalanceError, "empty"),
         (says({"error": {"message": "who?"}}, 401), AuthenticationError, "who"),

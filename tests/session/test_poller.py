@@ -362,9 +362,12 @@ async def test_a_deadline_tells_the_task_and_the_last_failure():
 async def test_a_task_that_was_completed_without_pictures_by_its_deadline_is_not_called_running():
     service = MemoryService(on_check=lambda task_id, _: says({"id": task_id, "status": "completed"}))
     async with MemorySession(service) as session:
-        with pytest.raises(APIResponseError, match="task-1 is completed, but the service's reply has no picture"):
+        with pytest.raises(
+            APIResponseError, match="task-1 is completed, but the service's reply has no picture"
+        ) as caught:
             await session.edit(IMAGE, "snow", deadline=30.0)
         assert session.unfinished == ("task-1",)
+    assert caught.value.body == "the reply has only the members id, status"
 
 
 async def given_up(session: MemorySession) -> str:

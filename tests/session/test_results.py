@@ -75,6 +75,12 @@ async def test_results_and_outcomes_travel_without_their_connection(session, tmp
     assert await again.images[0].read() == await outcome.result.images[0].read()
 
 
+async def test_a_copy_names_its_picture_by_its_index_even_if_an_earlier_picture_is_missing(session):
+    [image] = copy.deepcopy(session.pictures("task-1", ["", "https://example.com/1.png"]))
+    with pytest.raises(SessionClosedError, match=r"\(await session\.attach\('task-1'\)\)\.images has .* the index 1$"):
+        await image.read()
+
+
 @pytest.mark.parametrize("travel", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
 async def test_results_and_outcomes_travel_without_their_open_files(session, tmp_path, travel):
     Image.new("RGB", (400, 400)).save(tmp_path / "a.png")

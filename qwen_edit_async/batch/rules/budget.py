@@ -11,7 +11,6 @@ import attrs
 
 from qwen_edit_async.batch.rules.report import JournalSummary
 from qwen_edit_async.errors import ConfigurationError
-from qwen_edit_async.protocol.base import KNOWN_PRICE
 from qwen_edit_async.text import counted, quoted
 
 _UNREACHABLE_LIMIT: Final = 20
@@ -257,8 +256,8 @@ class Budget:
             return self._exhaust("", "the service does not say what edits cost: use max_tasks instead of max_cost")
         if self._price is None and self._reserved:
             # `self.limit` stays empty, because a higher max_cost would not help.
-            reason = f"an edit may have been charged, but no price is known: {KNOWN_PRICE}, or use max_tasks instead"
-            return self._exhaust("", reason)
+            advice = "give the price of a picture as price=…, or use max_tasks instead"
+            return self._exhaust("", f"an edit may have been charged, but no price is known: {advice}")
         if self._price is None:
             over = self.spent >= limit or self.spent + self._highest > limit
         else:
