@@ -31,10 +31,11 @@ class Forms:
     alternative: WireProtocol | None
 
     def after(self, protocol: WireProtocol, refusal: BadRequestError) -> WireProtocol | None:
-        """Return the form to try after this form was refused; ``None`` if no other form can help."""
+        """Return the protocol in the form to try after ``protocol`` was refused; ``None`` if no other form can help."""
         if refusal.status_code not in _MALFORMED_STATUSES or protocol is self.alternative:
             return None
-        return self.alternative if protocol is self.protocol else self.protocol  # another call has found the form
+        # If `protocol` is no longer in use, another call has meanwhile found the accepted form.
+        return self.alternative if protocol is self.protocol else self.protocol
 
     def adopt(self, protocol: WireProtocol) -> bool:
         """Use this form from now on, unless a form was already accepted. Return whether this changes the form."""

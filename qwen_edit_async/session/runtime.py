@@ -44,7 +44,7 @@ from qwen_edit_async.threads import Offloader
 T = TypeVar("T")
 
 _THREADS = min(4, max(2, os.cpu_count() or 2))
-"""More threads than cores slow each other down, but with a single thread, a slow disk delays all work."""
+"""The number of threads. More threads than cores slow each other down, but with one, a slow disk delays all work."""
 
 _running: set[asyncio.Task[None]] = set()
 """The host tasks. Event loops hold tasks weakly, so without this set a host task could be garbage-collected."""
@@ -297,7 +297,7 @@ class Runtime:
             await self._stop()
 
     async def _stop(self) -> None:
-        if not self.poller.over:  # once the poller is over, a cancellation would interrupt the cleanup
+        if not self.poller.over:  # once the poller has ended, a cancellation would interrupt the cleanup
             self._task.cancel()
         await asyncio.wait([self._task])
 

@@ -71,7 +71,7 @@ def now() -> float:
 
 @attrs.define
 class Bench:
-    """A transport whose checks take their time, and a log of what was checked and ended."""
+    """A transport whose checks take set times, and a log of the checks and ends."""
 
     durations: dict[str, float] = attrs.field(factory=dict)
     seconds: dict[str, float] = attrs.field(factory=dict)
@@ -378,7 +378,7 @@ async def test_a_deadline_claims_no_more_than_is_known():
     async with MemorySession(MemoryService(duration=1000.0), polling=FixedInterval(10.0)) as session:
         words = await given_up(session)
     assert (
-        "the deadline passed before a check found that task task-1 had ended (checks answered: 3); it may run on"
+        "the deadline passed before a check found that task task-1 had ended (checks answered: 3); the task may run on"
         in words
     )
 

@@ -237,7 +237,7 @@ async def test_a_pause_beyond_the_deadline_is_not_waited_for():
             await session.edit(IMAGE, "snow", deadline=60.0)
         assert now() - start < 1
     assert caught.value.retry_after == 100
-    assert "longer pause than the deadline" in caught.value.summary
+    assert "the deadline of the edit leaves no time for another attempt" in caught.value.summary
     assert str(caught.value).endswith(f"retry after 100 s); {caught.value.summary}")
 
 
@@ -594,8 +594,8 @@ async def test_the_change_of_envelope_is_logged_once(caplog):
         await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(5)))
     assert [record.message for record in caplog.records] == [
         (
-            f"the service accepts {GenerationProtocol('params')} instead of {GenerationProtocol('flat')}: "
-            "the accepted form is used from now on"
+            f"the service refused the request body of {GenerationProtocol('flat')}, "
+            f"but accepted that of {GenerationProtocol('params')}, which is used from now on"
         )
     ]
 
@@ -717,7 +717,7 @@ async def test_a_deadline_while_the_reply_is_pending_is_uncertain_and_the_id_is_
         assert (session.unfinished, session.statistics().uncertain) == ((), 1)
         await asyncio.sleep(30)
         assert session.unfinished == ("task-1",)
-    assert "a given-up submission created task task-1" in caplog.text
+    assert "a submission that nobody waits for any more created task task-1: session.attach('task-1')" in caplog.text
     assert service.aborted == []
 
 
