@@ -47,7 +47,7 @@ pytestmark = pytest.mark.anyio
 
 
 class NoisyEngine:
-    """Returns the same picture of several pieces for every task."""
+    """Returns the same picture for every task. By default, it is large enough to arrive in several pieces."""
 
     reads_images = False
 

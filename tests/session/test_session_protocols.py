@@ -270,7 +270,7 @@ async def test_the_second_call_is_made_though_submissions_are_refused(code):
 
 
 def naming_a_task(status_code, code):
-    """Return the answer to a first submission that is refused, but accepted, and whose task is named."""
+    """Return an answer that refuses a first submission, although the service has accepted it, and names its task."""
     reply = status(status_code, code=code, message="broken").reply
     body = json.dumps({"id": "task-1"} | json.loads(reply.body)).encode()
     return Answer(attrs.evolve(reply, body=body), accepted=True)
