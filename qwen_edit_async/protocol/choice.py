@@ -14,7 +14,7 @@ from qwen_edit_async.text import quoted
 ProtocolName = Literal["generation", "queue", "dashscope"]
 EnvelopeOption = Literal["auto"] | Envelope
 
-_MALFORMED_STATUSES: Final = frozenset({200, 400, 422})
+MALFORMED_STATUSES: Final = frozenset({200, 400, 422})
 """The HTTP statuses with which services refuse a body of the wrong form. Some services use 200 for this."""
 
 
@@ -32,7 +32,7 @@ class Forms:
 
     def after(self, protocol: WireProtocol, refusal: BadRequestError) -> WireProtocol | None:
         """Return the protocol in the form to try after ``protocol`` was refused; ``None`` if no other form can help."""
-        if refusal.status_code not in _MALFORMED_STATUSES or protocol is self.alternative:
+        if refusal.status_code not in MALFORMED_STATUSES or protocol is self.alternative:
             return None
         # If `protocol` is no longer in use, another call has meanwhile found the accepted form.
         return self.alternative if protocol is self.protocol else self.protocol

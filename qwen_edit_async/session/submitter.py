@@ -26,6 +26,7 @@ from qwen_edit_async.images.prepare import prepare, url_uploads
 from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import Call, WireProtocol
+from qwen_edit_async.protocol.choice import MALFORMED_STATUSES
 from qwen_edit_async.scheduling.retry import CallFailure, judge_submission, pause_after
 from qwen_edit_async.session.background import BackgroundTasks
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
@@ -154,7 +155,8 @@ class Submitter:
                 return await self._attempt(submission, protocol)
             except BadRequestError as error:
                 if (other := self.parts.forms.after(protocol, error)) is None:
-                    if first_refusal is not None:  # malformed in both forms, so the form is not the cause
+                    # If the request is malformed in both forms, the form is not the cause.
+                    if first_refusal is not None and error.status_code in MALFORMED_STATUSES:
                         raise first_refusal from None
                     raise
                 protocol, first_refusal = other, error

@@ -30,6 +30,7 @@ from qwen_edit_async import (
     InsufficientBalanceError,
     NotFoundError,
     RateLimitError,
+    SessionClosedError,
     SubmitUncertainError,
     TaskStatus,
 )
@@ -183,6 +184,15 @@ async def test_a_result_of_model_studio_that_expired_is_not_said_to_be_had_again
             await elsewhere.read()
         assert caught.value.hint == f"the image's URL is valid for a limited time, {NO_OTHER}"
         assert (session.has_tasks, elsewhere.expires_at, len(emulator.tasks)) == (False, None, 1)
+
+
+async def test_a_picture_of_a_closed_session_of_model_studio_is_not_said_to_be_had_again():
+    async with session_in("dashscope") as (_, session):
+        [image] = (await session.edit(PHOTO, "snow")).images
+        await session.aclose()
+        with pytest.raises(SessionClosedError, match="this protocol can't get its result again") as caught:
+            await image.read()
+    assert "attach" not in str(caught.value)
 
 
 @pytest.mark.virtual_clock

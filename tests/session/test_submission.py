@@ -667,6 +667,15 @@ async def test_the_other_envelope_failing_for_another_reason_is_that_reason():
     assert [each.envelope for each in service.submissions] == ["flat", "params", "flat"]
 
 
+async def test_another_refusal_of_the_other_envelope_is_raised_instead_of_the_first():
+    service = MemoryService(on_submission=in_order(status(400), status(413)))
+    async with MemorySession(service, envelope="auto") as session:
+        with pytest.raises(BadRequestError) as caught:
+            await session.edit(IMAGE, "snow")
+    assert caught.value.status_code == 413
+    assert [each.envelope for each in service.submissions] == ["flat", "params"]
+
+
 @pytest.mark.parametrize("pinned", ["flat", "params"])
 async def test_a_pinned_envelope_is_the_only_one_tried(pinned):
     service = MemoryService(on_submission=lambda _: status(400))
