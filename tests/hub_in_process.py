@@ -36,7 +36,7 @@ class LocalHub:
 
 @attrs.define
 class DeafHub:
-    """A hub that misses the calls of one method, as if the worker died just before.
+    """A hub that never gets the calls of one method, as if the worker had died before the call.
 
     Attributes:
         hub: The hub that gets the other calls.

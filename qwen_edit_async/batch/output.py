@@ -114,7 +114,7 @@ class BatchOutput:
     def are_whole(self, files: Sequence[tuple[str, int]]) -> bool:
         """Return whether all saved pictures have their recorded sizes.
 
-        A local ``.png`` file must also have its end marker, or be one of the odd files that a download accepts.
+        A local ``.png`` file without an end marker must also pass the check for downloads.
         """
         if isinstance(self.folder, BucketPath):
             there = self._files_in(self.folder)
@@ -130,7 +130,10 @@ class BatchOutput:
         return os.path.lexists(self.folder / name)
 
     def _is_folder(self, name: str) -> bool:
-        """Return whether a name is taken by a folder. A result replaces a link to a folder as it replaces any link."""
+        """Return whether a name is taken by a folder.
+
+        A link to a folder does not count, because a result replaces the link itself.
+        """
         if isinstance(self.folder, BucketPath):
             return False
         path = self.folder / name

@@ -122,7 +122,7 @@ class BatchOptions:
     concurrency: Annotated[int, Parameter(name=("--concurrency", "-c"))] = 16
     """Maximum number of tasks in flight."""
     recursive: Flag = False
-    """Also read subfolders, except hidden ones. On disk, system folders and results of other runs are left out too."""
+    """Also read subfolders, except hidden ones. In a local folder, skip system folders and other runs' results too."""
     overwrite: Flag = False
     """Replace existing files that this batch did not make. By default, an edit that would replace such a file fails."""
     edit_changed: Flag = False
@@ -138,14 +138,14 @@ class BatchOptions:
     gallery_limit: int = 2000
     """Maximum number of edits in report.html, failed edits first. 0 means no report.html."""
     dry_run: Flag = False
-    """Only print what a run would do and which rows are bad. Needs no key and writes nothing."""
+    """Only print what a run would do and which rows are bad. Writes nothing. Needs no key, except with --ask-price."""
     price: Decimal | None = None
-    """The price of a picture, for --dry-run, and for --max-cost until the service states a higher one."""
+    """The price of a picture, for --dry-run and --max-cost. For --max-cost, a price that the service stated in an earlier run, or a higher one, replaces it."""  # noqa: E501  # one line of help
     ask_price: Flag = False
     """Request the price from the service. This sends a small picture, but creates no task and costs nothing."""
 
     def batch_options(self) -> dict[str, Any]:
-        """Return these options as arguments of :class:`EditBatch`, except the price."""
+        """Return the options that are arguments of :class:`EditBatch`, except the price."""
         return attrs.asdict(self, filter=attrs.filters.exclude("concurrency", "dry_run", "price", "ask_price"))
 
 
@@ -165,7 +165,7 @@ class HubOptions:
     max_cost: Decimal | None = None
     """Stop submitting before the folder's edits together could cost more than this amount."""
     price: Decimal | None = None
-    """The price of a picture, for --max-cost until the service states a higher one."""
+    """The price of a picture, for --max-cost. A price stated in an earlier run, or a higher one, replaces it."""
     max_tasks: int | None = None
     """Stop submitting after this many tasks have been created for the folder."""
 

@@ -1,7 +1,7 @@
 """Opens images (bytes, data URIs, paths, open files and remote paths) as uploads. Blocking.
 
-An upload encodes its image as Base64 text for a JSON body, chunk by chunk. Each attempt to submit opens local files
-again, and reads and encodes every chunk again. So an abandoned attempt can't disturb the next one.
+An upload encodes its image as Base64 text for a JSON body, chunk by chunk. Each attempt to submit opens large local
+files again, and encodes every chunk again. So an abandoned attempt can't disturb the next one.
 """
 
 from __future__ import annotations
@@ -181,7 +181,10 @@ def path_upload(path: str, status: os.stat_result) -> Upload:
 
 
 def _read_unchanged(file: io.BufferedReader[Any], status: os.stat_result, start: int, size: int) -> bytes:
-    """Read part of a file, and check the file's size and time. The reader's own lock lets any thread close it."""
+    """Read part of a file, and check the file's size and time.
+
+    A ``BufferedReader`` has its own lock, so another thread may close the file during a read.
+    """
     try:
         file.seek(start)
         chunk = file.read(size)

@@ -14,7 +14,7 @@ from qwen_edit_async.text import quoted
 ProtocolName = Literal["generation", "queue", "dashscope"]
 EnvelopeOption = Literal["auto"] | Envelope
 
-_MALFORMED_STATUSES: Final = frozenset({200, 400, 422})
+MALFORMED_STATUSES: Final = frozenset({200, 400, 422})
 """The HTTP statuses with which services refuse a body of the wrong form. Some services use 200 for this."""
 
 
@@ -31,10 +31,11 @@ class Forms:
     alternative: WireProtocol | None
 
     def after(self, protocol: WireProtocol, refusal: BadRequestError) -> WireProtocol | None:
-        """Return the form to try after this form was refused; ``None`` if no other form can help."""
-        if refusal.status_code not in _MALFORMED_STATUSES or protocol is self.alternative:
+        """Return the protocol in the form to try after ``protocol`` was refused; ``None`` if no other form can help."""
+        if refusal.status_code not in MALFORMED_STATUSES or protocol is self.alternative:
             return None
-        return self.alternative if protocol is self.protocol else self.protocol  # another call has found the form
+        # If `protocol` is no longer in use, another call has meanwhile found the accepted form.
+        return self.alternative if protocol is self.protocol else self.protocol
 
     def adopt(self, protocol: WireProtocol) -> bool:
         """Use this form from now on, unless a form was already accepted. Return whether this changes the form."""

@@ -36,9 +36,10 @@ from qwen_edit_async.storage.paths import AnyPath, FilePath, file_path
 from qwen_edit_async.threads import Offloader
 
 _AT_A_TIME: Final = 16
-"""The maximum number of rows of a batch that a worker edits at a time, with their images in memory.
+"""The maximum number of rows of each batch that a worker edits at a time, with their images in memory.
 
-By default, Ray Data gives a worker at most four batches at a time with ``map_batches``, or 16 rows with ``map``.
+A worker may have several batches. By default, Ray Data gives it at most four batches at a time with ``map_batches``, or
+16 rows with ``map``.
 """
 
 
@@ -72,8 +73,8 @@ class EditRows:
 
     The worker sends an image to the hub shortly before the edit is submitted. For an image in a bucket, the worker
     sends a presigned URL, so the hub needs no credentials for the bucket. The service must fetch the
-    image within 12 hours, and before temporary credentials expire. The worker downloads the results without the API
-    key.
+    image within 12 hours, and before the worker's temporary credentials expire. The worker downloads the results
+    without the API key.
 
     With Daft, pass the columns to the method ``edit``::
 
@@ -209,7 +210,7 @@ def _identified(image: Any) -> Any:
 
 
 def _sendable(image: Any, *, inline: bool) -> Any:
-    """Return a URL or pixels unchanged, and the content of any other image. Blocking.
+    """Return a URL, a PIL image or an array unchanged, and the content of any other image. Blocking.
 
     For an image in a bucket, return a presigned URL instead, unless ``inline`` is true or the bucket can't sign URLs.
     """

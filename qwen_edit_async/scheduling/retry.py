@@ -39,7 +39,7 @@ class CallFailure(enum.Enum):
     REFUSED = "certainly not accepted; a retry may succeed"
     THROTTLED = "certainly not accepted, because of too many requests; a later retry may succeed"
     UNCERTAIN = "possibly accepted"
-    ENDS_SESSION = "every call of this session will fail"
+    ENDS_SESSION = "every call of this kind will fail in this session"
     ENDS_CALL = "every attempt of this call will fail"
 
 
@@ -130,11 +130,14 @@ class Attempts:
             again = repeatable and self._failures <= self.max_retries and resumes_at <= deadline
         if again:
             self.count += 1
-            error.__traceback__ = None  # it refers to this object, which would make a reference cycle
+            error.__traceback__ = None  # the traceback refers to this object, which keeps the error: a reference cycle
         return again
 
     def error_when_late(self) -> QwenEditError:
-        """Return the error of an edit whose deadline has passed, unless an attempt waits for its reply."""
+        """Return the error of an edit whose deadline has passed.
+
+        Call this only if no whole request waits for its reply.
+        """
         if self.last_error is None:
             return DeadlineExceededError("the deadline passed before the edit could be submitted")
         if isinstance(self.last_error, RateLimitError):
@@ -142,7 +145,10 @@ class Attempts:
         return self.last_error
 
     def final_error(self, error: Exception) -> Exception:
-        """Return the error to raise when the edit ends with ``error``, because an attempt may have created a task."""
+        """Return the error to raise when the edit ends with ``error``.
+
+        If an attempt may have created a task, this is a :class:`SubmitUncertainError`.
+        """
         if not self.may_exist or isinstance(error, SubmitUncertainError):
             return error
         uncertain = SubmitUncertainError(

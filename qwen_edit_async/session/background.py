@@ -21,7 +21,7 @@ class BackgroundTasks:
     _tasks: dict[asyncio.Task[None], Submission | None] = attrs.field(factory=dict, init=False)
 
     def start(self, work: Coroutine[Any, Any, None], submission: Submission | None = None) -> asyncio.Task[None]:
-        """Start a background task. ``submission`` is the submission that ends with the task, if there is one.
+        """Start a background task. ``submission`` is the submission whose work the task does, if any.
 
         ``work`` must not raise an :class:`Exception`.
 

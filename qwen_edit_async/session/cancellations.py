@@ -13,16 +13,17 @@ from qwen_edit_async.session.parts import SessionParts
 from qwen_edit_async.tasks import TaskSnapshot
 
 _REPLY_SECONDS = 5.0
-"""The time limit for a request, including its wait for a turn."""
+"""The time limit for a request, in seconds. It includes the wait for one of the ``_CONCURRENT`` places."""
 
 _CONCURRENT = 16
+"""The maximum number of concurrent requests."""
 
 
 @attrs.define(eq=False)
 class Cancellations:
     """Asks the service to cancel tasks. If a request fails, the task may run on, and a warning is logged.
 
-    The id of a task that the service has cancelled is removed from ``given_up``.
+    If the service cancels a task, its id is removed from the poller's ids of given-up tasks.
     """
 
     _parts: SessionParts

@@ -19,16 +19,17 @@ _LATE_SECONDS: Final = 1.0
 class Deadline:
     """Limits the time from taking a slot until the service accepts the edit.
 
-    A wait for a turn, the right to send a request, does not count. But the deadline passes during such a wait if the
-    service accepts no edit for ``seconds``. All times are on the event loop's clock.
+    Waits in line do not count; see :meth:`wait_in_line`. But if the service accepts no edit for ``seconds``, the
+    deadline passes even during such a wait. All times are on the event loop's clock.
 
     Args:
         seconds: The time limit.
         gate: The session's gate, which knows when the service last accepted an edit.
 
     Attributes:
-        passed: Done when the deadline has passed; cancelled by :meth:`stop`.
-        counts_from: The time when the submission last took a slot, plus its later waits; infinity before that.
+        passed: A future that is done when the deadline has passed. :meth:`stop` cancels it.
+        counts_from: The time when the submission last took a slot, plus the seconds that it has waited in line since
+            then. Infinity before the first slot.
     """
 
     def __init__(self, seconds: float, gate: Gate) -> None:
@@ -47,7 +48,7 @@ class Deadline:
 
     @property
     def at_in_line(self) -> float:
-        """The deadline during a wait for a turn. It moves whenever the service accepts another edit."""
+        """The deadline during a wait in line. It moves whenever the service accepts another edit."""
         return max(self._first_slot_at, self._gate.pacer.accepted_at) + self._seconds
 
     def start(self, now: float) -> None:
@@ -76,7 +77,7 @@ class Deadline:
             APITimeoutError: If the reply did not arrive in time.
         """
         limit, end = asyncio.timeout(None), self.at + _LATE_SECONDS
-        # The timer does not end the wait at once, so that a result that arrived while the loop was blocked goes first.
+        # The timer only arms the timeout, so a result that arrived while the loop was blocked is handled first.
         timer = self._gate.loop.call_at(end, limit.reschedule, end)
         try:
             async with limit:

@@ -26,7 +26,7 @@ class SessionParts:
     Attributes:
         forms: The forms of request bodies that the service may accept.
         offloader: The threads that read and encode images.
-        form_trial: Held by the one submission that tries several forms. The others wait for the outcome.
+        form_trial: The lock that one submission holds while it tries the forms. Other submissions wait for it.
     """
 
     transport: Transport

@@ -53,10 +53,10 @@ _SHOWN_CHARACTERS = 80
 
 
 class Poller:
-    """Checks the status of all tasks of a session. The gate's pauses and request rate limit the checks too.
+    """Checks the status of all tasks of a session. The gate's pauses and learned request rate apply to the checks too.
 
     Attributes:
-        over: Whether the session's background work has ended. The policy is then no longer called.
+        over: Whether the session's host task has stopped polling. The policy is then no longer called.
     """
 
     def __init__(self, parts: SessionParts, store: ResultStore) -> None:
@@ -69,7 +69,8 @@ class Poller:
         self._counters = parts.counters
         self._store = store
         self._open_checks = 0
-        self._being_checked: dict[EditTask, float] = {}  # when each counted check began, the oldest first
+        # The start times of the checks that count against MAX_CONCURRENT_CHECKS, oldest first.
+        self._being_checked: dict[EditTask, float] = {}
         self._alarm: asyncio.Future[float] | None = None
         self._asleep_until = -math.inf
         self._policy_error: Exception | None = None
@@ -134,15 +135,16 @@ class Poller:
             self.give_up(task, self.closed_error(task.task_id) if error is None else error)
 
     def remember_orphan(self, snapshot: TaskSnapshot, *, owned: bool) -> None:
-        """Remember a task whose submission was given up before the task's id arrived.
+        """Remember a task whose id arrived after its submission was given up, or after the session had ended.
 
         If the task is ``owned``, ask the service to cancel it.
         """
         self._remember_id(snapshot.task_id)
         if owned:
             self.cancellations.ask(snapshot)
-        way = self.way_back(snapshot.task_id) if owned else "the journal or other observer has its id"
-        about(snapshot.task_id).warning("a given-up submission created task %s: %s", snapshot.task_id, way)
+        way = self.way_back(snapshot.task_id) if owned else "its observer, such as a journal, has its id"
+        text = "a submission that nobody waits for any more created task %s: %s"
+        about(snapshot.task_id).warning(text, snapshot.task_id, way)
 
     def remember_unclaimed(self, task_id: str) -> None:
         """Remember a task whose result nobody fetched."""
@@ -185,7 +187,8 @@ class Poller:
         snapshot = protocol.read_status(await transport.send(protocol.status_check(task)), task)
         if (call := protocol.result_call(snapshot)) is None:
             return snapshot
-        with contextlib.suppress(APIStatusError):  # refused submissions do not end the checks of paid tasks
+        # A gate that a refused submission closed must not end the checks of paid tasks.
+        with contextlib.suppress(APIStatusError):
             await self._parts.gate.wait_turn()
         try:
             return protocol.read_status(await transport.send(call), snapshot)
@@ -225,7 +228,7 @@ class Poller:
         match self._schedule.failed(task, error, sent_at, self.loop.time(), self._parts.options.random.random()):
             case CallFailure.ENDS_CALL:
                 self._end(task, error)
-            case CallFailure.ENDS_SESSION:  # every call would fail like this one
+            case CallFailure.ENDS_SESSION:  # every check would fail like this one
                 self._parts.gate.close(error)
                 for each in list(self._schedule.tasks):
                     self.give_up(each, error.for_task(each.task_id))
@@ -259,7 +262,7 @@ class Poller:
         self._report_event(task, EditEnded, timings=timings, cost=cost, error=error)
 
     def _report_event(self, task: EditTask, kind: type[EditEvent], **facts: Any) -> None:
-        """Report an event, with the context variables of the task's submitter."""
+        """Report an event in the context of the caller who submitted or attached the task."""
         if self._parts.options.on_event is not None:
             # A copy, because a context can't be entered again while a check runs in it.
             task.context.copy().run(self._parts.tell, kind, request=task.request, task_id=task.task_id, **facts)
@@ -306,7 +309,7 @@ class Poller:
         error = DeadlineExceededError(
             f"the deadline passed before a check found that task {task.task_id} had ended "
             f"(checks answered: {task.checks}{word}{withheld}){last}",
-            hint=f"it may run on: session.attach({task.task_id!r}) waits for it again",
+            hint=f"the task may run on: session.attach({task.task_id!r}) waits for it again",
             task_id=task.task_id,
         )
         error.__cause__ = task.last_failure if task.failures else None
@@ -351,4 +354,4 @@ class Poller:
     def _crash(self, error: Exception) -> None:
         """End :meth:`run`, and so the session, with the error of a user's policy."""
         self._policy_error = self._policy_error or error
-        self._wake()  # a future takes no StopIteration, which a policy may raise
+        self._wake()  # not `set_exception`, because a future refuses StopIteration, which a policy may raise

@@ -25,7 +25,7 @@ from qwen_edit_async.images.upload import Upload
 from qwen_edit_async.log import log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import WireProtocol
-from qwen_edit_async.protocol.choice import Forms
+from qwen_edit_async.protocol.choice import MALFORMED_STATUSES, Forms
 from qwen_edit_async.scheduling.pacer import Pacer
 from qwen_edit_async.scheduling.retry import CallFailure, judge_check
 from qwen_edit_async.session.background import BackgroundTasks
@@ -44,7 +44,7 @@ from qwen_edit_async.threads import Offloader
 T = TypeVar("T")
 
 _THREADS = min(4, max(2, os.cpu_count() or 2))
-"""More threads than cores slow each other down, but with a single thread, a slow disk delays all work."""
+"""The number of threads. More threads than cores slow each other down, but with one, a slow disk delays all work."""
 
 _running: set[asyncio.Task[None]] = set()
 """The host tasks. Event loops hold tasks weakly, so without this set a host task could be garbage-collected."""
@@ -138,7 +138,7 @@ class Runtime:
             except BadRequestError as error:
                 if (other := self._parts.forms.after(protocol, error)) is None:
                     self._parts.check_failed(error, sent_at)
-                    if first_refusal is not None:
+                    if first_refusal is not None and error.status_code in MALFORMED_STATUSES:
                         raise first_refusal from None
                     raise
                 protocol, first_refusal = other, error
@@ -194,13 +194,13 @@ class Runtime:
 
     async def read(self, url: str, task_id: str, index: int) -> bytes:
         """Download a result picture."""
-        self.require_running()
+        self.require_running(task_id)
         with self.poller.active_calls:
             return await self._downloader.read(url, task_id, index)
 
     async def save(self, url: str, task_id: str, index: int, path: FilePath) -> tuple[FilePath, str]:
         """Download a result picture to a file, and return the file's path and a description of any damage."""
-        self.require_running()
+        self.require_running(task_id)
         with self.poller.active_calls:
             return await self._downloader.save(url, task_id, index, path)
 
@@ -210,15 +210,19 @@ class Runtime:
         with self.poller.active_calls:
             return await self._offloader.run(function, *arguments)
 
-    def require_running(self) -> None:
+    def require_running(self, task_id: str | None = None) -> None:
         """Check that the session is open, in this process and on this event loop.
+
+        If ``task_id`` is given, the error says how to get that task's result.
 
         Raises:
             SessionClosedError: If the session is closed, or belongs to another process or event loop.
         """
         self.require_own_loop()
         if self._task.done():
-            raise SessionClosedError("the session is closed: in a new session, session.attach(task_id) gets the result")
+            hint = "" if task_id is None else self.poller.way_back(task_id)
+            state = "is closed" if self.crash is None else "has crashed"
+            raise SessionClosedError(f"the session {state}: create another", hint=hint, task_id=task_id)
 
     def require_own_loop(self) -> None:
         """Check that the session was opened in this process and on this event loop.
@@ -297,7 +301,7 @@ class Runtime:
             await self._stop()
 
     async def _stop(self) -> None:
-        if not self.poller.over:  # once the poller is over, a cancellation would interrupt the cleanup
+        if not self.poller.over:  # once the poller has ended, a cancellation would interrupt the cleanup
             self._task.cancel()
         await asyncio.wait([self._task])
 

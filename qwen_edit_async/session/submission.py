@@ -77,7 +77,7 @@ class Submission:
         self.slot = Slot(gate)
         self.deadline = Deadline(self._limits.deadline, gate)
         self.deadline.passed.add_done_callback(self._expire)
-        # An observer may belong to a bulk run, whose budget must admit each submission.
+        # With an observer, no uncertain submission is repeated, because a bulk run's budget must admit each submission.
         consent = self._parts.options.resubmit_uncertain and self.observer is None
         self.attempts = Attempts(self._limits.max_retries, consent)
 
@@ -125,7 +125,7 @@ class Submission:
         return self.attempts.error_when_late()
 
     def refuse(self, error: Exception) -> None:
-        """End the edit with an error, because the service has not accepted it."""
+        """End the edit with an error, because no reply shows that the service accepted it."""
         if isinstance(error, NotNowError):
             self.accepted.set_exception(error)
         else:

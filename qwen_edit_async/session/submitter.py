@@ -26,6 +26,7 @@ from qwen_edit_async.images.prepare import prepare, url_uploads
 from qwen_edit_async.log import about, log
 from qwen_edit_async.models import EditRequest
 from qwen_edit_async.protocol.base import Call, WireProtocol
+from qwen_edit_async.protocol.choice import MALFORMED_STATUSES
 from qwen_edit_async.scheduling.retry import CallFailure, judge_submission, pause_after
 from qwen_edit_async.session.background import BackgroundTasks
 from qwen_edit_async.session.observer import CallSite, SubmissionObserver
@@ -135,7 +136,7 @@ class Submitter:
             await self._wait_before_attempt(submission, failure)
 
     async def _attempt_accepted_form(self, submission: Submission) -> TaskSnapshot:
-        """Make an attempt in the form that the service accepts, or in each form if that form is unknown."""
+        """Make an attempt in the form that the service accepts. If it is unknown, try one form after the other."""
         parts = self.parts
         if parts.forms.alternative is not None:
             await submission.deadline.wait_in_line(parts.form_trial.acquire())
@@ -154,7 +155,8 @@ class Submitter:
                 return await self._attempt(submission, protocol)
             except BadRequestError as error:
                 if (other := self.parts.forms.after(protocol, error)) is None:
-                    if first_refusal is not None:  # malformed in both forms, so the form is not the cause
+                    # If the request is malformed in both forms, the form is not the cause.
+                    if first_refusal is not None and error.status_code in MALFORMED_STATUSES:
                         raise first_refusal from None
                     raise
                 protocol, first_refusal = other, error
@@ -182,7 +184,8 @@ class Submitter:
                 fate = judge_submission(error)
             elif body.sent_whole:  # a cancellation, or a bug in this package
                 fate = CallFailure.UNCERTAIN
-            if isinstance(error, Exception):  # after a cancellation, `sent_whole` still needs `pending`
+            # Keep `pending` after a cancellation, because `Submission.sent_whole` reads it.
+            if isinstance(error, Exception):
                 submission.pending = None
             raise
         finally:
@@ -192,7 +195,9 @@ class Submitter:
         earlier = parts.protocol
         if parts.forms.adopt(protocol):
             log.warning(
-                "the service accepts %r instead of %r: the accepted form is used from now on", protocol, earlier
+                "the service refused the request body of %r, but accepted that of %r, which is used from now on",
+                earlier,
+                protocol,
             )
         return snapshot
 
@@ -218,11 +223,11 @@ class Submitter:
     def _judge(self, submission: Submission, error: QwenEditError) -> CallFailure | None:
         """Record a failed attempt. Return the kind of failure if another attempt may follow, or else ``None``.
 
-        The failure may slow or close the whole session, even if nobody waits for this submission any more.
+        The failure may slow the session's requests or close its gate, even if nobody waits for the submission any more.
         """
         parts, deadline, attempts = self.parts, submission.deadline, submission.attempts
         failure = self._apply_to_session(submission, error)
-        # A submission that was given up is already counted as uncertain.
+        # A submission that was given up after sending was counted as uncertain. This failure replaces that count.
         parts.counters.uncertain += (failure is CallFailure.UNCERTAIN) - (submission.given_up_at < math.inf)
         again = attempts.failed(
             error,
@@ -232,7 +237,7 @@ class Submitter:
             deadline_in_line=deadline.at_in_line,
         )
         if failure is CallFailure.THROTTLED and not again:
-            error.hint = "the service requests a longer pause than the deadline of the edit allows"
+            error.hint = "the deadline of the edit leaves no time for another attempt"
         if not again or submission.accepted.done():
             return None
         self._report_retry(submission, error, failure)
@@ -248,7 +253,7 @@ class Submitter:
             await self.parts.gate.sleep(delay)
 
     def _apply_to_session(self, submission: Submission, error: QwenEditError) -> CallFailure:
-        """Slow or close the whole session as a failure requires. Return the kind of failure."""
+        """Slow the session's requests, or close its gate, as a failure requires. Return the kind of failure."""
         parts, failure = self.parts, judge_submission(error)
         if failure is CallFailure.ENDS_SESSION:
             parts.gate.close(error)

@@ -154,7 +154,7 @@ async def test_a_reply_that_comes_just_as_the_deadline_passes_counts_once(tmp_pa
     )
 
     class JustInTime(MemoryService):
-        """Its first reply comes at the deadline, and reaches the session so many steps of the event loop later."""
+        """A service whose first reply comes at the deadline, and reaches the session ``steps`` loop steps later."""
 
         async def _create(self, call, body):
             reply = await super()._create(call, body)

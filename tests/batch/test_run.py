@@ -905,7 +905,7 @@ async def test_what_lost_replies_may_have_cost_is_kept_in_mind_by_the_next_run(r
     assert (report.saved, report.uncertain, emulator.statistics().tasks_created) == (2, 1, 3)
 
 
-async def test_lost_replies_do_not_exceed_the_limit_though_no_price_is_known(requests, out):
+async def test_costs_stay_within_the_limit_after_lost_replies_though_no_price_is_known(requests, out):
     async with service(Fault.drop_reply().on("submit")) as (emulator, session):
         for consent in (False, True):
             report = await EditBatch(requests(10), out, max_cost="0.10", resubmit_uncertain=consent).run(session)

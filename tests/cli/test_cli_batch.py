@@ -335,11 +335,12 @@ def test_a_service_without_prices_ends_a_run_with_a_limit_of_cost(photos, batch,
     assert "\nrun it again to go on: " in text
 
 
-def test_a_lost_reply_ends_a_run_with_a_limit_of_cost_until_a_price_is_given(photos, batch, capsys, service):
+def test_after_a_lost_reply_a_run_with_a_cost_limit_needs_a_price(photos, batch, capsys, service):
     service.inject(Fault.drop_reply().on("submit").nth(1))
     assert batch(photos, "--max-cost", "1", "--concurrency", "1") == 1
     text = capsys.readouterr().err
-    assert "no price is known: give the price of a picture as --price=…, or use --max-tasks instead\n" in text
+    advice = "give the price of a picture as --price=…, or use --max-tasks instead of --max-cost"
+    assert f"no price is known: {advice}\n" in text
     assert len(service.tasks) == 1
     assert batch(photos, "--max-cost", "1", "--ask-price") == 1
     assert "2 of 3 edits done" in capsys.readouterr().err

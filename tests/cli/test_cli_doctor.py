@@ -49,7 +49,7 @@ def gateway(monkeypatch):
 
 @pytest.fixture
 def findings(service, examine, monkeypatch):
-    """Return a function that runs the command on a server with the same answer to every request."""
+    """Return a function that runs ``doctor`` against a server that gives every request the same answer."""
     with contextlib.ExitStack() as stack:
 
         def run(*options, status, body, headers=None):

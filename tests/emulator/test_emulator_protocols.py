@@ -377,7 +377,7 @@ def model_studio(monkeypatch):
 
 
 class AnHour:
-    """The duration of an hour. Notes the emulator's loop, which from then on refuses calls from other threads."""
+    """An hour's duration. It stores the emulator's loop. Debug mode makes the loop refuse calls from other threads."""
 
     def __call__(self, _):
         self.loop = asyncio.get_running_loop()

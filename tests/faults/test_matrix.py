@@ -113,7 +113,7 @@ WORK_OF_PHASE = {"cancel": ((given_up, 1),), "precharge": ((estimated, 1),)}
 
 
 def phases_of(fault: Fault) -> list[str]:
-    """Return the phases whose requests the fault strikes."""
+    """Return the phases whose requests the fault strikes, or ``task`` if there are none."""
     struck = [phase for phase in get_args(Operation) if FaultRun(FaultPlan([fault])).on_request(phase, 1, None)]
     return struck or ["task"]
 

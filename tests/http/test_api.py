@@ -711,7 +711,10 @@ async def test_a_cancelled_call_closes_its_connection(make_body):
 
 @contextlib.asynccontextmanager
 async def hanging_call(body) -> AsyncIterator[tuple[Callable[[], Awaitable[object]], Callable[[], Awaitable[None]]]]:
-    """A call that is never answered, to be made once, and a function that waits until the server has its request."""
+    """Yield a call that is never answered, and a function that waits until the server has its request.
+
+    Make the call only once.
+    """
     async with serving(says_nothing) as server, transport_to(server.url) as transport:
         yield functools.partial(transport.send, POST, body), functools.partial(until, lambda: server.requests != [])
 

@@ -47,7 +47,7 @@ pytestmark = pytest.mark.anyio
 
 
 class NoisyEngine:
-    """Returns the same picture of several pieces for every task."""
+    """Returns the same picture for every task. By default, it is large enough to arrive in several pieces."""
 
     reads_images = False
 
@@ -767,8 +767,9 @@ async def test_many_downloads_at_once(session, emulator, tmp_path):
 @pytest.mark.parametrize("call", ["read", "save", "open"])
 async def test_a_picture_of_a_closed_session_says_so(session, image, tmp_path, call):
     await session.aclose()
-    with pytest.raises(SessionClosedError, match=r"session\.attach"):
+    with pytest.raises(SessionClosedError, match=rf"session\.attach\('{re.escape(image.task_id)}'\)") as caught:
         await (image.save(tmp_path / "a.png") if call == "save" else getattr(image, call)())
+    assert caught.value.task_id == image.task_id
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.05], ids=["as it begins", "while it waits for more"])

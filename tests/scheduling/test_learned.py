@@ -357,7 +357,7 @@ async def test_each_session_learns_by_itself_unless_told_otherwise() -> None:
 
 
 async def checks_of_edits(polling: Learned | None) -> list[list[float]]:
-    """Return the times of the checks of ten edits, one after the other, from the start of each edit."""
+    """Make ten edits, one after another. Return the times of each edit's checks, counted from its submission."""
     service = MemoryService(duration=20.0)
     async with MemorySession(service, polling=polling) as session:
         for _ in range(10):

@@ -133,6 +133,16 @@ async def test_the_other_form_is_asked_for_once_and_its_refusal_is_not_raised():
 
 
 @pytest.mark.virtual_clock
+async def test_another_refusal_of_the_other_form_is_raised_instead_of_the_first():
+    service = PricedService(status(400).reply, status(413).reply)
+    async with MemorySession(service, envelope="auto") as session:
+        with pytest.raises(BadRequestError) as caught:
+            await session.estimate(IMAGE, "snow")
+    assert caught.value.status_code == 413
+    assert [type(body["input"]) for body in service.asked] == [dict, list]
+
+
+@pytest.mark.virtual_clock
 @pytest.mark.parametrize("envelope", ["flat", "auto"])
 async def test_a_refusal_with_http_200_is_not_repeated(envelope):
     service = PricedService(says({"status": "failed", "data": {"cost": None, "reason": "no such model"}}))

@@ -186,6 +186,15 @@ async def test_a_result_of_model_studio_that_expired_is_not_said_to_be_had_again
         assert (session.has_tasks, elsewhere.expires_at, len(emulator.tasks)) == (False, None, 1)
 
 
+async def test_a_picture_of_a_closed_session_of_model_studio_is_not_said_to_be_had_again():
+    async with session_in("dashscope") as (_, session):
+        [image] = (await session.edit(PHOTO, "snow")).images
+        await session.aclose()
+        with pytest.raises(SessionClosedError, match="this protocol can't get its result again") as caught:
+            await image.read()
+    assert "attach" not in str(caught.value)
+
+
 @pytest.mark.virtual_clock
 async def test_a_result_of_model_studio_that_nobody_fetched_is_not_said_to_be_had_again(caplog):
     message = {"content": [{"image": RESULT.format(task_id="request-1")}]}
@@ -271,7 +280,7 @@ async def test_the_second_call_is_made_though_submissions_are_refused(code):
 
 
 def naming_a_task(status_code, code):
-    """Return the answer to a first submission that is refused, but accepted, and whose task is named."""
+    """Return an answer that refuses a first submission, although the service has accepted it, and names its task."""
     reply = status(status_code, code=code, message="broken").reply
     body = json.dumps({"id": "task-1"} | json.loads(reply.body)).encode()
     return Answer(attrs.evolve(reply, body=body), accepted=True)

@@ -395,9 +395,9 @@ async def test_a_stream_that_is_dropped_while_a_slot_is_handed_out_takes_no_slot
 
 
 async def slots_are_free_though_a_stream_is_dropped(at_call):
-    """Drop a stream at a function call of the package while a slot is handed out. Return whether there was that call.
+    """Drop a stream at the ``at_call``-th function call of the package while a slot is handed out.
 
-    Garbage collection may drop it at any of these calls.
+    Return whether there were that many calls. Garbage collection may drop a stream at any of them.
     """
     held, remaining = [], at_call
 

@@ -237,7 +237,7 @@ async def test_a_pause_beyond_the_deadline_is_not_waited_for():
             await session.edit(IMAGE, "snow", deadline=60.0)
         assert now() - start < 1
     assert caught.value.retry_after == 100
-    assert "longer pause than the deadline" in caught.value.summary
+    assert "the deadline of the edit leaves no time for another attempt" in caught.value.summary
     assert str(caught.value).endswith(f"retry after 100 s); {caught.value.summary}")
 
 
@@ -594,8 +594,8 @@ async def test_the_change_of_envelope_is_logged_once(caplog):
         await asyncio.gather(*(session.edit(IMAGE, "snow") for _ in range(5)))
     assert [record.message for record in caplog.records] == [
         (
-            f"the service accepts {GenerationProtocol('params')} instead of {GenerationProtocol('flat')}: "
-            "the accepted form is used from now on"
+            f"the service refused the request body of {GenerationProtocol('flat')}, "
+            f"but accepted that of {GenerationProtocol('params')}, which is used from now on"
         )
     ]
 
@@ -667,6 +667,15 @@ async def test_the_other_envelope_failing_for_another_reason_is_that_reason():
     assert [each.envelope for each in service.submissions] == ["flat", "params", "flat"]
 
 
+async def test_another_refusal_of_the_other_envelope_is_raised_instead_of_the_first():
+    service = MemoryService(on_submission=in_order(status(400), status(413)))
+    async with MemorySession(service, envelope="auto") as session:
+        with pytest.raises(BadRequestError) as caught:
+            await session.edit(IMAGE, "snow")
+    assert caught.value.status_code == 413
+    assert [each.envelope for each in service.submissions] == ["flat", "params"]
+
+
 @pytest.mark.parametrize("pinned", ["flat", "params"])
 async def test_a_pinned_envelope_is_the_only_one_tried(pinned):
     service = MemoryService(on_submission=lambda _: status(400))
@@ -717,7 +726,7 @@ async def test_a_deadline_while_the_reply_is_pending_is_uncertain_and_the_id_is_
         assert (session.unfinished, session.statistics().uncertain) == ((), 1)
         await asyncio.sleep(30)
         assert session.unfinished == ("task-1",)
-    assert "a given-up submission created task task-1" in caplog.text
+    assert "a submission that nobody waits for any more created task task-1: session.attach('task-1')" in caplog.text
     assert service.aborted == []
 
 

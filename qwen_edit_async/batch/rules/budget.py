@@ -38,7 +38,7 @@ class Budget:
     ``max_cost`` at the highest known price of a picture. Prices are known from completed edits or from the batch's
     ``price``. With ``max_cost``, edits run one at a time until a price above 0 is known. Each is assumed to cost
     as much as the most expensive edit so far, failed edits included. An edit that may have been charged, such as an
-    uncertain one, could have cost any amount. If there is one, nothing is submitted until a price is known.
+    uncertain one, could have cost any amount. After such an edit, nothing is submitted until a price is known.
 
     Prices can rise while an admitted edit waits for a slot, so :meth:`confirm` judges the edit again just before it is
     sent. Edits sent before a higher price is known can still exceed ``max_cost``.
@@ -256,7 +256,7 @@ class Budget:
             return self._exhaust("", "the service does not say what edits cost: use max_tasks instead of max_cost")
         if self._price is None and self._reserved:
             # `self.limit` stays empty, because a higher max_cost would not help.
-            advice = "give the price of a picture as price=…, or use max_tasks instead"
+            advice = "give the price of a picture as price=…, or use max_tasks instead of max_cost"
             return self._exhaust("", f"an edit may have been charged, but no price is known: {advice}")
         if self._price is None:
             over = self.spent >= limit or self.spent + self._highest > limit

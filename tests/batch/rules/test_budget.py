@@ -117,7 +117,7 @@ def test_until_a_price_is_known_nothing_follows_an_edit_that_may_have_been_charg
     budget.created()
     budget.ended(1, chargeable=True)
     assert (budget.admit(1), budget.limit) == (Verdict.STOP, "")
-    advice = "give the price of a picture as price=…, or use max_tasks instead"
+    advice = "give the price of a picture as price=…, or use max_tasks instead of max_cost"
     assert budget.stopped == f"an edit may have been charged, but no price is known: {advice}"
 
 
@@ -129,7 +129,7 @@ def test_a_known_price_counts_for_an_edit_that_may_have_been_charged():
     assert [budget.admit(1), budget.admit(1)] == [Verdict.GO, Verdict.WAIT]
 
 
-def test_an_edit_of_an_earlier_run_that_may_have_been_charged_waits_for_a_price():
+def test_after_an_earlier_edit_that_may_have_been_charged_others_wait_for_a_price():
     budget = Budget(max_cost=Decimal(2))
     budget.resume(JournalSummary(tasks=2, doubtful=1))
     budget.adopt(1)
