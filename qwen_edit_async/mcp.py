@@ -200,7 +200,7 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
 
     Args:
         context: The context of the call.
-        images: Paths in the allowed folder, or http(s) URLs. The last image sets the aspect ratio.
+        images: Paths in the allowed folder, or http(s) URLs. Without `size`, the last image sets the aspect ratio.
         instruction: The change to make, in Chinese or English, at most 800 characters.
         output: The folder for the results, inside the allowed folder.
         n: The number of results, 1 to 6.

@@ -45,8 +45,8 @@ def edit(
     without its extension.
 
     Args:
-        images: Files or http(s) URLs. In the instruction, "image 2" means the second one. The last image sets the
-            aspect ratio of the result.
+        images: Files or http(s) URLs. In the instruction, "image 2" means the second one. Without --size, the last
+            image sets the aspect ratio of the result.
         instruction: The instruction, in Chinese or English, at most 800 characters.
         output: The folder for the results.
         as_json: Print the result or the error as one JSON object. Usage errors are printed as text.
