@@ -225,8 +225,13 @@ class SubmitUncertainError(QwenEditError):
 
     @property
     def summary(self) -> str:
-        """A fixed text followed by ``__cause__``, or the message if there is no cause."""
-        return super().summary if self.__cause__ is None else f"a task may exist, and be charged: {self.__cause__}"
+        """A fixed text followed by the summary of ``__cause__``, or the message if there is no cause."""
+        cause = self.__cause__
+        return (
+            f"a task may exist, and be charged: {summary_of(cause)}"
+            if isinstance(cause, Exception)
+            else super().summary
+        )
 
 
 class EditFailedError(QwenEditError):

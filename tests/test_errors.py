@@ -20,6 +20,7 @@ from qwen_edit_async.errors import (
     DeadlineExceededError,
     EditFailedError,
     EditWarning,
+    InternalServerError,
     InvalidEditError,
     NotFoundError,
     QwenEditError,
@@ -209,3 +210,5 @@ def test_the_summary_of_an_uncertain_submission_is_its_cause() -> None:
     error = SubmitUncertainError("a task may exist: look at the account, or allow it")
     error.__cause__ = ConnectionError("no reply")
     assert error.summary == "a task may exist, and be charged: no reply"
+    error.__cause__ = InternalServerError("boom", status_code=500, request_id="r9")
+    assert error.summary == "a task may exist, and be charged: boom (HTTP 500)"

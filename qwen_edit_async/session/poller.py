@@ -310,6 +310,7 @@ class Poller:
             f"the deadline passed before a check found that task {task.task_id} had ended "
             f"(checks answered: {task.checks}{word}{withheld}){last}",
             hint=f"the task may run on: session.attach({task.task_id!r}) waits for it again",
+            summary="the deadline passed before a check found that the task had ended",
             task_id=task.task_id,
         )
         error.__cause__ = task.last_failure if task.failures else None

@@ -374,6 +374,7 @@ async def given_up(session: MemorySession) -> str:
     """What a session says of an edit whose deadline is in 30 s."""
     with pytest.raises(DeadlineExceededError) as caught:
         await session.edit(IMAGE, "snow", deadline=30.0)
+    assert caught.value.summary == "the deadline passed before a check found that the task had ended"
     return str(caught.value)
 
 
@@ -657,6 +658,23 @@ async def test_a_policy_that_raises_as_a_task_is_given_up_still_frees_its_slot()
         with pytest.raises(ZeroDivisionError):
             await session.aclose()
     assert service.closed == 1
+
+
+async def test_closing_a_session_that_crashes_waits_for_no_call():
+    class Hanging(MemoryService):
+        async def send(self, call, body=None):
+            if call.path.endswith("precharge"):
+                await asyncio.Event().wait()
+            return await super().send(call, body)
+
+    session = await MemorySession(Hanging(duration=100.0), polling=BrokenPolicy("second")).open()
+    edit, estimate = (asyncio.create_task(call(IMAGE, "snow")) for call in (session.edit, session.estimate))
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(10):
+        with pytest.raises(ZeroDivisionError):
+            await session.aclose()
+    estimate.cancel()
+    await asyncio.gather(edit, estimate, return_exceptions=True)
 
 
 async def test_a_session_that_crashed_submits_nothing_more():

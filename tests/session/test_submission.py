@@ -976,3 +976,30 @@ async def refusal_of(edit):
     with pytest.raises(QwenEditError) as caught:
         await edit
     return caught.value
+
+
+async def test_a_connection_that_goes_on_after_a_cancellation_sends_nothing_more():
+    go_on, chunks, writing = asyncio.Event(), [], []
+
+    class Connection:
+        async def write(self, chunk):
+            chunks.append(chunk)
+
+    class Unstoppable(MemoryService):
+        async def send(self, call, body=None):
+            writing.append(asyncio.create_task(self.write(body)))
+            return await asyncio.shield(writing[0])
+
+        async def write(self, body):
+            await go_on.wait()
+            await body.write(Connection())
+
+    async with MemorySession(Unstoppable()) as session:
+        edit = asyncio.create_task(session.edit(IMAGE, "snow"))
+        await asyncio.sleep(1.0)
+        edit.cancel()
+        await asyncio.wait([edit])
+        go_on.set()
+        with pytest.raises(APIConnectionError, match="given up before the whole request was sent"):
+            await writing[0]
+    assert not chunks
