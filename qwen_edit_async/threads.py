@@ -33,8 +33,8 @@ class Offloader:
     async def run(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``func`` on a thread and wait for its result.
 
-        Cancellation ends the wait at once. If the call has not begun, it never begins. If the call is running, its
-        result (or each item of a tuple) is closed later if it has a ``close()``, and its exception is dropped.
+        Cancellation ends the wait at once. If the call has not begun, it never begins. If the call is running, it
+        continues. Then its result, or each item of a tuple, is closed if it has a ``close()``. An exception is dropped.
 
         Raises:
             SessionClosedError: The offloader is closed.

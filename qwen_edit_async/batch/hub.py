@@ -38,7 +38,8 @@ class EditHub:
     You can repeat a request as often as you like, because the hub journals edits as :class:`EditBatch` does:
 
     - A request for an edit in flight waits for that edit.
-    - A request for a finished edit is answered from the journal. Missing or damaged files are downloaded again.
+    - A request for an edit that is saved, or whose task failed, is answered from the journal. Missing or damaged files
+      are downloaded again.
     - A request is refused if another edit with the same key has, or may have, a task. It is also refused if its image
       files changed after its edit was submitted.
     - If the hub dies or a reply is lost during a submission, the edit is ``uncertain``: a task may exist.
@@ -61,11 +62,11 @@ class EditHub:
         resubmit_uncertain: Whether a request for an uncertain edit submits it again. The earlier and the new task may
             both be charged.
         deadline: Seconds from taking a slot to the end of an edit; by default the session's ``deadline``.
-        service: The journal's name for the service; by default the service's address. Give a name if the address
-            may change.
+        service: The name under which the journal records the service; by default the service's address. Give a name if
+            the address may change.
         save: Whether the hub saves the pictures. If not, an edit ends as ``completed``. The caller then downloads
-            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. The paths in
-            ``outcome.files`` are then in ``out_dir``, even if the caller saved the files elsewhere.
+            ``outcome.urls`` to files named after ``outcome.name``, and calls :meth:`record`. ``outcome.files`` then
+            has the recorded names in ``out_dir``, even if the caller saved the files elsewhere.
 
     Raises:
         ConfigurationError: If an option is wrong.
@@ -165,7 +166,7 @@ class EditHub:
 
         Args:
             request: The request, or a mapping with its fields. Without a key, the images' paths or URLs, the
-                instruction and the parameters identify the edit.
+                instruction and the parameters identify the edit. An image in memory is identified by its content.
             load_images: Called with ``outcome.name`` before the edit is submitted. Returns the images to send
                 instead of the request's images. If it raises an error, the edit fails and costs nothing, and you can
                 repeat the request. If several calls request the same edit at once, only the first call's function is
@@ -255,7 +256,7 @@ class EditHub:
     ) -> BatchOutcome:
         # Only the end of the run cancels this coroutine. After that, the callers must still get the outcome.
         with contextlib.suppress(asyncio.CancelledError):
-            # An edit that waits for the reply to its earlier submission takes no room from others.
+            # The lock comes first, so that an edit that waits for an earlier reply takes no room from other edits.
             async with run.row_lock(identity), run.room:
                 refused = await take(run, identity, located(request, self._working_folder), load_images=load_images)
             if refused is not None:

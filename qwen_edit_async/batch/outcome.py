@@ -37,8 +37,8 @@ class BatchOutcome:
         notes: Remarks about the edit's pictures, one sentence each.
         damage: A description of the damage to the saved pictures, if there is any.
         attempts: The number of submissions.
-        queued: Seconds that the edit waited for a slot and for permission to send. ``queued``, ``running``, ``lag``
-            and ``checks`` are known only if the session that submitted the task also saw the task's end.
+        queued: Seconds of waiting for a slot and for permission to send, and of attempts refused with 429. ``queued``,
+            ``running``, ``lag`` and ``checks`` are known only if the session that submitted the task also saw its end.
         running: Seconds from the service's acceptance of the task to the reply that reported its end.
         lag: An upper bound, in seconds, on the time from the task's end to the reply that reported the end.
         checks: The number of status checks.
@@ -87,13 +87,14 @@ class BatchProgress:
 
     Attributes:
         saved: The number of saved edits. An edit that an earlier run saved is counted when its row is read.
-        found: The number of edits in ``saved`` that earlier runs saved.
+        found: How many of the edits that ``saved`` counts were saved by earlier runs.
         pictures: The number of files of the saved edits.
         failed: The number of refused rows, plus the number of edits that had an error in this run.
         in_flight: The number of edits that this run is submitting, or whose tasks it waits for.
         cost: The cost of the whole batch so far.
         total: The number of rows, pictures or requests in the input, including invalid ones; ``None`` if not counted.
-        held: The reason why submissions wait until an edit is saved; empty if submissions do not wait.
+        held: Says why the pictures of several completed edits could not be saved. Submissions then wait until an edit is
+            saved. Empty if submissions do not wait.
         begun: Whether the run has begun to work on edits.
         publishing: Whether the run has begun to write ``report.html`` and ``report.json``.
     """

@@ -20,7 +20,7 @@ from qwen_edit_async.display.thumbnails import THUMBNAIL_SIDE, Thumbnail
 from qwen_edit_async.text import counted, escape
 
 WRITING_PAGE = "writing the page"
-"""The name of the last step of a bulk run, after all edits have ended."""
+"""The name of the last step of a bulk run, after the work on edits."""
 
 _SLOWEST_PER_SECOND = 0.95
 _SOFT = "opacity:.7;font-size:85%"
@@ -46,11 +46,11 @@ class Progress:
         total: The number of edits, if known.
         cost: The cost reported by the service, if any.
         seconds: The time since the start of the run.
-        found: The number of edits that had ended before the run. The rate does not count them.
+        found: The number of edits that earlier runs saved. The rate does not count them.
         paused: The seconds that the run has spent in Retry-After pauses.
         pause_left: The seconds until the current pause ends; 0 without a pause.
         paused_until: The local time when the current pause ends; empty without a pause.
-        closing: The name of the run's last step; empty until all edits have ended. In :meth:`text`, this name
+        closing: The name of the run's last step; empty while the run works on edits. In :meth:`text`, this name
             replaces the rate, the pause and the time.
     """
 

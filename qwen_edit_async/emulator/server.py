@@ -140,7 +140,7 @@ class EditEmulator(EmulatorSettings):
         return self._runtime.service.statistics()
 
     def inject(self, *faults: Fault) -> None:
-        """Append faults to the plan. The new faults do not count earlier requests."""
+        """Append faults to the plan. Their numbers, as in `nth`, count only requests and tasks from now on."""
         self._runtime.service.faults.add(faults)
 
     async def start(self) -> Self:

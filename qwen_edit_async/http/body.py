@@ -20,7 +20,7 @@ from qwen_edit_async.images.upload import Upload
 from qwen_edit_async.threads import Offloader
 
 _GATHERED_BYTES: Final = 64 * 1024
-"""Smaller pieces are joined, so that a short body fits into one packet with the request's head."""
+"""Smaller pieces are joined, so that a body with small images is sent in few writes."""
 
 _NEVER_STALLS_BYTES: Final = 32 * 1024
 """A smaller body fits into the connection's buffer, so writing it never has to wait."""
@@ -117,7 +117,7 @@ class JSONBody(Payload):
             else:
                 await self._write_short(writer, self._short)
         except QwenEditError as error:
-            # The copy has no traceback, because a traceback would make a reference cycle.
+            # `for_task` returns a copy without the traceback, which refers to this body and would make a cycle.
             self.failure = error.for_task(None)
             raise
         if self.on_sent is not None:

@@ -180,8 +180,8 @@ def _failure_of(error: Exception, target: URL | None, network: Network) -> Fetch
             return FetchError(not_public(target), final=True)
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError() if target is not None:
             peer = network.peer(target, f"its host {host_of(target)[:MAX_SHOWN]!r}", error)
-            # Except for certificate errors, the text can contain an IP address. Reports group failures by text, so the
-            # same failure would appear once for each address.
+            # The text of an error, except of a certificate error, can contain an IP address. Reports group failures by
+            # text, so the same failure would appear once for each address.
             is_flawed = isinstance(error, aiohttp.ClientConnectorCertificateError)
             reason = reason_of(error) if is_flawed else type(error).__name__
             return FetchError(f"{peer} can't be reached ({reason}){network.unused_proxy(target)}")

@@ -11,7 +11,7 @@ _SHORTEST_TORN = 4
 _SURROGATES = "surrogatepass"
 _BETWEEN = "\0{0,3}"  # UTF-16 and UTF-32 put zeros between ASCII characters
 _TORN = _BETWEEN + r"(?:\\{1,4}(?:[ux][0-9A-Fa-f]{0,3})?|%[0-9A-Fa-f]?|&#?\w*)?\Z"  # an escape may be cut off
-# A lone ampersand, as in most URLs, does not match, because each match leads to the slow search for the secret.
+# The pattern leaves out a lone ampersand, as in most URLs. Each match leads to the slow search for the secret.
 _ENTITY = re.compile(r"&(?:#|\w+;)", re.ASCII)
 _NAMES = [name for name, text in html5.items() if text.isascii() and name.endswith(";")]
 
@@ -50,7 +50,7 @@ class Secret:
 
     def redact_bytes(self, data: bytes) -> bytes:
         """Remove the secret from undecoded text, even if the secret is escaped for JSON, a URL or HTML."""
-        # Most replies need only `_may_be_in`, which searches text, because searching bytes takes several times longer.
+        # For most replies, `_may_be_in` is enough. It searches text, which is much faster than searching bytes.
         if not self._whole or not self._may_be_in(data.decode("latin-1")):
             return data
         if self._pattern is None:
@@ -63,7 +63,7 @@ class Secret:
         return is_escaped or self._text in text
 
     def redact_torn(self, data: bytes) -> bytes:
-        """Remove the secret from undecoded text, even if the text ends in the middle of the secret."""
+        """Remove the secret from undecoded text, even if the text ends within the secret, after four characters."""
         return re.sub(self._torn, b"***", data) if self._torn else data
 
 

@@ -21,7 +21,7 @@ class ImageError(ValueError):
 
     Args:
         message: The message.
-        summary: The message without content of the image; by default ``message``.
+        summary: The message without quoted bytes or text of the image; by default ``message``.
     """
 
     def __init__(self, message: str, *, summary: str = "") -> None:
@@ -29,7 +29,7 @@ class ImageError(ValueError):
         self._summary = summary or message
 
     def named(self, name: str, position: int) -> InvalidEditError:
-        """Return the error for users. Its message names the image; its summary has only the image's position."""
+        """Return the error for users. Its message begins with the image's name, and its summary with the position."""
         return InvalidEditError(f"{name} {self}", summary=f"image {position} {self._summary}")
 
 
@@ -43,8 +43,8 @@ class Findings:
 
     Attributes:
         damage: A clause that describes the damage.
-        unsupported: The reason why an undamaged file is refused, without a subject.
-        conversion_reason: The reason why a file with intact pixels must be converted, without a subject.
+        unsupported: The reason why an undamaged file is refused. This and the next are messages without their subject.
+        conversion_reason: The reason why a file with intact pixels must be converted.
         sides: Width and height in pixels; zeros if the check did not read them.
         trailing: The number of bytes after the end of a PNG.
         exif: The Exif data of a PNG.
@@ -62,7 +62,7 @@ class Findings:
     doubtful_end: int | None = None
 
     def problem(self, kind: str, *, fit: bool) -> str:
-        """Return the reason why the file is refused, without a subject; empty if it is not refused."""
+        """Return the reason why the file is refused, as a message without its subject; empty if it is not refused."""
         if self.damage:
             return f"is a damaged {kind} file: {self.damage}"
         if self.conversion_reason and not fit:

@@ -46,8 +46,9 @@ def prepare(
     The service fetches an image in a bucket from a presigned URL. With ``fit`` or ``inline``, or if the store can't
     sign URLs, the image is read and sent instead.
 
-    With ``fit``, an image is converted if it is too large, not upright, of another format, or has damaged metadata. It
-    is turned upright, and reduced to at most 3072 pixels a side and 7.5 MB. Other images stay unchanged.
+    With ``fit``, a file is converted if it is too large, is not upright, has a format that the service refuses, or has
+    a flaw that many decoders can't handle. It is turned upright, and reduced to at most 3072 pixels a side and 7.5 MB.
+    Other images, and http(s) URLs, stay unchanged.
 
     With ``hashed``, a local image file is also hashed while it is open.
 

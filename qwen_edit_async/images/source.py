@@ -77,7 +77,7 @@ def reading(errors: type[Exception] = OSError) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise ImageError("does not exist") from None
-    except IsADirectoryError:  # str(error) can raise: zipfile.Path needs a file name, which an archive in memory lacks
+    except IsADirectoryError:  # its str() can raise: it may hold a zipfile.Path of an archive in memory, without a name
         raise ImageError("is a directory: give the files in it") from None
     except errors as error:
         raise ImageError(f"can't be read: {getattr(error, 'strerror', None) or error}") from None

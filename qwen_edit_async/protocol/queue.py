@@ -34,7 +34,7 @@ _ERRORS_OF_EDITS = frozenset({APIStatusError, BadRequestError})
 """The errors in a response that are about the edit. Other errors, such as a rate limit, are about the call itself."""
 
 _PATH_NAMES = {"status": "status_url", "response": "response_url", "cancel": "cancel_url"}
-"""The members of a submission's reply that may hold the URLs of calls about the task, by call."""
+"""For each call about a task, the member of the submission's reply that may hold the call's URL."""
 
 
 @attrs.frozen
@@ -59,7 +59,7 @@ class QueueProtocol(WireProtocol):
         return self._call("GET", task, "status")
 
     def result_call(self, task: TaskSnapshot) -> Call | None:
-        """Build a ``GET`` of the response, unless the status reply already contained the pictures."""
+        """Build a ``GET`` of the response if the task is completed, but its status reply lacks pictures."""
         return self._call("GET", task, "response") if task.lacks_pictures else None
 
     def cancellation(self, task: TaskSnapshot) -> Call:

@@ -45,8 +45,9 @@ class BackgroundTasks:
     async def finish_sent(self, grace: float) -> None:
         """Wait up to ``grace`` seconds for the replies to sent submissions.
 
-        The time counts from now, or from the last give-up if all submissions were given up. If only part of a reply
-        arrives in time, use that part, because it may contain the task's id.
+        The time counts from now. If the callers have given up all these submissions, it counts from the last of these
+        moments. If only part of a reply arrives in time, use that part, because it may contain the task's id. This may
+        take ``grace`` seconds more.
         """
         sent = {task: each for task, each in self._tasks.items() if each is not None and each.sent_whole}
         if not sent:

@@ -84,14 +84,14 @@ class WaitQueue(OrderedDict[asyncio.Future[float], int]):
 class Gate:
     """Hands out slots and turns, first come, first served. Edits refused with 429 get slots before all other edits.
 
-    A slot is held from the start of a submission until its task ends. A turn is the right to send one request. After an
-    :class:`InsufficientBalanceError` or a :class:`PermissionDeniedError`, the closed gate still gives turns for free
-    requests, such as status checks.
+    A slot is held from the start of a submission until its task ends or is given up. A turn is the right to send one
+    request. After an :class:`InsufficientBalanceError` or a :class:`PermissionDeniedError`, the closed gate still gives
+    turns for free requests, such as status checks.
 
     Attributes:
         pacer: Learns and applies the limits.
         loop: The session's event loop.
-        closed_by: The error that closed the gate, and that all refused waits raise; ``None`` while the gate is open.
+        closed_by: The error that closed the gate; ``None`` while it is open. Refused waiters get a copy of this error.
     """
 
     def __init__(self, pacer: Pacer, loop: asyncio.AbstractEventLoop) -> None:
@@ -216,7 +216,7 @@ class Gate:
     def _admit(self, reached: float = -math.inf) -> None:
         """Hand out all slots and turns that are due.
 
-        ``reached`` is the time for which a timer was set, because the timer may fire slightly earlier.
+        ``reached`` is the time for which a timer was set. It counts as the present if the timer fires slightly early.
         """
         if self._timer is not None:
             self._timer.cancel()

@@ -160,7 +160,7 @@ class Runtime:
         return protocol.read_estimate(await self._parts.transport.send(call, body))
 
     def _may_repeat(self, error: QwenEditError, sent_at: float, attempt: int, max_retries: int) -> bool:
-        """Count a failed attempt of a call that changes nothing, and return whether another attempt may follow."""
+        """Count a failed status check or estimate, and return whether another attempt may follow."""
         self._parts.check_failed(error, sent_at)
         may_pass = judge_check(error, in_grace=False) in {CallFailure.REFUSED, CallFailure.THROTTLED}
         return may_pass and attempt <= max_retries
@@ -213,7 +213,7 @@ class Runtime:
     def require_running(self, task_id: str | None = None) -> None:
         """Check that the session is open, in this process and on this event loop.
 
-        If ``task_id`` is given, the error says how to get that task's result.
+        If ``task_id`` is given and the session is closed, the error says how to get that task's result, if possible.
 
         Raises:
             SessionClosedError: If the session is closed, or belongs to another process or event loop.

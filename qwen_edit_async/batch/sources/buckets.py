@@ -46,7 +46,7 @@ def bucket_items(path: BucketPath, reading: Reading) -> Iterator[SourceItem]:
 
 
 def tagged(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
-    """Yield the edits, and add tags to their paths in buckets. Tags are requested for 256 edits at a time."""
+    """Yield the edits. Add the ETags of the images in buckets to their paths, requested for 256 edits at a time."""
     left = iter(items)
     while page := [*islice(left, _PAGE)]:
         images = [image for item in page if item.request is not None for image in item.request.images]

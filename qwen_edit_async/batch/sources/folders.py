@@ -80,7 +80,7 @@ class Search:
     ) -> Iterator[SourceItem]:
         """Yield an edit or a problem for each picture, and a problem for each folder that can't be read.
 
-        An unreadable file counts as a picture; its edit fails later.
+        A file that can't be opened counts as a picture; its edit fails later.
 
         A link to another file of the source is left out, so that adding or moving links does not change the edits. A
         link to a file outside the source is a picture of its own. Only the first of a file's hard links counts.
@@ -146,7 +146,7 @@ class Search:
         return SourceItem(request=request, identity=storable(file.below.replace(os.sep, "/")))
 
     def files_of(self, folder: str) -> Iterator[str]:
-        """Yield a folder's files, sorted by name.
+        """Yield the files of a folder, and of its subfolders if the search is recursive, sorted by name in each folder.
 
         Raises:
             ConfigurationError: If the folder itself can't be read.
