@@ -93,8 +93,8 @@ class BatchProgress:
         in_flight: The number of edits that this run is submitting, or whose tasks it waits for.
         cost: The cost of the whole batch so far.
         total: The number of rows, pictures or requests in the input, including invalid ones; ``None`` if not counted.
-        held: Says why the pictures of several completed edits could not be saved. Submissions then wait until an edit is
-            saved. Empty if submissions do not wait.
+        held: Says why the pictures of several completed edits could not be saved. Submissions then wait until an edit
+            is saved. Empty if submissions do not wait.
         begun: Whether the run has begun to work on edits.
         publishing: Whether the run has begun to write ``report.html`` and ``report.json``.
     """

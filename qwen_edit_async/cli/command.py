@@ -59,6 +59,7 @@ class Command:
     unsaved: set[str] = attrs.field(factory=set)
     submit_rate: float | None = None
     journalled: bool = False
+    _has_submitted: bool = attrs.field(default=False, init=False)
 
     def __call__(self, work: Work) -> int:
         """Open a session, do the work, close the session, and return the exit code. Signals cancel the work."""
@@ -71,7 +72,8 @@ class Command:
             return ExitCode.INTERRUPTED
         except (MissingKeyError, QwenEditError, OSError) as error:
             self._show(error)
-            return exit_code(error)
+            code = exit_code(error)  # USAGE means that nothing was sent
+            return ExitCode.FAILED if code is ExitCode.USAGE and self._has_submitted else code
 
     def _show(self, error: Exception) -> None:
         message = str(error) or type(error).__name__
@@ -95,6 +97,7 @@ class Command:
                         self.screen.line("interrupted", "bold")
                         raise
             finally:
+                self._has_submitted = session.statistics().submitted > 0
                 self.screen.close()
                 self._print_unfinished(session, emulator)
 

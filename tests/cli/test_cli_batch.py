@@ -11,6 +11,7 @@ import pytest
 from commands import QUICK, saved, start_command
 from PIL import Image
 
+from qwen_edit_async import ConfigurationError
 from qwen_edit_async.batch.journal.journal import LOCK_NAME
 from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.cli import main
@@ -502,3 +503,15 @@ def test_warnings_of_pillow_are_not_shown(scan, out, service):
         _, errors = process.communicate()
     assert (process.returncode, len(saved(out))) == (0, 1)
     assert "UserWarning" not in errors
+
+
+@pytest.mark.parametrize(("sends", "code"), [(False, 2), (True, 1)])
+@pytest.mark.usefixtures("service")
+def test_the_exit_code_for_wrong_usage_means_that_nothing_was_sent(capsys, sends, code):
+    async def work(session):
+        if sends:
+            await session.edit("http://127.0.0.1:9/cat.png", "make it snow")
+        raise ConfigurationError("the folder can't be read")
+
+    assert Command(Screen(), ConnectionOptions(), SubmissionOptions())(work) == code
+    assert "the folder can't be read" in capsys.readouterr().err
