@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import os
+import signal
 import sqlite3
 import sys
 import types
@@ -41,6 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
     examples = int(os.environ.get("QWEN_EDIT_FUZZ_EXAMPLES", "10_000"))
     settings.register_profile("fuzz", derandomize=False, max_examples=examples, **lenient)
     settings.load_profile("any_machine")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # inherited by a background job of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
