@@ -218,7 +218,7 @@ def _rows(file: IO[bytes], shade: int) -> list[int]:
     image.load_prepare()
     image.im = Image.new(image.im.mode, image.size, shade).im
     image.load_prepare = lambda: None  # type: ignore[method-assign]  # load() calls it again, which would replace the shade
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # decoders raise any kind of error, and the rows before it are wanted
         image.load()
     image.tile = []
     return [hash(image.crop((0, y, image.width, y + 1)).tobytes()) for y in range(image.height)]

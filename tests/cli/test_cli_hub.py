@@ -46,8 +46,15 @@ def test_a_hub_serves_until_it_is_stopped_and_goes_on_the_next_time(service, out
     assert service.statistics().tasks_created == 1
 
 
-def test_the_embedded_service_works_without_a_key_and_limits_hold(no_key, out):
-    options = ("--emulator", "--max-tasks", "0", "--max-cost", "1", "--listen", "127.0.0.1:0")
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        (("--max-tasks", "0", "--max-cost", "1"), "0 tasks created (max_tasks=0)"),
+        (("--price", "0.5", "--max-cost", "0.4"), "0 was spent, and the next edit could exceed max_cost=0.4"),
+    ],
+)
+def test_the_embedded_service_works_without_a_key_and_limits_hold(no_key, out, limits, error):
+    options = ("--emulator", *limits, "--listen", "127.0.0.1:0")
     with start_command("hub", "-o", str(out), *options, env=os.environ | {"QWEN_EDIT_HUB_TOKEN": TOKEN}) as process:
         try:
             with pytest.raises(urllib.error.HTTPError, match="503") as caught:
@@ -56,7 +63,7 @@ def test_the_embedded_service_works_without_a_key_and_limits_hold(no_key, out):
             process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
     outcome = json.load(caught.value)
-    assert (outcome["status"], outcome["error"]) == ("planned", "0 tasks created (max_tasks=0)")
+    assert (outcome["status"], outcome["error"]) == ("planned", error)
     assert process.returncode == 0
     assert "not the model" in errors
 
@@ -87,19 +94,3 @@ def test_a_public_address_and_a_missing_certificate_are_refused_and_a_taken_port
     assert "give a PEM file" in capsys.readouterr().err
     assert main(["hub", "-o", str(out), "--listen", service.url.removeprefix("http://")]) != 0
     assert "address already in use" in capsys.readouterr().err
-
-
-def test_an_edit_whose_given_price_exceeds_the_limit_is_not_submitted(no_key, out):
-    options = ("--emulator", "--price", "0.5", "--max-cost", "0.4", "--listen", "127.0.0.1:0")
-    with start_command("hub", "-o", str(out), *options, env=os.environ | {"QWEN_EDIT_HUB_TOKEN": TOKEN}) as process:
-        try:
-            with pytest.raises(urllib.error.HTTPError, match="503") as caught:
-                ask(process.stdout.readline().strip(), TOKEN)
-        finally:
-            process.send_signal(signal.SIGINT)
-        process.communicate()
-    outcome = json.load(caught.value)
-    assert (outcome["status"], outcome["error"]) == (
-        "planned",
-        "0 was spent, and the next edit could exceed max_cost=0.4",
-    )

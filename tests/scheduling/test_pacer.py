@@ -385,13 +385,19 @@ def test_an_end_below_the_limit_lets_the_next_start_at_once() -> None:
     assert pacer.wait(0.2) == 0
 
 
-def test_a_refusal_below_the_limit_lowers_it_and_tries_soon_begin_anew() -> None:
+def refused(times: int) -> tuple[Pacer, float]:
+    """Return a pacer with a limit of 4 whose last probes were refused, and the time of the last refusal."""
     pacer, now = running(4), 0.2
-    for _ in range(5):
+    for _ in range(times):
         now += pacer.wait(now) or 0.0
         probe(pacer, now)
         pacer.throttled(now, now, 0.5)
         pacer.end(accepted=False)
+    return pacer, now
+
+
+def test_a_refusal_below_the_limit_lowers_it_and_tries_soon_begin_anew() -> None:
+    pacer, now = refused(5)
     pacer.end(accepted=True)
     probe(pacer, now + 1)
     pacer.throttled(now + 1.1, now + 1, 0.5)
@@ -401,12 +407,7 @@ def test_a_refusal_below_the_limit_lowers_it_and_tries_soon_begin_anew() -> None
 
 def gained_by_chance() -> tuple[Pacer, float]:
     """Return a pacer whose probes wait 16 s. The last probe took the place of a task whose end was still unknown."""
-    pacer, now = running(4), 0.2
-    for _ in range(4):
-        now += pacer.wait(now) or 0.0
-        probe(pacer, now)
-        pacer.throttled(now, now, 0.5)
-        pacer.end(accepted=False)
+    pacer, now = refused(4)
     now += pacer.wait(now) or 0.0
     probe(pacer, now)
     pacer.accepted(now)
