@@ -59,7 +59,7 @@ class Command:
     unsaved: set[str] = attrs.field(factory=set)
     submit_rate: float | None = None
     journalled: bool = False
-    _has_submitted: bool = attrs.field(default=False, init=False)
+    _may_be_charged: bool = attrs.field(default=False, init=False)
 
     def __call__(self, work: Work) -> int:
         """Open a session, do the work, close the session, and return the exit code. Signals cancel the work."""
@@ -73,7 +73,7 @@ class Command:
         except (MissingKeyError, QwenEditError, OSError) as error:
             self._show(error)
             code = exit_code(error)  # USAGE means that nothing was sent
-            return ExitCode.FAILED if code is ExitCode.USAGE and self._has_submitted else code
+            return ExitCode.FAILED if code is ExitCode.USAGE and self._may_be_charged else code
 
     def _show(self, error: Exception) -> None:
         message = str(error) or type(error).__name__
@@ -97,7 +97,8 @@ class Command:
                         self.screen.line("interrupted", "bold")
                         raise
             finally:
-                self._has_submitted = session.statistics().submitted > 0
+                counts = session.statistics()
+                self._may_be_charged = counts.submitted + counts.uncertain > 0
                 self.screen.close()
                 self._print_unfinished(session, emulator)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import signal
@@ -11,7 +12,7 @@ import pytest
 from commands import QUICK, saved, start_command
 from PIL import Image
 
-from qwen_edit_async import ConfigurationError
+from qwen_edit_async import ConfigurationError, SubmitUncertainError
 from qwen_edit_async.batch.journal.journal import LOCK_NAME
 from qwen_edit_async.batch.journal.lock import run_lock
 from qwen_edit_async.cli import main
@@ -505,12 +506,15 @@ def test_warnings_of_pillow_are_not_shown(scan, out, service):
     assert "UserWarning" not in errors
 
 
-@pytest.mark.parametrize(("sends", "code"), [(False, 2), (True, 1)])
-@pytest.mark.usefixtures("service")
-def test_the_exit_code_for_wrong_usage_means_that_nothing_was_sent(capsys, sends, code):
+@pytest.mark.parametrize(("edits", "replies", "code"), [(0, True, 2), (1, True, 1), (1, False, 1)])
+def test_the_exit_code_for_wrong_usage_means_that_nothing_was_sent(capsys, service, edits, replies, code):
+    if not replies:
+        service.inject(Fault.drop_reply().on("submit"))
+
     async def work(session):
-        if sends:
-            await session.edit("http://127.0.0.1:9/cat.png", "make it snow")
+        for _ in range(edits):
+            with contextlib.nullcontext() if replies else pytest.raises(SubmitUncertainError):
+                await session.edit("http://127.0.0.1:9/cat.png", "make it snow")
         raise ConfigurationError("the folder can't be read")
 
     assert Command(Screen(), ConnectionOptions(), SubmissionOptions())(work) == code
