@@ -24,6 +24,7 @@ from mcp.server.mcpserver import Context, Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
 from qwen_edit_async import (
+    APIStatusError,
     BatchReport,
     ConfigurationError,
     EditBatch,
@@ -211,7 +212,7 @@ async def edit_image(  # noqa: PLR0917  # agents pass arguments by name
     state = context.request_context.lifespan_context
     inputs = [image if is_url(image) else state.inside(image) for image in images]
     folder = state.inside(output)
-    with _tool_errors():
+    with _tool_errors(state.session):
         parameters = EditParameters(n=n, size=size, negative_prompt=negative_prompt, seed=seed)
         await anyio.Path(folder).mkdir(parents=True, exist_ok=True)  # if this fails, nothing has been paid
         result = await _edit(context, EditRequest(inputs, instruction, parameters), n)
@@ -281,7 +282,7 @@ async def edit_folder(
     target = state.inside(output)
     source = await anyio.to_thread.run_sync(partial(state.pictures_in, folder, recursive=recursive))
     options: dict[str, Any] = {"instruction": instruction, "recursive": recursive}
-    with _tool_errors():
+    with _tool_errors(state.session):
         batch, price = EditBatch(source, target, **options), await state.price()
         plan, before = await batch.plan(), await _costs(batch, target, price)
         reserved = max(state.allowance.left, Decimal(0))  # all that is left
@@ -335,7 +336,7 @@ async def get_task(context: Context[ServerState], task_id: str, output: str = "e
     """
     state = context.request_context.lifespan_context
     folder = state.inside(output)
-    with _tool_errors():
+    with _tool_errors(state.session):
         snapshot = await state.session.status(task_id)
         facts: dict[str, Any] = {"task_id": task_id, "status": snapshot.status.value}
         if snapshot.urls:
@@ -363,13 +364,16 @@ async def _report_progress(context: Context[ServerState], batch: EditBatch, ende
 
 
 @contextlib.contextmanager
-def _tool_errors() -> Iterator[None]:
+def _tool_errors(session: EditSession) -> Iterator[None]:
     """Convert errors of this package and of file access into errors that the agent can read."""
     try:
         yield
     except (QwenEditError, OSError) as error:
-        if isinstance(error, QwenEditError) and "session.attach(" in error.hint:  # a call that an agent can't make
-            error.hint = f"get_task({error.task_id!r}) gets the result, once there is one"
+        match error:
+            case APIStatusError() | EditFailedError():
+                pass
+            case QwenEditError(task_id=str(task_id)) if session.has_tasks:
+                error.hint = f"get_task({task_id!r}) gets the result, once there is one"  # an agent can't attach
         raise ToolError(str(error)) from None
 
 

@@ -214,14 +214,17 @@ async def test_errors_are_told_to_the_agent_and_failures_cost_nothing(photos, tm
             assert not (await client.call_tool("edit_image", arguments)).is_error
 
 
-async def test_a_result_that_can_not_be_downloaded_is_offered_by_the_tool_that_gets_it(photos, tmp_path):
+@pytest.mark.parametrize("protocol", ["generation", "dashscope"])
+async def test_a_result_that_can_not_be_downloaded_is_offered_by_the_tool_that_gets_it(photos, tmp_path, protocol):
     faults = FaultPlan([Fault.status(404).on("download")])
     with EditEmulator(duration=0.02, engine=FixedEngine(), faults=faults).in_thread() as emulator:
-        async with client_of(emulator, tmp_path) as client:
+        variables = {"QWEN_EDIT_PROTOCOL": protocol, "QWEN_EDIT_MCP_PRICE": "0.04"}
+        async with client_of(emulator, tmp_path, **variables) as client:
             result, text = await call(client, "edit_image", images=["photos/a.png"], instruction="x")
         [task_id] = emulator.tasks
     assert result.is_error
-    assert f"get_task('{task_id}') gets the result, once there is one" in text
+    assert (f"get_task('{task_id}') gets the result, once there is one" in text) == (protocol == "generation")
+    assert "could not be downloaded" in text
 
 
 async def test_cancelling_a_call_cancels_its_edit(photos, tmp_path):
